@@ -1,0 +1,275 @@
+//! What the workers count: one block each, written by its worker alone, read by anybody.
+//!
+//! The books balance: frames received + frames injected = frames transmitted + frames punted +
+//! frames dropped (by reason) + frames still waiting for a neighbour.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+use crate::snapshot::{MAX_SERVERS, ServerId};
+
+macro_rules! reasons {
+    ($($(#[doc = $text:literal])+ $name:ident => $word:literal,)+) => {
+        /// Why a frame was dropped.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Reason { $($(#[doc = $text])+ $name,)+ }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// Its name in the API and in metrics.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => $word,)+ }
+            }
+
+            /// What it means, for an operator.
+            pub fn explanation(self) -> &'static str {
+                match self { $(Self::$name => concat!($($text),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The frame ends before its headers do, or before the length that a header gives.
+    Truncated => "truncated",
+    /// A header has a value that it cannot have: an IP version, a header length, a total length.
+    Malformed => "malformed",
+    /// The IPv4 header's checksum is wrong (RFC 1812 section 5.2.2 asks for the drop).
+    BadChecksum => "bad_checksum",
+    /// The frame is longer than one buffer, or than the interface's MTU allows.
+    Oversize => "oversize",
+    /// The frame carries a VLAN tag that no interface expects.
+    Vlan => "vlan",
+    /// The frame carries something other than IPv4 or ARP.
+    NotIpv4 => "not_ipv4",
+    /// The packet is an IP fragment: it cannot be told which flow it belongs to.
+    Fragment => "fragment",
+    /// The packet carries neither TCP nor UDP, nor an ICMP message for one of our addresses.
+    NotTcpOrUdp => "not_tcp_or_udp",
+    /// The frame is addressed to another station's hardware address.
+    NotOurMac => "not_our_mac",
+    /// The source address cannot be a station's: multicast, broadcast, loopback, zero, or our own.
+    BadSource => "bad_source",
+    /// The destination is not an address of ours, and no flow of ours leads back through here.
+    NotOurAddress => "not_our_address",
+    /// The address is ours, but no virtual service is published on that protocol and port.
+    NoService => "no_service",
+    /// The service has no server that takes new flows.
+    NoServer => "no_server",
+    /// The flow's server was removed or no longer translates, and the flow cannot move.
+    ServerGone => "server_gone",
+    /// A packet from a NAT server belongs to no flow that we know.
+    NoFlow => "no_flow",
+    /// The worker's flow table has no room for a flow that needs an entry.
+    FlowTableFull => "flow_table_full",
+    /// No route leads to the destination.
+    NoRoute => "no_route",
+    /// The next station did not answer ARP while the frame waited.
+    Unresolved => "unresolved",
+    /// Too many frames already wait for a neighbour's hardware address.
+    UnresolvedQueueFull => "unresolved_queue_full",
+    /// The packet does not fit the MTU of the way out, and must not be fragmented.
+    TooBig => "too_big",
+    /// No packet buffer was free, or none had room for another header.
+    NoBuffer => "no_buffer",
+    /// The transmit queue took no more frames.
+    TransmitQueueFull => "transmit_queue_full",
+    /// The interface that the frame was to leave on does not exist.
+    NoInterface => "no_interface",
+    /// Frames of this class for the control plane came faster than its limit.
+    PuntRateLimited => "punt_rate_limited",
+    /// The ring to the control plane was full, or the frame too long for it.
+    PuntRingFull => "punt_ring_full",
+    /// The appliance stopped while the frame waited for a neighbour.
+    Stopping => "stopping",
+}
+
+/// How many reasons there are.
+pub const REASONS: usize = Reason::ALL.len();
+
+/// A counter with one writer: a load and a store, never a locked instruction.
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Counts `more`. Only the owning worker calls this.
+    #[inline]
+    pub fn add(&self, more: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    /// What has been counted so far.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A value that rises and falls, with one writer.
+#[derive(Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Moves the value. Only the owning worker calls this.
+    #[inline]
+    pub fn add(&self, change: i64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(change), Ordering::Relaxed);
+    }
+
+    /// The value now.
+    #[inline]
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One worker's counters. Cloning gives another handle to the same block.
+#[derive(Clone)]
+pub struct Counters(Arc<CachePadded<Block>>);
+
+/// What one worker counts.
+pub struct Block {
+    /// Frames that its receive queues gave it.
+    pub received: Counter,
+    /// Bytes in those frames.
+    pub received_bytes: Counter,
+    /// Frames that the control plane sent, and that it made itself (an ICMP error, a fragment).
+    pub injected: Counter,
+    /// Frames that its transmit queues took.
+    pub transmitted: Counter,
+    /// Bytes in those frames.
+    pub transmitted_bytes: Counter,
+    /// Frames handed to the control plane.
+    pub punted: Counter,
+    /// Frames that wait for a neighbour's hardware address now.
+    pub waiting: Gauge,
+    /// Flows in its table now.
+    pub flows: Gauge,
+    /// Flows that its table has room for.
+    pub flow_capacity: Counter,
+    /// Flows created so far.
+    pub flows_created: Counter,
+    /// Flows that ended early to make room for others.
+    pub flows_evicted: Counter,
+    /// Packets forwarded by hash alone, because the table was full.
+    pub forwarded_without_flow: Counter,
+    /// Turns in which no frame came, and turns in which some did: how busy the worker is.
+    pub idle_turns: Counter,
+    /// See `idle_turns`.
+    pub busy_turns: Counter,
+    drops: [Counter; REASONS],
+    servers: Box<[ServerBlock]>,
+}
+
+/// What one worker counts of one real server's slot.
+#[derive(Default)]
+pub struct ServerBlock {
+    /// Flows now.
+    pub active: Gauge,
+    /// Flows sent to it so far.
+    pub flows: Counter,
+    /// Packets forwarded to it.
+    pub packets: Counter,
+    /// Bytes in those packets, from the IP header on.
+    pub bytes: Counter,
+    /// Packets that came back from it through us (NAT).
+    pub reply_packets: Counter,
+    /// Bytes in those, from the IP header on.
+    pub reply_bytes: Counter,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Counters {
+    /// A block with everything at zero.
+    pub fn new() -> Self {
+        let block = Block {
+            received: Counter::default(),
+            received_bytes: Counter::default(),
+            injected: Counter::default(),
+            transmitted: Counter::default(),
+            transmitted_bytes: Counter::default(),
+            punted: Counter::default(),
+            waiting: Gauge::default(),
+            flows: Gauge::default(),
+            flow_capacity: Counter::default(),
+            flows_created: Counter::default(),
+            flows_evicted: Counter::default(),
+            forwarded_without_flow: Counter::default(),
+            idle_turns: Counter::default(),
+            busy_turns: Counter::default(),
+            drops: std::array::from_fn(|_| Counter::default()),
+            servers: (0..MAX_SERVERS).map(|_| ServerBlock::default()).collect(),
+        };
+        Self(Arc::new(CachePadded::new(block)))
+    }
+
+    /// Counts one dropped frame.
+    #[inline]
+    pub fn drop_one(&self, reason: Reason) {
+        self.0.drops[reason as usize].add(1);
+    }
+
+    /// Frames dropped for `reason` so far.
+    pub fn dropped(&self, reason: Reason) -> u64 {
+        self.0.drops[reason as usize].get()
+    }
+
+    /// Frames dropped so far, for any reason.
+    pub fn dropped_in_all(&self) -> u64 {
+        self.0.drops.iter().map(Counter::get).sum()
+    }
+
+    /// What was counted of the server in this identity's slot. Slots are given away again: the
+    /// control plane notes the values at which a new owner starts.
+    #[inline]
+    pub fn server(&self, id: ServerId) -> &ServerBlock {
+        &self.0.servers[id.slot()]
+    }
+
+    /// Received + injected - transmitted - punted - dropped - waiting: zero between two turns.
+    pub fn imbalance(&self) -> i64 {
+        let came = self.received.get() + self.injected.get();
+        let went = self.transmitted.get() + self.punted.get() + self.dropped_in_all();
+        came as i64 - went as i64 - self.waiting.get()
+    }
+}
+
+impl std::ops::Deref for Counters {
+    type Target = Block;
+
+    fn deref(&self) -> &Block {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_name_and_an_explanation() {
+        let names: std::collections::HashSet<_> =
+            Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), REASONS);
+        assert!(Reason::ALL.iter().all(|reason| reason.explanation().ends_with('.')));
+    }
+
+    #[test]
+    fn a_drop_is_counted_under_its_reason_alone() {
+        let counters = Counters::new();
+        counters.drop_one(Reason::NoService);
+        assert_eq!(counters.dropped(Reason::NoService), 1);
+        assert_eq!(counters.dropped_in_all(), 1);
+        assert_eq!(counters.imbalance(), -1);
+    }
+}

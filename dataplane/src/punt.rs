@@ -1,0 +1,194 @@
+//! The rings between one worker and the control plane: frames handed over, frames to send,
+//! questions and answers. Each has one producer and one consumer. A full ring never stalls a worker:
+//! the frame is dropped and counted.
+
+use std::net::Ipv4Addr;
+
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use crate::moment::Moment;
+use crate::snapshot::{InterfaceId, Protocol, ServerId, ServiceId};
+
+/// The longest frame that fits a ring, in bytes.
+pub const LONGEST: usize = 2046;
+
+/// A copy of a frame, with the interface that it came from or is to leave on.
+#[derive(Clone)]
+pub struct Copied {
+    /// Where it came from, or where it goes.
+    pub interface: InterfaceId,
+    length: u16,
+    bytes: [u8; LONGEST],
+}
+
+impl Copied {
+    /// A copy of `frame`; `None` if it is longer than [`LONGEST`].
+    pub fn of(interface: InterfaceId, frame: &[u8]) -> Option<Self> {
+        let mut bytes = [0; LONGEST];
+        bytes.get_mut(..frame.len())?.copy_from_slice(frame);
+        Some(Self { interface, length: frame.len() as u16, bytes })
+    }
+
+    /// The frame, from its Ethernet header on.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+/// What kind of frame goes to the control plane; each kind has its own rate limit, so that a flood
+/// of one cannot starve another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// ARP requests and replies.
+    Arp,
+    /// ICMP for our own and the virtual addresses.
+    Icmp,
+}
+
+impl Class {
+    /// Frames a second that one worker hands over, and how many may come at once.
+    pub fn limit(self) -> (u32, u32) {
+        match self {
+            Self::Arp => (20_000, 512),
+            Self::Icmp => (5_000, 256),
+        }
+    }
+}
+
+/// What a worker tells the control plane, besides frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A frame waits for this neighbour's hardware address.
+    Unresolved {
+        /// The interface that the neighbour is on.
+        interface: InterfaceId,
+        /// Its address.
+        address: Ipv4Addr,
+    },
+    /// One flow, in answer to [`Command::ListFlows`].
+    Flow {
+        /// The question's number.
+        question: u32,
+        /// The flow.
+        flow: FlowReport,
+    },
+    /// The last of the answers.
+    FlowsListed {
+        /// The question's number.
+        question: u32,
+    },
+}
+
+/// What the control plane asks of a worker.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Report the flows that match, a few with each turn.
+    ListFlows {
+        /// Comes back with every answer.
+        question: u32,
+        /// Which flows.
+        filter: FlowFilter,
+        /// How many at most.
+        limit: u32,
+    },
+}
+
+/// Which flows are asked for; `None` is any.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FlowFilter {
+    /// Of this virtual service.
+    pub service: Option<ServiceId>,
+    /// At this real server.
+    pub server: Option<ServerId>,
+    /// From this client.
+    pub client: Option<Ipv4Addr>,
+}
+
+/// A flow as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowReport {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// How far the connection has come.
+    pub state: FlowState,
+    /// The client's address and port.
+    pub client: (Ipv4Addr, u16),
+    /// The virtual address and port.
+    pub virtual_address: (Ipv4Addr, u16),
+    /// The virtual service.
+    pub service: ServiceId,
+    /// The real server.
+    pub server: ServerId,
+    /// When it began.
+    pub created: Moment,
+    /// When its last packet was seen.
+    pub last_seen: Moment,
+    /// The moment of the report, by the worker's clock.
+    pub now: Moment,
+    /// Packets in both directions, as far as they pass through us.
+    pub packets: u64,
+    /// Bytes in those, from the IP header on.
+    pub bytes: u64,
+}
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowState {
+    /// A SYN was seen and nothing that follows from it.
+    HalfOpen,
+    /// Packets flow.
+    Established,
+    /// A FIN or RST was seen.
+    Closing,
+    /// UDP has no connections.
+    Datagrams,
+}
+
+impl FlowState {
+    /// Its name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HalfOpen => "half_open",
+            Self::Established => "established",
+            Self::Closing => "closing",
+            Self::Datagrams => "datagrams",
+        }
+    }
+}
+
+/// How many frames each ring holds.
+const FRAMES: usize = 512;
+/// How many events and commands each ring holds.
+const MESSAGES: usize = 1024;
+
+/// The worker's ends.
+pub struct WorkerEnd {
+    pub(crate) punt: Producer<Copied>,
+    pub(crate) inject: Consumer<Copied>,
+    pub(crate) events: Producer<Event>,
+    pub(crate) commands: Consumer<Command>,
+}
+
+/// The control plane's ends.
+pub struct ControlEnd {
+    /// Frames that the worker handed over.
+    pub punted: Consumer<Copied>,
+    /// Frames for the worker to send.
+    pub inject: Producer<Copied>,
+    /// What the worker has to say.
+    pub events: Consumer<Event>,
+    /// What the worker is to do.
+    pub commands: Producer<Command>,
+}
+
+/// The four rings between one worker and the control plane.
+pub fn rings() -> (WorkerEnd, ControlEnd) {
+    let (punt, punted) = RingBuffer::new(FRAMES);
+    let (inject_in, inject) = RingBuffer::new(FRAMES);
+    let (events_in, events) = RingBuffer::new(MESSAGES);
+    let (commands_in, commands) = RingBuffer::new(16);
+    (
+        WorkerEnd { punt, inject, events: events_in, commands },
+        ControlEnd { punted, inject: inject_in, events, commands: commands_in },
+    )
+}

@@ -1,0 +1,15 @@
+//! Header views, one protocol a file and no policy: a fixed-size array carries the proof of
+//! length, so that field access needs no check, cannot panic and copies nothing.
+
+pub mod ethernet;
+
+pub use ethernet::Mac;
+
+/// Why bytes are not the header that they should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Malformed {
+    /// Fewer bytes than the header has, or than it says follow.
+    Truncated,
+    /// A field that fixes the shape of the header has a value it cannot have.
+    Impossible,
+}
