@@ -25,18 +25,17 @@ FIELD_IS(buf_len, 2);
 #error "DPDK 22.11 or later is needed"
 #endif
 
-/* Complaints of this thread since it last asked, parted by "; ". */
-static __thread char complaints[512];
+/* What this thread's DPDK calls first complained about since it last asked. */
+static __thread char complaint[256];
 
 static ssize_t log_write(void *cookie, const char *text, size_t length)
 {
 	(void)cookie;
 	int level = rte_log_cur_msg_loglevel();
-	if (level > 0 && level <= (int)RTE_LOG_ERR) {
+	if (level > 0 && level <= (int)RTE_LOG_ERR && complaint[0] == '\0') {
 		const char *end = memchr(text, '\n', length);
-		size_t kept = strlen(complaints);
-		snprintf(complaints + kept, sizeof(complaints) - kept, "%s%.*s", kept ? "; " : "",
-			 (int)(end ? (size_t)(end - text) : length), text);
+		size_t kept = end ? (size_t)(end - text) : length;
+		snprintf(complaint, sizeof(complaint), "%.*s", (int)kept, text);
 	}
 	return (ssize_t)fwrite(text, 1, length, stderr);
 }
@@ -53,11 +52,11 @@ int shim_log_open(void)
 
 size_t shim_log_take(char *into, size_t room)
 {
-	size_t length = strlen(complaints);
+	size_t length = strlen(complaint);
 	if (length > room)
 		length = room;
-	memcpy(into, complaints, length);
-	complaints[0] = '\0';
+	memcpy(into, complaint, length);
+	complaint[0] = '\0';
 	return length;
 }
 

@@ -29,9 +29,9 @@ enum shim_constant {
 	SHIM_CACHE_LINE = RTE_CACHE_LINE_SIZE,
 };
 
-/* Diagnostics go to stderr alone (not to syslog); errors are kept for the caller as well. */
+/* Diagnostics go to stderr alone (not to syslog); the first error is kept for the caller. */
 int shim_log_open(void);
-/* Copies the calling thread's error messages since the last call, and forgets them. */
+/* Copies the calling thread's first error message since the last call, and forgets it. */
 size_t shim_log_take(char *into, size_t room);
 int shim_errno(void);
 

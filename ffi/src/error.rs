@@ -175,19 +175,19 @@ impl Error {
     }
 }
 
-/// DPDK's errno, and what it complained about on this thread.
+/// DPDK's errno, and the first thing it complained about on this thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
     /// The positive errno value; DPDK has a few of its own above 1000.
     pub code: i32,
-    /// DPDK's own words; empty when it said nothing.
+    /// DPDK's own words, the first of them because that is the cause; empty when it said nothing.
     pub said: String,
 }
 
 impl Reason {
     /// From a function that returns the negative errno.
     pub(crate) fn of(returned: i32) -> Self {
-        Self { code: returned.abs(), said: complaints() }
+        Self { code: returned.abs(), said: first_complaint() }
     }
 
     /// From a function that leaves it in `rte_errno`.
@@ -200,6 +200,8 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.code {
+            // A bare -1 says only that it failed; it would read "operation not permitted".
+            1 if !self.said.is_empty() => return f.write_str(&self.said),
             1001 => f.write_str("not possible in a secondary process"),
             1002 => f.write_str("DPDK has no configuration"),
             code => f.write_str(Errno::from_raw(code).desc()),
@@ -210,12 +212,12 @@ impl fmt::Display for Reason {
 
 /// Forgets earlier complaints, so that the next [`Reason`] speaks of what follows.
 pub(crate) fn listen() {
-    complaints();
+    first_complaint();
 }
 
-fn complaints() -> String {
+fn first_complaint() -> String {
     let mut text = [0u8; 512];
     // SAFETY: the shim writes at most `text.len()` bytes there and says how many.
-    let length = unsafe { sys::shim_log_take(text.as_mut_ptr().cast(), text.len() as _) };
-    String::from_utf8_lossy(&text[..length as usize]).trim().to_owned()
+    let length = unsafe { sys::shim_log_take(text.as_mut_ptr().cast(), text.len()) };
+    String::from_utf8_lossy(&text[..length]).trim().to_owned()
 }

@@ -46,7 +46,7 @@ impl<T: FromZeros> HugeSlice<T> {
         let memory = unsafe {
             sys::rte_zmalloc_socket(
                 c"table".as_ptr(),
-                bytes.max(1) as _,
+                bytes.max(1),
                 align,
                 numa.unwrap_or(ANY_NODE),
             )

@@ -44,8 +44,8 @@ pub enum Device {
     Virtual(String),
 }
 
-/// Virtual drivers that [`Device::Virtual`] may name. Others that DPDK has, such as net_failsafe
-/// with its `exec()`, would let a configuration run programs.
+/// Virtual drivers that [`Device::Virtual`] may name. Of the others, net_failsafe would let a
+/// configuration run programs (`exec()`), and net_bonding would poll ports that have an owner.
 pub const VIRTUAL_DRIVERS: &[&str] = &[
     "net_null",
     "net_ring",
@@ -56,7 +56,6 @@ pub const VIRTUAL_DRIVERS: &[&str] = &[
     "net_vhost",
     "net_af_packet",
     "net_af_xdp",
-    "net_bonding",
 ];
 
 /// How a port is to run.
@@ -174,11 +173,9 @@ impl Port {
         if !eal.runtime().allows(&address) {
             return Err(Error::NotAllowed(address));
         }
-        let ports: Vec<(u16, sys::shim_port_info)> =
-            existing().into_iter().filter_map(|id| Some((id, info(id).ok()?))).collect();
-        match ports.iter().find(|(_, info)| text(&info.device).eq_ignore_ascii_case(&address)) {
-            Some((id, _)) if owned.contains(id) => Err(Error::InUse(address)),
-            Some((id, _)) => Self::take(eal, c"pci", *id, owned),
+        match port_of(&address) {
+            Some(id) if owned.contains(&id) => Err(Error::InUse(address)),
+            Some(id) => Self::take(eal, c"pci", id, owned),
             None => Self::plug(eal, c"pci", &address, "", owned),
         }
     }
@@ -190,6 +187,10 @@ impl Port {
         arguments: &str,
         owned: &mut Vec<u16>,
     ) -> Result<Self, Error> {
+        // DPDK would report success, and what is plugged in already belongs to somebody.
+        if port_of(name).is_some() {
+            return Err(Error::InUse(name.into()));
+        }
         let before = existing();
         let device = c_string("device name", name.to_owned())?;
         let arguments = c_string("device arguments", arguments.to_owned())?;
@@ -197,15 +198,14 @@ impl Port {
         // SAFETY: DPDK runs (`eal`) and copies the three strings; `owned` is the control lock.
         let answer =
             unsafe { sys::rte_eal_hotplug_add(bus.as_ptr(), device.as_ptr(), arguments.as_ptr()) };
-        if answer == -nix::libc::EEXIST {
-            return Err(Error::InUse(name.into()));
-        }
         if answer < 0 {
             return Err(Error::Open { device: name.into(), reason: Reason::of(answer) });
         }
         let new: Vec<u16> = existing().into_iter().filter(|id| !before.contains(id)).collect();
         let [id] = new[..] else {
-            unplug(bus, name);
+            if !new.is_empty() {
+                unplug(bus, name);
+            }
             return Err(Error::Ports { device: name.into(), ports: new.len() });
         };
         Self::take(eal, bus, id, owned)
@@ -517,7 +517,7 @@ fn virtual_name(name: &str) -> Result<(), Error> {
     Err(Error::Malformed {
         what: "virtual device",
         expected: "a name that begins with a driver's (net_null, net_ring, net_pcap, net_memif, net_tap, \
-                   net_virtio_user, net_vhost, net_af_packet, net_af_xdp or net_bonding), such as net_pcap0, \
+                   net_virtio_user, net_vhost, net_af_packet or net_af_xdp), such as net_pcap0, \
                    then its arguments",
         found: name.into(),
     })
@@ -527,6 +527,13 @@ fn existing() -> Vec<u16> {
     // SAFETY: reads DPDK's table of ports, which exists since the start; an unused number is fine.
     let next = |from: u16| Some(unsafe { sys::shim_port_next(from) }).filter(|id| *id != u16::MAX);
     std::iter::successors(next(0), |id| next(id + 1)).collect()
+}
+
+/// The first port of the device that its bus knows by that name.
+fn port_of(device: &str) -> Option<u16> {
+    existing()
+        .into_iter()
+        .find(|id| info(*id).is_ok_and(|info| text(&info.device).eq_ignore_ascii_case(device)))
 }
 
 fn info(id: u16) -> Result<sys::shim_port_info, Error> {
