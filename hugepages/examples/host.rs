@@ -22,8 +22,8 @@ fn main() -> ExitCode {
         ["status"] => show_status(false),
         ["status", "--json"] => show_status(true),
         ["prepare", rest @ ..] => plan(rest).and_then(|plan| {
-            let prepared = prepare(&Host::real(), &plan)?;
-            Ok(println!("{}", serde_json::to_string_pretty(&prepared)?))
+            print!("{}", prepare(&Host::real(), &plan)?);
+            Ok(())
         }),
         ["restore"] => give_back(),
         _ => {
@@ -50,8 +50,7 @@ fn show_status(json: bool) -> Result<(), Box<dyn Error>> {
 }
 
 fn give_back() -> Result<(), Box<dyn Error>> {
-    let restored = restore(&Host::real(), Path::new(DEFAULT_RECORD))?;
-    restored.given_back.iter().for_each(|done| println!("given back: {done}"));
+    print!("{}", restore(&Host::real(), Path::new(DEFAULT_RECORD))?);
     Ok(())
 }
 

@@ -308,7 +308,8 @@ pub(crate) fn secure(
     let mut wanted = BTreeMap::<Pool, u64>::new();
     for request in requests {
         for (pool, pages) in shares(host, request, near)? {
-            *wanted.entry(pool).or_default() += pages;
+            let sum = wanted.entry(pool).or_default();
+            *sum = sum.saturating_add(pages);
         }
     }
     let mut pools = Vec::new();

@@ -1,14 +1,15 @@
-//! What the host has, for people and for programs; nothing is changed.
+//! What the host has, and what was done to it, in words and tables for people; the same values
+//! serialise for programs. Nothing is changed here.
 
 use std::{fmt, path::Path};
 
 use serde::Serialize;
 
 use crate::{
-    Error, Host,
+    Error, Host, Prepared, Restored,
     cores::{self, Cores, Workers},
-    devices::{self, Card, Choice, PciAddress},
-    memory::{self, Mount, PoolState},
+    devices::{self, Card, Choice, PciAddress, Taken},
+    memory::{self, Memory, Mount, PoolState, Secured},
     record::{Deed, Journal},
 };
 
@@ -209,13 +210,49 @@ impl Status {
         for (node, cores) in nodes {
             writeln!(out, "  node {node} has {cores}")?;
         }
-        let cores: Vec<String> = self.workers.cores.iter().map(u32::to_string).collect();
-        let reason = match self.workers.reason {
+        writeln!(out, "  workers would get {}", self.workers)
+    }
+}
+
+impl fmt::Display for Workers {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cores: Vec<String> = self.cores.iter().map(u32::to_string).collect();
+        let reason = match self.reason {
             cores::Reason::Isolated => "the isolated ones",
             cores::Reason::AllButTheFirst => "all but the first",
             cores::Reason::OnlyCore => "the only one, shared with everything else",
         };
-        writeln!(out, "  workers would get {} ({reason})", cores.join(","))
+        write!(out, "{} ({reason})", cores.join(","))
+    }
+}
+
+impl fmt::Display for Prepared {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.memory {
+            Memory::Huge { pools } => {
+                for Secured { pool, pages, added } in pools {
+                    writeln!(out, "memory: {pages} {pool}, {added} of them added")?;
+                }
+            }
+            Memory::Plain { because } => writeln!(out, "memory: plain only: {because}")?,
+        }
+        for Taken { address, driver, original } in &self.cards {
+            let original = original.as_deref().unwrap_or("no driver");
+            match original == driver {
+                true => writeln!(out, "card: {address} stays with {driver}")?,
+                false => writeln!(out, "card: {address} bound to {driver}, was with {original}")?,
+            }
+        }
+        writeln!(out, "workers: cores {}", self.workers)
+    }
+}
+
+impl fmt::Display for Restored {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.given_back.is_empty() {
+            return writeln!(out, "nothing was prepared, so there is nothing to give back");
+        }
+        self.given_back.iter().try_for_each(|done| writeln!(out, "given back: {done}"))
     }
 }
 
@@ -276,6 +313,28 @@ mod tests {
              Cores\n  online 0-3\n  isolated none (kernel command line: isolcpus=)\n  \
              workers would get 1,2,3 (all but the first)\n\n\
              Prepared: nothing, so there is nothing to restore\n"
+        );
+    }
+
+    #[test]
+    fn what_was_prepared_reads_as_sentences() {
+        let pool = memory::Pool { size: memory::PageSize::TwoMiB, node: Some(0) };
+        let card = |address: &str, driver: &str| Taken {
+            address: address.parse().unwrap(),
+            driver: driver.into(),
+            original: Some("ixgbe".into()),
+        };
+        let prepared = Prepared {
+            memory: Memory::Huge { pools: vec![Secured { pool, pages: 40, added: 37 }] },
+            cards: vec![card("0000:03:00.0", "vfio-pci"), card("0000:03:00.1", "ixgbe")],
+            workers: Workers { cores: vec![2, 3], reason: cores::Reason::Isolated },
+        };
+        assert_eq!(
+            prepared.to_string(),
+            "memory: 40 huge pages of 2MiB on node 0, 37 of them added\n\
+             card: 0000:03:00.0 bound to vfio-pci, was with ixgbe\n\
+             card: 0000:03:00.1 stays with ixgbe\n\
+             workers: cores 2,3 (the isolated ones)\n"
         );
     }
 
