@@ -210,8 +210,8 @@ mod tests {
         }
 
         #[test]
-        fn the_text_of_a_set_never_names_neighbours_apart(cores in prop::collection::btree_set(0..40u32, 0..40)) {
-            // The canonical form is the shortest: a range ends where the next core is missing.
+        fn the_text_of_a_set_is_the_shortest(cores in prop::collection::btree_set(0..40u32, 0..40)) {
+            // A range ends only where the next core is missing.
             let text = CoreSet(cores.clone()).to_string();
             for part in text.split(',').filter(|part| !part.is_empty()) {
                 let last: u32 = part.rsplit('-').next().unwrap().parse().unwrap();
