@@ -8,7 +8,7 @@
 //!
 //! Beneath them, [`host`] is where the kernel's files are, and [`record`] remembers every change
 //! on disk *before* it is made, so that a process killed at any moment leaves enough behind for
-//! the next start or for [`restore`]. [`status`] only looks.
+//! the next start or for [`restore`]. [`status()`] only looks.
 //!
 //! The kernel reports success for things that it did not do: it reserves fewer pages than it was
 //! asked for, and it accepts a card for a driver that then refuses it. So nothing here believes a
