@@ -1,1 +1,4 @@
-//! (being written)
+//! Everything that may wait.
+
+pub mod echo;
+pub mod neighbours;
