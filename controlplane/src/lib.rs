@@ -1,1 +1,3 @@
-//! (being written)
+//! Everything that may wait: configuration, neighbours, the admin API.
+
+pub mod plumbing;
