@@ -10,33 +10,36 @@ mod reports;
 mod traffic;
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use dataplane::counters::{self, Counters, Reason};
+use axum::body::Bytes;
+use dataplane::counters::Counters;
 use dataplane::moment::Moment;
-use dataplane::punt::{Command, ControlEnd, Copied, Event, FlowFilter, FlowReport};
-use dataplane::snapshot::{InterfaceId, Protocol, ServerId, ServiceId};
+use dataplane::punt::{ControlEnd, Copied, Event, FlowReport};
+use dataplane::snapshot::{InterfaceId, ServerId, ServiceId};
 use dataplane::wire::ethernet::{self, ethertype};
 use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info};
 
 use self::traffic::Accounts;
-use crate::compile::Compiled;
-use crate::config::Config;
+use crate::compile::{self, Compiled};
+use crate::config::{self, Config};
 use crate::document::{self, Configuration};
+use crate::echo;
 use crate::field::Invalid;
 use crate::identities::Identities;
 use crate::neighbours::Neighbours;
-use crate::plumbing::{Buffers, LiveInterface, Plumbing, PortStatistics};
-use crate::publish::{Newest, Publication};
+use crate::plumbing::{Buffers, LiveInterface, Plumbing};
+use crate::publish::Publication;
 use crate::report;
+use crate::random;
 use crate::store::{self, Store};
 
 /// How often the workers' rings are looked at.
@@ -274,12 +277,11 @@ impl Node {
         identities.assign(&config);
         let view = Arc::new(View::new(config, &identities));
         let compiled = Compiled::new(&view.config, &identities, &live(&interfaces));
-        let mut neighbours = Neighbours::new(seed());
+        let mut neighbours = Neighbours::new(u64::from_ne_bytes(random()));
         neighbours.configure(now, &compiled, &interfaces);
         let publication = Publication::new(publisher, compiled, &neighbours.known(), now);
         let mut accounts = Accounts::new(counters.clone(), now);
         accounts.follow(&view);
-        info!("{} services, {} servers", view.document.service.len(), view.servers());
         let inner = Inner {
             view,
             publication,
@@ -497,7 +499,10 @@ impl Inner {
                     }
                     Some(ethertype::IPV4) => {
                         self.frames.icmp_received += 1;
-                        let reply = echo::reply(frame.bytes());
+                        if let Some(reply) = echo::reply(frame.bytes()) {
+                            self.frames.echoes_answered += 1;
+                            send(ring, frame.interface, &reply, &mut self.frames);
+                        }
                     }
                     _ => {}
                 }
@@ -529,4 +534,37 @@ impl Inner {
             }
         }
     }
+
+    /// Hands what the neighbours have to say to a worker; any of them can send on any interface.
+    fn speak(&mut self) {
+        let Some(ring) = self.rings.first_mut() else { return };
+        for (interface, frame) in self.neighbours.frames_to_send() {
+            send(ring, interface, &frame, &mut self.frames);
+        }
+    }
+}
+
+fn send(
+    ring: &mut ControlEnd,
+    interface: InterfaceId,
+    frame: &[u8],
+    frames: &mut report::Control,
+) {
+    let sent = Copied::of(interface, frame).is_some_and(|copy| ring.inject.push(copy).is_ok());
+    match sent {
+        true => frames.sent += 1,
+        false => frames.send_ring_full += 1,
+    }
+}
+
+/// What the compiler wants to know of an interface.
+fn live(interfaces: &[LiveInterface]) -> Vec<compile::LiveInterface> {
+    let live = |of: &LiveInterface| compile::LiveInterface { mac: of.mac, mtu: of.mtu };
+    interfaces.iter().map(live).collect()
+}
+
+/// What a frame carries; `None` if it is too short to say.
+fn ethertype_of(frame: &[u8]) -> Option<u16> {
+    let field = frame.get(ethernet::HEADER - 2..ethernet::HEADER)?;
+    Some(u16::from_be_bytes([field[0], field[1]]))
 }

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use tracing::info;
 
 use super::problem::Problem;
+use crate::random;
 use crate::store::{self, Store};
 
 /// The token that the first start leaves for the operator.
@@ -47,7 +48,7 @@ impl Tokens {
         let token = match kept.filter(|token| !token.is_empty()) {
             Some(token) => token,
             None => {
-                let token = fresh();
+                let token = store::hexadecimal(&random::<32>());
                 store.write(TOKEN, format!("{token}\n").as_bytes())?;
                 token.into_bytes()
             }
@@ -61,15 +62,6 @@ impl Tokens {
         let good = |token: &Digest| verify_slices_are_equal(token.as_ref(), shown.as_ref()).is_ok();
         self.0.iter().any(good)
     }
-}
-
-/// 256 random bits in hexadecimal digits.
-fn fresh() -> String {
-    let mut bytes = [0; 32];
-    // Fails only if the processor and the kernel both refuse random numbers, and then nothing
-    // that needs a secret may go on.
-    aws_lc_rs::rand::fill(&mut bytes).expect("the kernel has random numbers");
-    store::hexadecimal(&bytes)
 }
 
 /// Lets a request through if its caller may make it.

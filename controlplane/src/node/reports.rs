@@ -245,97 +245,6 @@ fn server_report(
     }
 }
 
-fn interfaces(&self) -> Vec<report::Interface> {
-        let inner = self.inner();
-        interfaces(&inner.interfaces, &inner.view)
-    }
-
-    /// The ways out, the longest prefix first.
-    pub fn routes(&self) -> Vec<report::Route> {
-        let view = self.view();
-        let Configuration { interface, route, .. } = &view.document;
-        let subnets = || {
-            interface.iter().flat_map(|interface| {
-                interface.addresses.iter().map(|subnet| (subnet.trunc(), &interface.name))
-            })
-        };
-        let connected = subnets().map(|(to, interface)| report::Route {
-            to,
-            interface: interface.clone(),
-            via: None,
-        });
-        let further = route.iter().filter_map(|route| {
-            let (_, interface) = subnets().find(|(subnet, _)| subnet.contains(&route.via))?;
-            let via = Some(route.via);
-            Some(report::Route { to: route.to, interface: interface.clone(), via })
-        });
-        let mut routes: Vec<_> = connected.chain(further).collect();
-        routes.sort_by_key(|route| std::cmp::Reverse(route.to.prefix_len()));
-        routes
-    }
-}
-
-fn described(
-    service: ServiceView,
-    traffic: Traffic,
-    carried: Vec<Traffic>,
-    newest: &Newest,
-) -> report::Service {
-    let document = service.document;
-    let servers: Vec<_> = service
-        .servers()
-        .zip(carried)
-        .map(|((id, server), traffic)| server_report(document, id, server, traffic, newest))
-        .collect();
-    let up = servers.iter().any(|server| server.actual == "online");
-    let reason = match () {
-        () if up => None,
-        () if servers.is_empty() => Some("it has no servers"),
-        () if servers.iter().all(|server| server.weight == 0) => Some("all its servers drain"),
-        () => Some("no server can be reached that takes new connections"),
-    };
-    let addresses = document.address.iter().chain(&document.addresses).copied().collect();
-    report::Service {
-        name: document.name.clone(),
-        addresses,
-        ports: document.ports.clone(),
-        protocol: document.protocol,
-        mode: document.mode,
-        scheduler: document.scheduler,
-        state: if up { "up" } else { "down" }.into(),
-        reason: reason.map(Into::into),
-        traffic,
-        servers,
-    }
-}
-
-fn server_report(
-    service: &document::Service,
-    id: ServerId,
-    server: &document::Server,
-    traffic: Traffic,
-    newest: &Newest,
-) -> report::Server {
-    let wanted = if server.weight == 0 { "drain" } else { "online" };
-    let hop = newest.server(id).map(|server| server.hop);
-    let (actual, reason) = match hop {
-        Some(hop) if hop.mac.is_some() => (wanted, None),
-        Some(hop) => ("unreachable", Some(format!("{} has not answered ARP", hop.address))),
-        None => ("unreachable", Some("no route leads to it".into())),
-    };
-    report::Server {
-        name: server.name.as_str().into(),
-        address: server.address,
-        port: server.port,
-        mode: server.mode.unwrap_or(service.mode),
-        weight: server.weight,
-        wanted: wanted.into(),
-        actual: actual.into(),
-        reason,
-        traffic,
-    }
-}
-
 fn interfaces(live: &[LiveInterface], view: &View) -> Vec<report::Interface> {
     let report = |(interface, config): (&LiveInterface, &config::Interface)| {
         report::Interface {
@@ -382,11 +291,12 @@ fn worker(worker: &Counters) -> report::Worker {
 
 /// Services' and servers' names by the server's identity.
 fn names(view: &View) -> HashMap<ServerId, (&str, &str)> {
-    let servers = |service: ServiceView<'_>| {
+    let mut names = HashMap::new();
+    for service in view.services() {
         let name = service.config.name.as_str();
-        service.servers().map(move |(id, server)| (id, (name, server.name.as_str())))
-    };
-    view.services().flat_map(servers).collect()
+        names.extend(service.servers().map(|(id, server)| (id, (name, server.name.as_str()))));
+    }
+    names
 }
 
 fn named(
