@@ -163,7 +163,7 @@ impl FromStr for ServerName {
 
 /// Why a command did not do what it was to do.
 #[derive(Debug, Error)]
-enum Error {
+pub enum Error {
     /// The node cannot be asked.
     #[error(transparent)]
     Transport(#[from] transport::Error),
@@ -198,7 +198,7 @@ fn refusal(problem: &Problem) -> String {
 /// Does what the command line says, on standard output and standard error: 0 if it was done, 1 if
 /// it was refused or failed.
 pub fn run(ctl: &Ctl) -> ExitCode {
-    match ctl.shown().and_then(|text| print(&text)) {
+    match ctl.answer().and_then(|text| print(&text)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "sluice ctl: {error}"); // nobody is left to tell
@@ -216,7 +216,12 @@ fn print(text: &str) -> Result<(), Error> {
 }
 
 impl Ctl {
-    fn shown(&self) -> Result<String, Error> {
+    /// Does what the command line says; returns what there is to print.
+    ///
+    /// # Errors
+    ///
+    /// When the node cannot be asked, or refuses.
+    pub fn answer(&self) -> Result<String, Error> {
         match &self.command {
             Command::Status => self.show("/status", status),
             Command::Services => self.show("/status", |status: &Status| services(&status.services)),
@@ -459,13 +464,13 @@ fn traffic(traffic: &Traffic) -> [String; 4] {
     [*connections, rates.connections, packets, bits].map(|number| number.to_string())
 }
 
-fn flows(answer: &Flows) -> String {
+fn flows(found: &Flows) -> String {
     let mut table = Table::new(&[
         "PROTOCOL", "STATE", "CLIENT", "VIRTUAL", "REAL", "SERVICE", "SERVER", "AGE", "IDLE",
         "PACKETS", "BYTES",
     ]);
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
-    for flow in &answer.flows {
+    for flow in &found.flows {
         table.row(vec![
             flow.protocol.clone(),
             flow.state.clone(),
@@ -480,7 +485,7 @@ fn flows(answer: &Flows) -> String {
             flow.bytes.to_string(),
         ]);
     }
-    let more = if answer.complete { "" } else { "(there are more)\n" };
+    let more = if found.complete { "" } else { "(there are more)\n" };
     format!("{table}{more}")
 }
 

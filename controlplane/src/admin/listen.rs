@@ -10,14 +10,15 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use axum::body::{Body, Bytes, HttpBody};
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -170,13 +171,7 @@ where
             let answer = router.call(request);
             async move {
                 let answer = answer.await?;
-                // The body keeps `busy` until its last byte is out.
-                Ok::<_, Infallible>(answer.map(|body| {
-                    body.map_frame(move |frame| {
-                        let _until_the_end = &busy;
-                        frame
-                    })
-                }))
+                Ok::<_, Infallible>(answer.map(|body| Counted { body, _busy: busy }))
             }
         }
     });
@@ -213,6 +208,32 @@ where
                 }
             }
         }
+    }
+}
+
+/// The body of an answer, which keeps the connection busy until its last byte is out.
+struct Counted {
+    body: Body,
+    _busy: Busy,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
