@@ -41,7 +41,7 @@ reasons! {
     Malformed => "malformed",
     /// The IPv4 header's checksum is wrong (RFC 1812 section 5.2.2 asks for the drop).
     BadChecksum => "bad_checksum",
-    /// The frame is longer than one buffer, or than the interface's MTU allows.
+    /// The frame is longer than the interface's MTU allows, padding included, or than one buffer.
     Oversize => "oversize",
     /// The frame carries a VLAN tag that no interface expects.
     Vlan => "vlan",
@@ -51,9 +51,10 @@ reasons! {
     Fragment => "fragment",
     /// The packet carries neither TCP nor UDP, nor an ICMP message for one of our addresses.
     NotTcpOrUdp => "not_tcp_or_udp",
-    /// The frame is addressed to another station's hardware address.
+    /// The frame is addressed to another station's hardware address, or to a group's.
     NotOurMac => "not_our_mac",
-    /// The source address cannot be a station's: multicast, broadcast, loopback, zero, or our own.
+    /// The source address cannot be a station's: multicast, broadcast, loopback or zero, or it is the
+    /// destination too.
     BadSource => "bad_source",
     /// The destination is not an address of ours, and no flow of ours leads back through here.
     NotOurAddress => "not_our_address",
@@ -67,6 +68,9 @@ reasons! {
     NoFlow => "no_flow",
     /// The worker's flow table has no room for a flow that needs an entry.
     FlowTableFull => "flow_table_full",
+    /// The server already has a flow with the same client address, client port and server port, from
+    /// another virtual address; its replies could not be told apart.
+    AmbiguousFlow => "ambiguous_flow",
     /// No route leads to the destination.
     NoRoute => "no_route",
     /// The next station did not answer ARP while the frame waited.

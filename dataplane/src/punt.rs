@@ -2,12 +2,18 @@
 //! questions and answers. Each has one producer and one consumer. A full ring never stalls a worker:
 //! the frame is dropped and counted.
 
+mod desk;
+
+pub mod limit;
+
 use std::net::Ipv4Addr;
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::moment::Moment;
 use crate::snapshot::{InterfaceId, Protocol, ServerId, ServiceId};
+
+pub(crate) use desk::Desk;
 
 /// The longest frame that fits a ring, in bytes.
 pub const LONGEST: usize = 2046;
@@ -157,7 +163,7 @@ impl FlowState {
 }
 
 /// How many frames each ring holds.
-const FRAMES: usize = 512;
+pub(crate) const FRAMES: usize = 512;
 /// How many events and commands each ring holds.
 const MESSAGES: usize = 1024;
 

@@ -12,6 +12,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
+use zerocopy::FromZeros;
 
 use crate::wire::Mac;
 
@@ -99,7 +100,7 @@ pub struct ServiceId(pub u16);
 
 /// A real server's identity: a slot below [`MAX_SERVERS`], and how often the slot was given away
 /// before, so that a flow of a removed server is never mistaken for one of its successor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, FromZeros)]
 pub struct ServerId(u32);
 
 impl ServerId {

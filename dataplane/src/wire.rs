@@ -3,6 +3,16 @@
 
 pub mod ethernet;
 
+pub mod ipv4;
+
+pub mod tcp;
+
+pub mod udp;
+
+pub mod icmp;
+
+pub mod checksum;
+
 pub use ethernet::Mac;
 
 /// Why bytes are not the header that they should be.

@@ -1,0 +1,153 @@
+//! `[node]`, `[dataplane]` and `[admin]`: settings that can be judged each by itself.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::{Admin, Certificate, Dataplane, Memory, Polling, name};
+use crate::document;
+use crate::field::{Field, Invalid, Refusals, Shape};
+
+const NODE: Shape = Shape { known: &["name"], later: &[] };
+
+pub(super) fn node(field: &Field<'_>, refusals: &mut Refusals) -> Option<String> {
+    let table = field.table(&NODE, refusals)?;
+    let default = document::Node::default().name;
+    refusals.keep(table.at("name").or(default, name))
+}
+
+const DATAPLANE: Shape = Shape { known: &["workers", "polling", "flows", "memory"], later: &[] };
+
+/// The highest processor number that Linux's affinity masks hold (CPU_SETSIZE - 1).
+const LAST_CORE: u32 = 1023;
+/// The largest flow table that can be asked for, in flows.
+const MOST_FLOWS: u32 = 100_000_000;
+
+pub(super) fn dataplane(field: &Field<'_>, refusals: &mut Refusals) -> Option<Dataplane> {
+    let table = field.table(&DATAPLANE, refusals)?;
+    let defaults = document::Dataplane::default();
+    let workers = workers(&table.at("workers"), refusals);
+    let polling = table.at("polling").or(defaults.polling, |field| {
+        field.parsed("adaptive or busy", |text| match text {
+            "adaptive" => Some(Polling::Adaptive),
+            "busy" => Some(Polling::Busy),
+            _ => None,
+        })
+    });
+    let polling = refusals.keep(polling);
+    let flows = table.at("flows").or(defaults.flows, |field| field.number(1..=MOST_FLOWS));
+    let flows = refusals.keep(flows);
+    let memory = table.at("memory").optional(|field| {
+        field.parsed("huge or plain", |text| match text {
+            "huge" => Some(Memory::Huge),
+            "plain" => Some(Memory::Plain),
+            _ => None,
+        })
+    });
+    let memory = refusals.keep(memory);
+    Some(Dataplane { workers: workers?, polling: polling?, flows: flows?, memory: memory? })
+}
+
+fn workers(field: &Field<'_>, refusals: &mut Refusals) -> Option<Vec<u32>> {
+    if !field.is_given() {
+        return Some(Vec::new());
+    }
+    let items = refusals.keep(field.items(LAST_CORE as usize, "a list of cores, such as [1]"))?;
+    let number = |item: &Field<'_>| item.number(0..=LAST_CORE);
+    let cores: Vec<_> = items.iter().map(|item| refusals.keep(number(item))).collect();
+    let cores: Vec<_> = cores.into_iter().collect::<Option<_>>()?;
+    each_once(&items, &cores, "another core", refusals)?;
+    if cores.len() != 1 {
+        let expected = "one core, such as [1] (several workers are not there yet)";
+        refusals.add(field.refuse(expected, format!("{} cores", cores.len())));
+        return None;
+    }
+    Some(cores)
+}
+
+/// Refuses every value that stood earlier in the list.
+fn each_once<T: Eq + Hash>(
+    items: &[Field<'_>],
+    values: &[T],
+    expected: &str,
+    refusals: &mut Refusals,
+) -> Option<()> {
+    let mut seen = HashSet::new();
+    let twice: Vec<_> =
+        items.iter().zip(values).filter(|(_, value)| !seen.insert(*value)).collect();
+    for (item, _) in &twice {
+        refusals.add(item.expected(format!("{expected} than before in the list")));
+    }
+    twice.is_empty().then_some(())
+}
+
+const ADMIN: Shape =
+    Shape { known: &["listen", "in_band", "socket", "certificate", "key"], later: &[] };
+
+/// The longest path of a Unix socket, in bytes (`sun_path` less its final zero, unix(7)).
+const LONGEST_SOCKET: usize = 107;
+/// The longest path of a file, in bytes (PATH_MAX less its final zero).
+const LONGEST_PATH: usize = 4095;
+
+pub(super) fn admin(field: &Field<'_>, refusals: &mut Refusals) -> Option<Admin> {
+    let table = field.table(&ADMIN, refusals)?;
+    let defaults = document::Admin::default();
+    let listen = if table.at("listen").is_given() {
+        listen(&table.at("listen"), refusals)
+    } else {
+        Some(defaults.listen)
+    };
+    let in_band = refusals.keep(table.at("in_band").or(false, out_of_band));
+    let socket = table.at("socket").or(defaults.socket, |field| path(field, LONGEST_SOCKET));
+    let socket = refusals.keep(socket);
+    let certificate = certificate(&table.at("certificate"), &table.at("key"), refusals);
+    in_band?;
+    Some(Admin { listen: listen?, socket: socket?, certificate: certificate? })
+}
+
+fn listen(field: &Field<'_>, refusals: &mut Refusals) -> Option<Vec<SocketAddr>> {
+    let items = refusals.keep(field.items(16, "a list, such as [\"127.0.0.1:9443\"]"))?;
+    let socket = |item: &Field<'_>| {
+        item.parsed("an address with a port, such as 127.0.0.1:9443", |text| text.parse().ok())
+    };
+    let sockets: Vec<_> = items.iter().map(|item| refusals.keep(socket(item))).collect();
+    let sockets: Vec<_> = sockets.into_iter().collect::<Option<_>>()?;
+    each_once(&items, &sockets, "another address", refusals)?;
+    Some(sockets)
+}
+
+fn out_of_band(field: &Field<'_>) -> Result<bool, Invalid> {
+    match field.truth() {
+        Ok(false) => Ok(false),
+        _ => Err(field.expected("false (the API on the data ports is not there yet)")),
+    }
+}
+
+fn path(field: &Field<'_>, longest: usize) -> Result<PathBuf, Invalid> {
+    let expected = "an absolute path";
+    let text = field.text(longest, expected)?;
+    let is_path = text.starts_with('/') && !text.contains('\0');
+    if is_path { Ok(text.into()) } else { Err(field.expected(expected)) }
+}
+
+fn certificate(
+    chain: &Field<'_>,
+    key: &Field<'_>,
+    refusals: &mut Refusals,
+) -> Option<Option<Certificate>> {
+    let chain_path = refusals.keep(chain.optional(|field| path(field, LONGEST_PATH)));
+    let key_path = refusals.keep(key.optional(|field| path(field, LONGEST_PATH)));
+    match (chain_path?, key_path?) {
+        (Some(chain), Some(key)) => Some(Some(Certificate { chain, key })),
+        (None, None) => Some(None),
+        (Some(_), None) => {
+            refusals.add(key.expected("the path of the certificate's key"));
+            None
+        }
+        (None, Some(_)) => {
+            refusals.add(chain.expected("the path of the key's certificate"));
+            None
+        }
+    }
+}

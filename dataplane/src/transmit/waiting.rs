@@ -1,0 +1,122 @@
+//! Frames whose next station's hardware address is not known yet wait here, briefly and not too many.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+
+use crate::counters::{Counters, Reason};
+use crate::moment::Moment;
+use crate::rewrite::Outbound;
+use crate::snapshot::{InterfaceId, Snapshot};
+use crate::wire::ethernet::Mac;
+
+/// How many frames wait at most, on one worker.
+const ROOM: usize = 256;
+/// How many of them for the same neighbour.
+const ROOM_FOR_ONE: usize = 16;
+/// How long a frame waits.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often the control plane is asked again for the same neighbour.
+const REPEAT: Duration = Duration::from_millis(200);
+
+/// A neighbour whose hardware address is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question {
+    /// The interface that it is on.
+    pub interface: InterfaceId,
+    /// Its address.
+    pub address: Ipv4Addr,
+}
+
+/// Frames that wait for a neighbour.
+pub struct Waiting<F> {
+    frames: ArrayVec<(Outbound<F>, Moment), ROOM>,
+    questions: ArrayVec<(Question, Moment), ROOM>,
+    asked: ArrayVec<Question, ROOM>,
+    /// The snapshot in which neighbours were last looked up.
+    looked_up: u64,
+}
+
+impl<F> Default for Waiting<F> {
+    fn default() -> Self {
+        Self {
+            frames: ArrayVec::new(),
+            questions: ArrayVec::new(),
+            asked: ArrayVec::new(),
+            looked_up: 0,
+        }
+    }
+}
+
+impl<F> Waiting<F> {
+    /// Lets a frame wait, or drops it if too many do already.
+    pub fn add(&mut self, outbound: Outbound<F>, now: Moment, counters: &Counters) {
+        let question =
+            Question { interface: outbound.hop.interface, address: outbound.hop.address };
+        let same = |(other, _): &&(Outbound<F>, Moment)| {
+            other.hop.address == question.address && other.hop.interface == question.interface
+        };
+        if self.frames.is_full() || self.frames.iter().filter(same).count() >= ROOM_FOR_ONE {
+            return counters.drop_one(Reason::UnresolvedQueueFull);
+        }
+        counters.waiting.add(1);
+        self.frames.push((outbound, now));
+        self.ask(question, now);
+    }
+
+    fn ask(&mut self, question: Question, now: Moment) {
+        self.questions.retain(|(_, asked)| now.since(*asked) < REPEAT);
+        if self.questions.iter().any(|(other, _)| *other == question) {
+            return;
+        }
+        // Where there is no room the next frame asks again.
+        let _ = self.questions.try_push((question, now));
+        let _ = self.asked.try_push(question);
+    }
+
+    /// What is to be asked of the control plane.
+    pub fn next_question(&mut self) -> Option<Question> {
+        self.asked.pop()
+    }
+
+    /// Takes out a frame whose neighbour is known by now, and drops those that have waited too long.
+    pub fn next_resolved(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Moment,
+        counters: &Counters,
+    ) -> Option<(Outbound<F>, Mac)> {
+        while self.frames.first().is_some_and(|(_, since)| now.since(*since) >= PATIENCE) {
+            self.frames.remove(0);
+            counters.waiting.add(-1);
+            counters.drop_one(Reason::Unresolved);
+        }
+        if self.frames.is_empty() || snapshot.generation == self.looked_up {
+            return None;
+        }
+        let resolved = |(outbound, _): &(Outbound<F>, Moment)| {
+            snapshot.neighbours.get(&outbound.hop.address).copied()
+        };
+        let found = self
+            .frames
+            .iter()
+            .enumerate()
+            .find_map(|(index, frame)| Some((index, resolved(frame)?)));
+        let Some((index, mac)) = found else {
+            self.looked_up = snapshot.generation;
+            return None;
+        };
+        counters.waiting.add(-1);
+        let (outbound, _) = self.frames.remove(index);
+        Some((outbound, mac))
+    }
+
+    /// Drops everything, because the appliance stops.
+    pub fn abandon(&mut self, counters: &Counters) {
+        for _ in self.frames.drain(..) {
+            counters.waiting.add(-1);
+            counters.drop_one(Reason::Stopping);
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! IPv4 (RFC 791 section 3.1).
+
+use std::net::Ipv4Addr;
+
+use super::Malformed;
+use super::checksum::{self, Change};
+
+/// Length of a header without options, in bytes.
+pub const HEADER: usize = 20;
+
+/// Protocol numbers (IANA, Assigned Internet Protocol Numbers).
+pub mod protocol {
+    /// RFC 792.
+    pub const ICMP: u8 = 1;
+    /// IPv4 in IPv4 (RFC 2003).
+    pub const IPV4: u8 = 4;
+    /// RFC 9293.
+    pub const TCP: u8 = 6;
+    /// RFC 768.
+    pub const UDP: u8 = 17;
+}
+
+const DONT_FRAGMENT: u16 = 0x4000;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const OFFSET: u16 = 0x1fff;
+
+/// An IPv4 header, read and written where it lies. Options are stepped over.
+pub struct Ipv4<'p> {
+    fixed: &'p mut [u8; HEADER],
+    options: &'p mut [u8],
+}
+
+impl<'p> Ipv4<'p> {
+    /// Splits the header off `packet`, and cuts the payload to the length that the header gives:
+    /// the one place where the lengths are checked. What follows the packet (Ethernet's padding)
+    /// is left out.
+    #[inline]
+    pub fn split(packet: &'p mut [u8]) -> Result<(Self, &'p mut [u8]), Malformed> {
+        let available = packet.len();
+        let (fixed, rest) = packet.split_first_chunk_mut::<HEADER>().ok_or(Malformed::Truncated)?;
+        let header = usize::from(fixed[0] & 0x0f) * 4;
+        let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
+        if fixed[0] >> 4 != 4 || header < HEADER || total < header {
+            return Err(Malformed::Impossible);
+        }
+        if total > available {
+            return Err(Malformed::Truncated);
+        }
+        let (options, payload) = rest[..total - HEADER]
+            .split_at_mut_checked(header - HEADER)
+            .ok_or(Malformed::Truncated)?;
+        Ok((Self { fixed, options }, payload))
+    }
+
+    /// Length of the header with its options, in bytes: 20 to 60.
+    #[inline]
+    pub fn length(&self) -> usize {
+        HEADER + self.options.len()
+    }
+
+    /// Length of the packet with its header, in bytes.
+    #[inline]
+    pub fn total_length(&self) -> u16 {
+        self.word(2)
+    }
+
+    /// Type of service: differentiated services and congestion notification (RFC 2474, RFC 3168).
+    pub fn type_of_service(&self) -> u8 {
+        self.fixed[1]
+    }
+
+    /// Whether routers must not fragment the packet.
+    pub fn must_not_be_fragmented(&self) -> bool {
+        self.word(6) & DONT_FRAGMENT != 0
+    }
+
+    /// Whether this is a part of a packet only.
+    #[inline]
+    pub fn is_fragment(&self) -> bool {
+        self.word(6) & (MORE_FRAGMENTS | OFFSET) != 0
+    }
+
+    /// What the payload is: one of [`protocol`].
+    #[inline]
+    pub fn protocol(&self) -> u8 {
+        self.fixed[9]
+    }
+
+    /// Who sent it.
+    #[inline]
+    pub fn source(&self) -> Ipv4Addr {
+        let [.., a, b, c, d, _, _, _, _] = *self.fixed;
+        Ipv4Addr::new(a, b, c, d)
+    }
+
+    /// Whom it is for.
+    #[inline]
+    pub fn destination(&self) -> Ipv4Addr {
+        let [.., a, b, c, d] = *self.fixed;
+        Ipv4Addr::new(a, b, c, d)
+    }
+
+    /// Whether the header's checksum is right.
+    #[inline]
+    pub fn checksum_is_right(&self) -> bool {
+        if self.options.is_empty() {
+            return checksum::of(self.fixed) == 0;
+        }
+        // Both halves are whole words, so their sums add up; ones' complement of each is undone.
+        let halves =
+            [checksum::of(self.fixed), checksum::of(self.options)].map(|half| u32::from(!half));
+        let sum = halves[0] + halves[1];
+        (sum & 0xffff) + (sum >> 16) == 0xffff
+    }
+
+    /// Replaces the source and mends the checksum.
+    pub fn set_source(&mut self, to: Ipv4Addr) {
+        self.mend(Change::of_address(self.source(), to));
+        self.fixed[12..16].copy_from_slice(&to.octets());
+    }
+
+    /// Replaces the destination and mends the checksum.
+    pub fn set_destination(&mut self, to: Ipv4Addr) {
+        self.mend(Change::of_address(self.destination(), to));
+        self.fixed[16..].copy_from_slice(&to.octets());
+    }
+
+    fn mend(&mut self, change: Change) {
+        let mended = change.mend(self.word(10)); // RFC 1624: mended, not recomputed
+        self.fixed[10..12].copy_from_slice(&mended.to_be_bytes());
+    }
+
+    #[inline]
+    fn word(&self, at: usize) -> u16 {
+        u16::from_be_bytes([self.fixed[at], self.fixed[at + 1]])
+    }
+}
+
+/// What a new header says.
+#[derive(Debug, Clone, Copy)]
+pub struct Header {
+    /// Differentiated services and congestion notification.
+    pub type_of_service: u8,
+    /// Length of the packet with its header, in bytes.
+    pub total_length: u16,
+    /// Tells the fragments of different packets apart.
+    pub identification: u16,
+    /// Whether routers must not fragment it.
+    pub dont_fragment: bool,
+    /// One of [`protocol`].
+    pub protocol: u8,
+    /// Who sends it.
+    pub source: Ipv4Addr,
+    /// Whom it is for.
+    pub destination: Ipv4Addr,
+}
+
+/// The time to live of packets that we make ourselves (RFC 1700).
+pub const TIME_TO_LIVE: u8 = 64;
+
+impl Header {
+    /// The header's bytes, with a right checksum.
+    pub fn to_bytes(self) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        bytes[0] = 0x45;
+        bytes[1] = self.type_of_service;
+        bytes[2..4].copy_from_slice(&self.total_length.to_be_bytes());
+        bytes[4..6].copy_from_slice(&self.identification.to_be_bytes());
+        let flags = if self.dont_fragment { DONT_FRAGMENT } else { 0 };
+        bytes[6..8].copy_from_slice(&flags.to_be_bytes());
+        bytes[8] = TIME_TO_LIVE;
+        bytes[9] = self.protocol;
+        bytes[12..16].copy_from_slice(&self.source.octets());
+        bytes[16..].copy_from_slice(&self.destination.octets());
+        let checksum = checksum::of(&bytes);
+        bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+        bytes
+    }
+}
+
+/// Makes `header` (a whole header, options included) that of a fragment: `offset` in units of
+/// 8 bytes, `more` if others follow, `total` the fragment's length with its header.
+pub fn write_fragment(header: &mut [u8], offset: u16, more: bool, total: u16) {
+    let flags = offset & OFFSET | if more { MORE_FRAGMENTS } else { 0 };
+    header[2..4].copy_from_slice(&total.to_be_bytes());
+    header[6..8].copy_from_slice(&flags.to_be_bytes());
+    header[10..12].fill(0);
+    let checksum = checksum::of(header);
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(total_length: u16) -> Vec<u8> {
+        let header = Header {
+            type_of_service: 0,
+            total_length,
+            identification: 7,
+            dont_fragment: true,
+            protocol: protocol::TCP,
+            source: Ipv4Addr::new(192, 0, 2, 9),
+            destination: Ipv4Addr::new(10, 0, 0, 100),
+        };
+        header.to_bytes().to_vec()
+    }
+
+    #[test]
+    fn a_written_header_is_read_back_by_an_independent_decoder() {
+        let bytes = header(20);
+        let (read, _) = etherparse::Ipv4Header::from_slice(&bytes).unwrap();
+        assert_eq!(read.header_checksum, read.calc_header_checksum());
+        assert_eq!((read.source, read.destination), ([192, 0, 2, 9], [10, 0, 0, 100]));
+        assert!(read.dont_fragment && !read.more_fragments);
+    }
+
+    #[test]
+    fn padding_behind_the_packet_is_not_payload() {
+        let mut bytes = header(24);
+        bytes.extend([1, 2, 3, 4, 0, 0, 0, 0]);
+        let (header, payload) = Ipv4::split(&mut bytes).unwrap();
+        assert!(header.checksum_is_right());
+        assert_eq!(payload, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn lengths_that_contradict_each_other_are_refused() {
+        let truncated = |bytes: &mut [u8]| Ipv4::split(bytes).err();
+        assert_eq!(truncated(&mut header(20)[..19]), Some(Malformed::Truncated));
+        assert_eq!(truncated(&mut header(21)), Some(Malformed::Truncated));
+        assert_eq!(truncated(&mut header(19)), Some(Malformed::Impossible));
+        let mut version = header(20);
+        version[0] = 0x65;
+        assert_eq!(truncated(&mut version), Some(Malformed::Impossible));
+        let mut short = header(20);
+        short[0] = 0x44;
+        assert_eq!(truncated(&mut short), Some(Malformed::Impossible));
+        let mut long = header(20);
+        long[0] = 0x46;
+        assert_eq!(truncated(&mut long), Some(Malformed::Impossible));
+    }
+
+    #[test]
+    fn options_are_stepped_over_and_counted_in_the_checksum() {
+        let mut bytes = header(28);
+        bytes[0] = 0x46;
+        bytes.extend([1, 1, 1, 0, 9, 9, 9, 9]);
+        bytes[10..12].fill(0);
+        let checksum = checksum::of(&bytes[..24]);
+        bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+        let (mut header, payload) = Ipv4::split(&mut bytes).unwrap();
+        assert_eq!(header.length(), 24);
+        assert_eq!(payload, [9; 4]);
+        assert!(header.checksum_is_right());
+        header.set_destination(Ipv4Addr::new(172, 16, 0, 1));
+        header.set_source(Ipv4Addr::BROADCAST);
+        assert!(header.checksum_is_right());
+    }
+
+    #[test]
+    fn a_flipped_bit_makes_the_checksum_wrong() {
+        let mut bytes = header(20);
+        bytes[8] ^= 1;
+        assert!(!Ipv4::split(&mut bytes).unwrap().0.checksum_is_right());
+    }
+}

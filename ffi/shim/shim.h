@@ -1,0 +1,75 @@
+/* What Rust cannot reach by linking: DPDK's inline functions and macros, as symbols, and the
+ * places of the few buffer fields that are read on every frame, as constants worked out by the
+ * C compiler from the headers that are installed. No DPDK structure is described in Rust. */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_launch.h>
+#include <rte_lcore.h>
+#include <rte_malloc.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+
+/* Byte offsets inside `struct rte_mbuf` and some of DPDK's constants; shim.c asserts the width of each field. */
+enum shim_constant {
+	SHIM_MBUF_BUF_ADDR = offsetof(struct rte_mbuf, buf_addr),
+	SHIM_MBUF_DATA_OFF = offsetof(struct rte_mbuf, data_off),
+	SHIM_MBUF_NB_SEGS = offsetof(struct rte_mbuf, nb_segs),
+	SHIM_MBUF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags),
+	SHIM_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len),
+	SHIM_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
+	SHIM_MBUF_VLAN_TCI = offsetof(struct rte_mbuf, vlan_tci),
+	SHIM_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
+	SHIM_HEADROOM = RTE_PKTMBUF_HEADROOM,
+	SHIM_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED,
+	SHIM_CACHE_LINE = RTE_CACHE_LINE_SIZE,
+};
+
+/* Diagnostics go to stderr alone (not to syslog); the first error is kept for the caller. */
+int shim_log_open(void);
+/* Copies the calling thread's first error message since the last call, and forgets it. */
+size_t shim_log_take(char *into, size_t room);
+int shim_errno(void);
+
+struct rte_mbuf *shim_mbuf_alloc(struct rte_mempool *pool);
+void shim_mbuf_free(struct rte_mbuf *frame);
+/* Gives back every segment but the first. */
+void shim_mbuf_unchain(struct rte_mbuf *frame);
+
+uint16_t shim_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **into, uint16_t room);
+uint16_t shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **from, uint16_t count);
+
+struct shim_port_info {
+	char driver[64];
+	char device[64];
+	uint16_t max_receive_queues;
+	uint16_t max_transmit_queues;
+	uint16_t min_mtu;
+	uint16_t max_mtu;
+};
+struct shim_port_settings {
+	uint16_t mtu;
+	uint16_t receive_queues;
+	uint16_t transmit_queues;
+	uint16_t receive_descriptors;
+	uint16_t transmit_descriptors;
+};
+struct shim_port_statistics {
+	uint64_t received, received_bytes, transmitted, transmitted_bytes;
+	uint64_t missed, no_buffer, receive_errors, transmit_errors;
+};
+
+/* The first port at or after `from`, or RTE_MAX_ETHPORTS and beyond when there is none. */
+uint16_t shim_port_next(uint16_t from);
+int shim_port_info(uint16_t port, struct shim_port_info *info);
+int shim_port_configure(uint16_t port, const struct shim_port_settings *settings);
+int shim_port_queues(uint16_t port, const struct shim_port_settings *settings,
+		     struct rte_mempool *pool);
+int shim_port_mac(uint16_t port, uint8_t mac[6]);
+int shim_port_set_mac(uint16_t port, const uint8_t mac[6]);
+int shim_port_link_up(uint16_t port);
+int shim_port_statistics(uint16_t port, struct shim_port_statistics *statistics);

@@ -1,0 +1,152 @@
+//! Linux interfaces that DPDK reaches through AF_PACKET: what the driver does not ask the kernel.
+
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::net::if_::if_nametoindex;
+
+use crate::error::Error;
+
+/// An interface of the network namespace in which it was found.
+#[derive(Debug)]
+pub(super) struct Interface {
+    name: String,
+    index: u32,
+}
+
+/// Slots of each ring, so the longest pause in frames before the kernel drops some.
+const SLOTS: u32 = 2048;
+/// Slots that share one block; with slots of a multiple of 256 bytes, blocks are whole pages.
+const SLOTS_PER_BLOCK: u32 = 16;
+/// What the kernel puts in front of an IP packet in a slot: its own header, padded
+/// (net/packet/af_packet.c, tpacket_rcv), and one more 802.1Q tag than it takes off.
+const SLOT_OVERHEAD: u32 = 80 + 4;
+
+pub(super) fn unique_name() -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    format!("net_af_packet_sluice{}", MADE.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Interface {
+    pub(super) fn find(name: &str) -> Result<Self, Error> {
+        // The kernel allows more, but the rest could pass for a further argument of the driver.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:@+".contains(&byte);
+        if name.is_empty() || name.len() >= libc::IFNAMSIZ || !name.bytes().all(plain) {
+            return Err(Error::Malformed {
+                what: "interface",
+                expected: "1 to 15 letters, digits or _-.:@+, such as eth1",
+                found: name.into(),
+            });
+        }
+        let index = if_nametoindex(name).map_err(|_| Error::NoSuchInterface(name.into()))?;
+        let found = Self { name: name.into(), index };
+        found.socket()?; // so that a missing capability is named as such
+        Ok(found)
+    }
+
+    /// For net_af_packet. The slots are large enough for whole frames of that MTU, and the buffers
+    /// must be as large as the slots (the driver's rule).
+    pub(super) fn driver_arguments(&self, queues: u16, mtu: u16) -> Result<String, Error> {
+        let slot = (u32::from(mtu) + SLOT_OVERHEAD).next_multiple_of(256).max(2048);
+        let block = slot * SLOTS_PER_BLOCK;
+        let name = &self.name;
+        Ok(format!(
+            "iface={name},qpairs={queues},framesz={slot},blocksz={block},framecnt={SLOTS},qdisc_bypass=0"
+        ))
+    }
+
+    /// Receives frames for every address from here on until the socket is closed, by whatever
+    /// means: the kernel counts the wish per socket (packet(7), PACKET_MR_PROMISC).
+    pub(super) fn promiscuous(&self) -> Result<OwnedFd, Error> {
+        let socket = self.socket()?;
+        let wish = libc::packet_mreq {
+            mr_ifindex: self.index as i32,
+            mr_type: libc::PACKET_MR_PROMISC as u16,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        // SAFETY: the kernel reads a `packet_mreq` of the size given.
+        let answer = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_ADD_MEMBERSHIP,
+                (&raw const wish).cast(),
+                size_of_val(&wish) as u32,
+            )
+        };
+        Errno::result(answer).map_err(|errno| self.failed("receiving frames for others", errno))?;
+        Ok(socket)
+    }
+
+    pub(super) fn mtu(&self) -> Result<u16, Error> {
+        let answer =
+            self.ask(libc::SIOCGIFMTU).map_err(|errno| self.failed("reading the MTU", errno))?;
+        // SAFETY: SIOCGIFMTU fills this member of the union (netdevice(7)).
+        let mtu = unsafe { answer.ifr_ifru.ifru_mtu };
+        Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+    }
+
+    pub(super) fn running(&self) -> bool {
+        let Ok(answer) = self.ask(libc::SIOCGIFFLAGS) else { return false };
+        // SAFETY: SIOCGIFFLAGS fills this member of the union (netdevice(7)).
+        let flags = i32::from(unsafe { answer.ifr_ifru.ifru_flags });
+        flags & libc::IFF_UP != 0 && flags & libc::IFF_RUNNING != 0
+    }
+
+    fn ask(&self, question: libc::Ioctl) -> nix::Result<libc::ifreq> {
+        // SAFETY: a structure of integers and characters only, for which zeroes are fine.
+        let mut request: libc::ifreq = unsafe { mem::zeroed() };
+        for (into, byte) in request.ifr_name.iter_mut().zip(self.name.bytes()) {
+            *into = byte as libc::c_char;
+        }
+        let socket = packet_socket()?;
+        // SAFETY: both questions read the name and write into the same `ifreq`.
+        let answer = unsafe { libc::ioctl(socket.as_raw_fd(), question, &mut request) };
+        Errno::result(answer).map(|_| request)
+    }
+
+    fn socket(&self) -> Result<OwnedFd, Error> {
+        packet_socket().map_err(|errno| match errno {
+            Errno::EPERM | Errno::EACCES => Error::NoPermission(self.name.clone()),
+            _ => self.failed("opening a socket", errno),
+        })
+    }
+
+    fn failed(&self, doing: &'static str, errno: Errno) -> Error {
+        Error::Interface { interface: self.name.clone(), doing, errno }
+    }
+}
+
+/// With protocol 0, so it never receives anything.
+fn packet_socket() -> nix::Result<OwnedFd> {
+    // SAFETY: makes a new descriptor or fails.
+    let descriptor =
+        unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    // SAFETY: that descriptor is new, and nobody else's.
+    Errno::result(descriptor).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_name_cannot_carry_driver_arguments() {
+        for refused in ["", "eth0,qpairs=9", "a=b", "eth 0", "a/b", "sixteencharacter", "eth0\0"] {
+            assert!(matches!(Interface::find(refused), Err(Error::Malformed { .. })), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_missing_interface_is_named() {
+        let refused = Interface::find("nosuchif0").expect_err("there is none");
+        assert_eq!(
+            refused.to_string(),
+            "interface \"nosuchif0\" does not exist in this network namespace: see `ip link`"
+        );
+    }
+}

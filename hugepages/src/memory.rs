@@ -1,0 +1,715 @@
+//! Huge pages: reserved where the cards are, counted after every write, and given back to the
+//! last page that we added.
+//!
+//! What is counted is the kernel's *persistent* pages, `nr_hugepages - surplus_hugepages`: a page
+//! that is given back while a program holds it stays in `nr_hugepages` as surplus until the
+//! program lets go of it (Linux, Documentation/admin-guide/mm/hugetlbpage.rst).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    path::PathBuf,
+    str::FromStr,
+};
+
+use nix::mount::{MntFlags, MsFlags};
+use serde::{Deserialize, Serialize};
+use tracing::info;
+
+use crate::{
+    Error, Host,
+    record::{Deed, Journal, PagesDeed},
+};
+
+/// What the rest of the host keeps to run with: more than all available memory but this is not
+/// asked for, because the kernel would take it from running programs.
+const LEFT_FOR_THE_HOST: u64 = 64 << 20;
+
+/// The sizes of huge pages that DPDK uses on x86.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PageSize {
+    /// 2 MiB.
+    #[serde(rename = "2MiB")]
+    TwoMiB,
+    /// 1 GiB. In practice there only if reserved at boot.
+    #[serde(rename = "1GiB")]
+    OneGiB,
+}
+
+impl PageSize {
+    /// Every size, smallest first.
+    pub const ALL: [Self; 2] = [Self::TwoMiB, Self::OneGiB];
+
+    /// The size in bytes.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::TwoMiB => 2 << 20,
+            Self::OneGiB => 1 << 30,
+        }
+    }
+
+    /// The name of this size's folder in sysfs.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::TwoMiB => "hugepages-2048kB",
+            Self::OneGiB => "hugepages-1048576kB",
+        }
+    }
+
+    /// The size as the kernel's command line and hugetlbfs write it.
+    fn kernel_name(self) -> &'static str {
+        match self {
+            Self::TwoMiB => "2M",
+            Self::OneGiB => "1G",
+        }
+    }
+}
+
+impl fmt::Display for PageSize {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::TwoMiB => "2MiB",
+            Self::OneGiB => "1GiB",
+        })
+    }
+}
+
+impl FromStr for PageSize {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let named = Self::ALL.into_iter().find(|size| size.to_string() == text);
+        named.ok_or_else(|| Error::NotAPageSize(text.to_owned()))
+    }
+}
+
+/// Huge pages that a plan asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Their size.
+    pub size: PageSize,
+    /// How many, on all nodes together.
+    pub pages: u64,
+    /// The NUMA node they must be on. Otherwise they are spread evenly over the nodes of the
+    /// plan's cards or, where that is unknown, over all nodes.
+    pub node: Option<u32>,
+}
+
+impl PageRequest {
+    /// As many pages of this size as hold `bytes`.
+    pub fn covering(bytes: u64, size: PageSize) -> Self {
+        Self { size, pages: bytes.div_ceil(size.bytes()), node: None }
+    }
+}
+
+/// Pages that the kernel counts together: of one size, on one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Pool {
+    /// The size of the pages.
+    pub size: PageSize,
+    /// Their node; none where the kernel has no folder for each node.
+    pub node: Option<u32>,
+}
+
+impl Pool {
+    fn folder(self) -> String {
+        let size = self.size.folder();
+        match self.node {
+            Some(node) => format!("/sys/devices/system/node/node{node}/hugepages/{size}"),
+            None => format!("/sys/kernel/mm/hugepages/{size}"),
+        }
+    }
+
+    /// Every pool of `host`.
+    fn all(host: &Host) -> Vec<Self> {
+        PageSize::ALL.into_iter().flat_map(|size| Self::of_size(host, size)).collect()
+    }
+
+    fn of_size(host: &Host, size: PageSize) -> Vec<Self> {
+        let of_node = |node| Self { size, node: Some(node) };
+        let mut pools: Vec<Self> = nodes(host).into_iter().map(of_node).collect();
+        pools.retain(|pool| host.has(&pool.folder()));
+        if pools.is_empty() {
+            pools.push(Self { size, node: None });
+            pools.retain(|pool| host.has(&pool.folder()));
+        }
+        pools
+    }
+
+    fn counts(self, host: &Host) -> Result<Counts, Error> {
+        let count = |file| number(host, &format!("{}/{file}", self.folder()));
+        Ok(Counts {
+            total: count("nr_hugepages")?,
+            free: count("free_hugepages")?,
+            surplus: count("surplus_hugepages")?,
+        })
+    }
+
+    /// Asks the kernel for this many persistent pages. It may do less and never says so.
+    fn ask_for(self, host: &Host, pages: u64) -> Result<(), Error> {
+        host.write(&format!("{}/nr_hugepages", self.folder()), &pages.to_string())
+    }
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "huge pages of {}", self.size)?;
+        match self.node {
+            Some(node) => write!(out, " on node {node}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the kernel says about a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Pages there are.
+    pub total: u64,
+    /// Those of them that no program holds.
+    pub free: u64,
+    /// Those of them that go back to the kernel as soon as the program that holds them ends.
+    pub surplus: u64,
+}
+
+impl Counts {
+    fn persistent(self) -> u64 {
+        self.total.saturating_sub(self.surplus)
+    }
+}
+
+/// A pool and what is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PoolState {
+    /// Which pages.
+    #[serde(flatten)]
+    pub pool: Pool,
+    /// How many.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+/// The memory that the data plane may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Memory {
+    /// All the huge pages asked for.
+    Huge {
+        /// Where they are.
+        pools: Vec<Secured>,
+    },
+    /// Plain memory only: DPDK must be started with `--no-huge`.
+    Plain {
+        /// What was missing.
+        because: Shortfall,
+    },
+}
+
+/// Pages that are there for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Secured {
+    /// Which pages.
+    #[serde(flatten)]
+    pub pool: Pool,
+    /// How many.
+    pub pages: u64,
+    /// How many of them this call added; the others were there and free, or ours already.
+    pub added: u64,
+}
+
+/// Fewer huge pages than asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shortfall {
+    /// Which pages.
+    #[serde(flatten)]
+    pub pool: Pool,
+    /// How many were asked for.
+    pub asked: u64,
+    /// How many could be had.
+    pub got: u64,
+    /// Why there were no more.
+    pub reason: ShortfallReason,
+}
+
+/// Why there were not enough huge pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShortfallReason {
+    /// The kernel found too little free memory in one piece.
+    Fragmented,
+    /// It would have taken nearly all memory that is available, which is this many bytes.
+    WouldStarveTheHost(u64),
+    /// The processor or the kernel has no pages of this size, or not on this node.
+    NotOffered,
+    /// The kernel refused the write.
+    Refused(String),
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pool, asked, got, reason } = self;
+        write!(out, "asked for {asked} {pool}, got {got}: ")?;
+        match reason {
+            ShortfallReason::Fragmented => {
+                let size = pool.size.kernel_name();
+                write!(
+                    out,
+                    "the kernel has no more free memory in pieces of that size; reserve them at \
+                     boot (kernel command line: hugepagesz={size} hugepages={asked})"
+                )?;
+            }
+            ShortfallReason::WouldStarveTheHost(available) => write!(
+                out,
+                "only {} MiB of memory are available, and the host keeps {} of them",
+                available >> 20,
+                LEFT_FOR_THE_HOST >> 20
+            )?,
+            ShortfallReason::NotOffered => {
+                return write!(
+                    out,
+                    "there are no such pages on this host; ask for another size or node"
+                );
+            }
+            ShortfallReason::Refused(why) => return out.write_str(why),
+        }
+        match got {
+            0 => Ok(()),
+            _ => write!(out, ", or ask for at most {got}"),
+        }
+    }
+}
+
+/// The host's NUMA nodes, lowest first; none where the kernel has no folder for each.
+pub(crate) fn nodes(host: &Host) -> Vec<u32> {
+    let number = |name: String| name.strip_prefix("node")?.parse().ok();
+    let mut nodes: Vec<u32> =
+        host.names("/sys/devices/system/node").into_iter().filter_map(number).collect();
+    nodes.sort_unstable();
+    nodes
+}
+
+/// Every pool of `host` and what is in it.
+///
+/// # Errors
+/// If one of the kernel's counts cannot be read.
+pub fn pools(host: &Host) -> Result<Vec<PoolState>, Error> {
+    let state = |pool: Pool| Ok(PoolState { pool, counts: pool.counts(host)? });
+    Pool::all(host).into_iter().map(state).collect()
+}
+
+/// Sees to it that the pages of `requests` are there for us, and hugetlbfs if `mounted`.
+pub(crate) fn secure(
+    host: &Host,
+    journal: &mut Journal,
+    requests: &[PageRequest],
+    near: &BTreeSet<u32>,
+    mounted: bool,
+) -> Result<Memory, Error> {
+    let mut wanted = BTreeMap::<Pool, u64>::new();
+    for request in requests {
+        for (pool, pages) in shares(host, request, near)? {
+            let sum = wanted.entry(pool).or_default();
+            *sum = sum.saturating_add(pages);
+        }
+    }
+    let mut pools = Vec::new();
+    for (pool, pages) in &wanted {
+        pools.push(secure_pool(host, journal, *pool, *pages)?);
+    }
+    let sizes: BTreeSet<PageSize> = wanted.keys().map(|pool| pool.size).collect();
+    for size in sizes.into_iter().filter(|_| mounted) {
+        mount(host, journal, size)?;
+    }
+    Ok(Memory::Huge { pools })
+}
+
+/// Which pools the pages of a request come from, and how many from each.
+fn shares(
+    host: &Host,
+    request: &PageRequest,
+    near: &BTreeSet<u32>,
+) -> Result<Vec<(Pool, u64)>, Error> {
+    let all = Pool::of_size(host, request.size);
+    let on = |wanted: &dyn Fn(u32) -> bool| -> Vec<Pool> {
+        all.iter().copied().filter(|pool| pool.node.is_some_and(wanted)).collect()
+    };
+    let pools = match request.node {
+        Some(node) => on(&|other| other == node),
+        None => match on(&|node| near.contains(&node)) {
+            near_cards if near_cards.is_empty() => all,
+            near_cards => near_cards,
+        },
+    };
+    if pools.is_empty() {
+        let pool = Pool { size: request.size, node: request.node };
+        let reason = ShortfallReason::NotOffered;
+        return Err(Error::Shortfall(Shortfall { pool, asked: request.pages, got: 0, reason }));
+    }
+    let each = request.pages / pools.len() as u64;
+    let left_over = request.pages % pools.len() as u64;
+    let share = |(index, pool)| (pool, each + u64::from((index as u64) < left_over));
+    Ok(pools.into_iter().enumerate().map(share).collect())
+}
+
+fn secure_pool(
+    host: &Host,
+    journal: &mut Journal,
+    pool: Pool,
+    asked: u64,
+) -> Result<Secured, Error> {
+    let counts = pool.counts(host)?;
+    let promised = promised(host, pool.size);
+    // Ours from an earlier call count even while a program of ours holds them.
+    let there = counts.free.saturating_sub(promised).max(secured_before(journal, pool)).min(asked);
+    let missing = asked - there;
+    let short = |got, reason| Error::Shortfall(Shortfall { pool, asked, got, reason });
+
+    if let Some(available) = available(host)
+        && missing.saturating_mul(pool.size.bytes()) > available.saturating_sub(LEFT_FOR_THE_HOST)
+        && missing > 0
+    {
+        return Err(short(there, ShortfallReason::WouldStarveTheHost(available)));
+    }
+
+    let before = counts.persistent();
+    let mut deed = PagesDeed { pool, before, pages: missing, certain: false, secured: there };
+    let index = journal.begin(Deed::Pages(deed))?;
+    if missing > 0 {
+        let refused = |error: Error| short(there, ShortfallReason::Refused(error.to_string()));
+        pool.ask_for(host, before.saturating_add(missing)).map_err(refused)?;
+    }
+    let added = pool.counts(host)?.persistent().saturating_sub(before).min(missing);
+    deed = PagesDeed { pages: added, certain: true, secured: there + added, ..deed };
+    journal.amend(index, Deed::Pages(deed))?;
+    if added < missing {
+        return Err(short(there + added, ShortfallReason::Fragmented));
+    }
+    info!("{asked} {pool}: {there} were there, {added} added");
+    Ok(Secured { pool, pages: asked, added })
+}
+
+fn secured_before(journal: &Journal, pool: Pool) -> u64 {
+    let secured = |deed: &Deed| match deed {
+        Deed::Pages(pages) if pages.pool == pool => Some(pages.secured),
+        _ => None,
+    };
+    journal.deeds().iter().rev().find_map(secured).unwrap_or(0)
+}
+
+/// Free pages that the kernel has already promised to a mapping. It counts them for all nodes
+/// together, so on a host with several nodes we may reserve more than we had to.
+fn promised(host: &Host, size: PageSize) -> u64 {
+    let file = format!("/sys/kernel/mm/hugepages/{}/resv_hugepages", size.folder());
+    number(host, &file).unwrap_or(0)
+}
+
+/// Bytes of memory that can be had without pushing anything out to swap.
+fn available(host: &Host) -> Option<u64> {
+    meminfo(host, "MemAvailable:")
+}
+
+/// One entry of `/proc/meminfo`, in bytes.
+fn meminfo(host: &Host, entry: &str) -> Option<u64> {
+    let text = host.read_if_there("/proc/meminfo")?;
+    let value = text.lines().find_map(|line| line.strip_prefix(entry))?;
+    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+fn number(host: &Host, file: &str) -> Result<u64, Error> {
+    let text = host.read(file)?;
+    text.parse().map_err(|_| Error::File {
+        action: "understand the count in",
+        path: host.path(file),
+        source: std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{text:?}")),
+    })
+}
+
+/// How many persistent pages to leave in the pool so that exactly those we added are gone.
+///
+/// Where it is not certain that they were ever added, because the process died between the record
+/// and the kernel's answer, no more than what lies above the count of that time can be ours.
+pub(crate) fn without_ours(host: &Host, deed: &PagesDeed) -> Result<u64, Error> {
+    let now = deed.pool.counts(host)?.persistent();
+    let ours = match deed.certain {
+        true => deed.pages,
+        false => deed.pages.min(now.saturating_sub(deed.before)),
+    };
+    Ok(now.saturating_sub(ours))
+}
+
+/// Gives back all but `leave` pages of a pool.
+///
+/// # Errors
+/// If the kernel refuses the write, or has more pages left afterwards than it was told to.
+pub(crate) fn give_back(host: &Host, pool: Pool, leave: u64) -> Result<String, Error> {
+    let before = pool.counts(host)?.persistent();
+    pool.ask_for(host, leave)?;
+    let counts = pool.counts(host)?;
+    if counts.persistent() > leave {
+        let reason =
+            format!("asked the kernel to keep {leave} {pool}, and it keeps {}", counts.total);
+        return Err(Error::NotRestored(vec![reason]));
+    }
+    let held = match counts.surplus {
+        0 => String::new(),
+        held => format!(" ({held} of them when the program that holds them ends)"),
+    };
+    Ok(format!("{} {pool}{held}", before.saturating_sub(leave)))
+}
+
+/// A mounted hugetlbfs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mount {
+    /// Where.
+    pub path: PathBuf,
+    /// The size of its pages in bytes.
+    pub page_bytes: u64,
+}
+
+/// Every hugetlbfs that is mounted.
+pub fn mounts(host: &Host) -> Vec<Mount> {
+    let table = host.read_if_there("/proc/mounts").unwrap_or_default();
+    let default = meminfo(host, "Hugepagesize:").unwrap_or(PageSize::TwoMiB.bytes());
+    table.lines().filter_map(|line| hugetlbfs(line, default)).collect()
+}
+
+fn hugetlbfs(line: &str, default: u64) -> Option<Mount> {
+    let mut fields = line.split(' ').skip(1);
+    let (path, "hugetlbfs", options) = (fields.next()?, fields.next()?, fields.next()?) else {
+        return None;
+    };
+    let size = options.split(',').find_map(|option| option.strip_prefix("pagesize="));
+    let page_bytes = size.and_then(bytes).unwrap_or(default);
+    Some(Mount { path: PathBuf::from(unescape(path)), page_bytes })
+}
+
+/// `2M`, `1024M` or `1G`, as hugetlbfs writes its page size.
+fn bytes(size: &str) -> Option<u64> {
+    let (digits, shift) = match size.as_bytes().last()? {
+        b'K' => (size.strip_suffix('K')?, 10),
+        b'M' => (size.strip_suffix('M')?, 20),
+        b'G' => (size.strip_suffix('G')?, 30),
+        _ => (size, 0),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// A path as it was before the kernel wrote its blanks as `\040` (proc_pid_mounts(5), fstab(5)).
+fn unescape(path: &str) -> String {
+    let blanks = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    blanks.iter().fold(path.to_owned(), |path, (escaped, plain)| path.replace(escaped, plain))
+}
+
+/// Mounts hugetlbfs for pages of `size`, unless there is one already.
+fn mount(host: &Host, journal: &mut Journal, size: PageSize) -> Result<(), Error> {
+    if mounts(host).iter().any(|mount| mount.page_bytes == size.bytes()) {
+        return Ok(());
+    }
+    let path = host.path(&format!("/dev/hugepages-{size}"));
+    let failed = |path, source| Error::Mount { action: "mount", path, source };
+    journal.begin(Deed::Mount { path: path.clone() })?;
+    fs::create_dir_all(&path).map_err(|source| failed(path.clone(), source))?;
+    let options = format!("pagesize={},mode=0700", size.kernel_name());
+    let kind = Some("hugetlbfs");
+    let mounted = nix::mount::mount(kind, &path, kind, MsFlags::empty(), Some(options.as_str()));
+    mounted.map_err(|errno| failed(path, errno.into()))
+}
+
+/// Unmounts the hugetlbfs that we mounted at `path`, if it still is.
+pub(crate) fn unmount(host: &Host, path: &PathBuf) -> Result<String, Error> {
+    if mounts(host).iter().any(|mount| mount.path == *path) {
+        nix::mount::umount2(path, MntFlags::empty()).map_err(|errno| Error::Mount {
+            action: "unmount",
+            path: path.clone(),
+            source: errno.into(),
+        })?;
+    }
+    let _ = fs::remove_dir(path); // an empty folder in /dev is no harm if somebody else needs it
+    Ok(format!("hugetlbfs at {} unmounted", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{OnShortfall, Plan, host::tree::Tree, prepare, restore};
+
+    const SYSTEM: &str = "sys/devices/system";
+
+    /// A tree with `nodes` nodes that have `total` pages of 2 MiB each, `free` of them free.
+    fn tree(nodes: u32, total: u64, free: u64) -> Tree {
+        let tree = Tree::new().with(&format!("{SYSTEM}/cpu/online"), "0-1");
+        (0..nodes).fold(tree, |tree, node| {
+            pool(tree, &format!("{SYSTEM}/node/node{node}/hugepages/hugepages-2048kB"), total, free)
+                .with(&format!("{SYSTEM}/node/node{node}/cpulist"), "0-1")
+        })
+    }
+
+    fn pool(tree: Tree, folder: &str, total: u64, free: u64) -> Tree {
+        tree.with(&format!("{folder}/nr_hugepages"), &total.to_string())
+            .with(&format!("{folder}/free_hugepages"), &free.to_string())
+            .with(&format!("{folder}/surplus_hugepages"), "0")
+    }
+
+    fn pages(tree: &Tree, node: u32) -> String {
+        tree.read(&format!("{SYSTEM}/node/node{node}/hugepages/hugepages-2048kB/nr_hugepages"))
+    }
+
+    fn plan(tree: &Tree, pages: u64, node: Option<u32>) -> Plan {
+        let pages = vec![PageRequest { size: PageSize::TwoMiB, pages, node }];
+        Plan { pages, ..Plan::new(tree.record()) }
+    }
+
+    fn refusal(tree: &Tree, plan: &Plan) -> Shortfall {
+        match prepare(&tree.host(), plan) {
+            Err(Error::Shortfall(shortfall)) => shortfall,
+            other => panic!("expected a shortfall, found {other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_what_is_missing_is_added_and_only_that_is_given_back() {
+        let tree = tree(1, 10, 4);
+        prepare(&tree.host(), &plan(&tree, 7, None)).unwrap();
+        assert_eq!(pages(&tree, 0), "13");
+        let restored = restore(&tree.host(), &tree.record()).unwrap();
+        assert_eq!(restored.given_back, ["3 huge pages of 2MiB on node 0"]);
+        assert_eq!(pages(&tree, 0), "10");
+        assert!(!tree.record().exists());
+    }
+
+    #[test]
+    fn pages_that_somebody_else_adds_meanwhile_are_left_to_them() {
+        let tree = tree(1, 0, 0);
+        prepare(&tree.host(), &plan(&tree, 8, None)).unwrap();
+        let tree = tree
+            .with(&format!("{SYSTEM}/node/node0/hugepages/hugepages-2048kB/nr_hugepages"), "20");
+        restore(&tree.host(), &tree.record()).unwrap();
+        assert_eq!(pages(&tree, 0), "12");
+    }
+
+    #[test]
+    fn preparing_twice_reserves_once_even_while_the_pages_are_in_use() {
+        let tree = tree(1, 0, 0); // free stays 0, as if a program held them all
+        prepare(&tree.host(), &plan(&tree, 8, None)).unwrap();
+        prepare(&tree.host(), &plan(&tree, 8, None)).unwrap();
+        assert_eq!(pages(&tree, 0), "8");
+        restore(&tree.host(), &tree.record()).unwrap();
+        assert_eq!(pages(&tree, 0), "0");
+    }
+
+    #[test]
+    fn asking_for_more_later_adds_the_difference() {
+        let tree = tree(1, 2, 0);
+        prepare(&tree.host(), &plan(&tree, 8, None)).unwrap();
+        prepare(&tree.host(), &plan(&tree, 11, None)).unwrap();
+        assert_eq!(pages(&tree, 0), "13");
+        restore(&tree.host(), &tree.record()).unwrap();
+        assert_eq!(pages(&tree, 0), "2");
+    }
+
+    #[test]
+    fn pages_are_spread_over_the_nodes_or_put_where_asked() {
+        let tree = tree(2, 0, 0);
+        prepare(&tree.host(), &plan(&tree, 7, None)).unwrap();
+        assert_eq!((pages(&tree, 0), pages(&tree, 1)), ("4".into(), "3".into()));
+        restore(&tree.host(), &tree.record()).unwrap();
+        prepare(&tree.host(), &plan(&tree, 7, Some(1))).unwrap();
+        assert_eq!((pages(&tree, 0), pages(&tree, 1)), ("0".into(), "7".into()));
+    }
+
+    #[test]
+    fn without_folders_for_nodes_the_global_count_is_used() {
+        let folder = "sys/kernel/mm/hugepages/hugepages-2048kB";
+        let tree = Tree::new().with(&format!("{SYSTEM}/cpu/online"), "0");
+        let tree = pool(tree, folder, 1, 0);
+        prepare(&tree.host(), &plan(&tree, 5, None)).unwrap();
+        assert_eq!(tree.read(&format!("{folder}/nr_hugepages")), "6");
+    }
+
+    #[test]
+    fn pages_promised_to_another_program_are_not_taken_for_free() {
+        let tree =
+            tree(1, 4, 4).with("sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages", "3");
+        prepare(&tree.host(), &plan(&tree, 4, None)).unwrap();
+        assert_eq!(pages(&tree, 0), "7");
+    }
+
+    #[test]
+    fn a_size_or_node_that_is_not_there_is_a_shortfall() {
+        let tree = tree(1, 0, 0);
+        let missing = refusal(&tree, &plan(&tree, 5, Some(3)));
+        assert_eq!(
+            (missing.asked, missing.got, missing.reason),
+            (5, 0, ShortfallReason::NotOffered)
+        );
+        let gib = PageRequest { size: PageSize::OneGiB, pages: 1, node: None };
+        let missing = refusal(&tree, &Plan { pages: vec![gib], ..plan(&tree, 0, None) });
+        assert_eq!(missing.reason, ShortfallReason::NotOffered);
+    }
+
+    #[test]
+    fn more_than_the_host_can_spare_is_never_asked_for() {
+        let tree =
+            tree(1, 0, 0).with("proc/meminfo", "MemTotal: 999999 kB\nMemAvailable: 131072 kB\n");
+        prepare(&tree.host(), &plan(&tree, 32, None)).unwrap(); // 64 of 128 MiB
+        restore(&tree.host(), &tree.record()).unwrap();
+        let short = refusal(&tree, &plan(&tree, 33, None));
+        assert_eq!(short.reason, ShortfallReason::WouldStarveTheHost(128 << 20));
+        assert_eq!(pages(&tree, 0), "0");
+        refusal(&tree, &plan(&tree, u64::MAX, None));
+    }
+
+    #[test]
+    fn plain_memory_is_the_answer_where_the_caller_would_rather_have_that() {
+        let tree = tree(2, 3, 0).with("proc/meminfo", "MemAvailable: 131072 kB\n");
+        let asked = Plan { on_shortfall: OnShortfall::Plain, ..plan(&tree, 66, None) };
+        let prepared = prepare(&tree.host(), &asked).unwrap();
+        assert!(matches!(prepared.memory, Memory::Plain { .. }), "{prepared:?}");
+        assert_eq!((pages(&tree, 0), pages(&tree, 1)), ("3".into(), "3".into()));
+        assert!(!tree.record().exists());
+    }
+
+    #[test]
+    fn a_process_that_died_before_the_kernel_answered_takes_no_page_of_others() {
+        let tree = tree(1, 10, 0);
+        let folder = format!("{SYSTEM}/node/node0/hugepages/hugepages-2048kB/nr_hugepages");
+        let pool = Pool { size: PageSize::TwoMiB, node: Some(0) };
+        let deed = PagesDeed { pool, before: 10, pages: 5, certain: false, secured: 0 };
+        for (now, left) in [("10", "10"), ("12", "10"), ("15", "10"), ("18", "13"), ("9", "9")] {
+            let tree = tree.host();
+            Journal::open(&tree, &tree.path("/run/host.json"))
+                .unwrap()
+                .begin(Deed::Pages(deed))
+                .unwrap();
+            tree.write(&folder, now).unwrap();
+            restore(&tree, &tree.path("/run/host.json")).unwrap();
+            assert_eq!(tree.read(&folder).unwrap(), left, "of {now}");
+        }
+    }
+
+    #[test]
+    fn a_mounted_hugetlbfs_is_found_by_the_size_of_its_pages() {
+        let tree = Tree::new().with(
+            "proc/mounts",
+            "proc /proc proc rw 0 0\nhugetlbfs /dev/hugepages hugetlbfs rw,relatime,pagesize=2M 0 0\n\
+             nodev /mnt/huge\\0401G hugetlbfs rw,pagesize=1024M 0 0\nx /y hugetlbfs rw 0 0\n",
+        );
+        let found = mounts(&tree.with("proc/meminfo", "Hugepagesize:    2048 kB\n").host());
+        let sizes: Vec<_> = found.iter().map(|mount| mount.page_bytes >> 20).collect();
+        assert_eq!(sizes, [2, 1024, 2]);
+        assert_eq!(found[1].path, PathBuf::from("/mnt/huge 1G"));
+    }
+
+    #[test]
+    fn a_shortfall_says_what_to_do() {
+        let pool = Pool { size: PageSize::OneGiB, node: Some(1) };
+        let reason = ShortfallReason::Fragmented;
+        let text = Shortfall { pool, asked: 4, got: 1, reason }.to_string();
+        assert_eq!(
+            text,
+            "asked for 4 huge pages of 1GiB on node 1, got 1: the kernel has no more free memory in \
+             pieces of that size; reserve them at boot (kernel command line: hugepagesz=1G \
+             hugepages=4), or ask for at most 1"
+        );
+    }
+}
