@@ -278,7 +278,7 @@ impl Node {
         let view = Arc::new(View::new(config, &identities));
         let compiled = Compiled::new(&view.config, &identities, &live(&interfaces));
         let mut neighbours = Neighbours::new(u64::from_ne_bytes(random()));
-        neighbours.configure(now, &compiled, &interfaces);
+        neighbours.configure(now, compiled.plan());
         let publication = Publication::new(publisher, compiled, &neighbours.known(), now);
         let mut accounts = Accounts::new(counters.clone(), now);
         accounts.follow(&view);
@@ -460,7 +460,7 @@ impl Node {
             let mut inner = self.inner();
             let inner = &mut *inner;
             let now = (inner.clock)();
-            inner.neighbours.configure(now, &compiled, &inner.interfaces);
+            inner.neighbours.configure(now, compiled.plan());
             inner.outdated = false;
             inner.neighbours.take_changed();
             inner.accounts.follow(view);
@@ -538,7 +538,10 @@ impl Inner {
     /// Hands what the neighbours have to say to a worker; any of them can send on any interface.
     fn speak(&mut self) {
         let Some(ring) = self.rings.first_mut() else { return };
-        for (interface, frame) in self.neighbours.frames_to_send() {
+        // What finds no room waits for the next turn.
+        while ring.inject.slots() > 0
+            && let Some((interface, frame)) = self.neighbours.next_frame()
+        {
             send(ring, interface, &frame, &mut self.frames);
         }
     }
