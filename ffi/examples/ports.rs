@@ -5,7 +5,7 @@
 //! ```sh
 //! cargo run --release -p dpdk-sys --example ports -- net_null0
 //! DPDK_LINK=static cargo run --release -p dpdk-sys --example ports -- net_null0
-//! DPDK_LINK=static RUSTFLAGS="-C target-feature=+crt-static" \\
+//! DPDK_LINK=static RUSTFLAGS="-C target-feature=+crt-static" \
 //!     cargo run --release -p dpdk-sys --example ports --target x86_64-unknown-linux-gnu -- net_null0
 //! ```
 
