@@ -100,9 +100,14 @@ impl Appliance {
         token.trim().to_owned()
     }
 
+    /// The file that it logs to.
+    pub fn log_file(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
     /// Everything it has logged since its first start.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+        fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
     /// Its process number, while it runs.
@@ -124,7 +129,7 @@ impl Appliance {
         let log = fs::File::options()
             .create(true)
             .append(true)
-            .open(self.directory.join("log"))
+            .open(self.log_file())
             .expect("temporary files can be written");
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace]).arg(program());

@@ -63,7 +63,7 @@ fn replay_with(configuration: &str, frames: &[Vec<u8>]) -> (Vec<Vec<u8>>, Books)
     if number == 0 {
         remove_leftovers();
     }
-    let name = format!("{}-replay{number}", std::process::id());
+    let name = format!("{}.replay{number}", std::process::id());
     let namespace = Namespace::new(&name, "appliance");
     let directory = tempfile::tempdir().expect("temporary files can be written");
     let file = |name: &str| directory.path().join(name);
