@@ -16,9 +16,10 @@ use sluice_tests::service::{Service, direct, nat, tunnel};
 /// The laboratory's name, which `--down` finds again.
 const NAME: &str = "demo";
 
-const USAGE: &str = "usage: demo [--keep | --down]
-  --keep   leave the laboratory up and print how to reach it
-  --down   take a kept laboratory down, and whatever killed runs have left";
+const USAGE: &str = "usage: demo [--keep | --down | --leftovers]
+  --keep        leave the laboratory up and print how to reach it
+  --down        take a kept laboratory down
+  --leftovers   remove what killed runs have left";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,6 +28,12 @@ fn main() -> ExitCode {
         [] => false,
         ["--keep"] => true,
         ["--down"] => return take_down(),
+        ["--leftovers"] => {
+            for laboratory in remove_leftovers() {
+                println!("removed what a killed run left: {laboratory}");
+            }
+            return ExitCode::SUCCESS;
+        }
         ["--help" | "-h"] => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
@@ -55,9 +62,6 @@ fn take_down() -> ExitCode {
     match remove_laboratory(NAME) {
         true => println!("the laboratory is taken down"),
         false => println!("there was no laboratory"),
-    }
-    for laboratory in remove_leftovers() {
-        println!("removed what a killed run left: {laboratory}");
     }
     ExitCode::SUCCESS
 }
