@@ -562,7 +562,10 @@ fn send(
 
 /// What the compiler wants to know of an interface.
 fn live(interfaces: &[LiveInterface]) -> Vec<compile::LiveInterface> {
-    let live = |of: &LiveInterface| compile::LiveInterface { mac: of.mac, mtu: of.mtu };
+    let live = |of: &LiveInterface| {
+        let &LiveInterface { mac, mtu, quiet, .. } = of;
+        compile::LiveInterface { mac, mtu, quiet }
+    };
     interfaces.iter().map(live).collect()
 }
 

@@ -167,16 +167,11 @@ fn metrics_are_what_prometheus_reads() {
 
 /// Asks while the test stands in for the worker.
 fn flows(rig: &mut Rig, query: &str, answer: impl FnOnce(Command, &mut Worker)) -> Reply {
-    let Rig { worker, .. } = rig;
+    let door = rig.door();
+    let worker = &mut rig.worker;
     let mut answer = Some(answer);
     thread::scope(|scope| {
-        let asked = {
-            let (socket, path) = (rig.directory.path().join("run/admin.sock"), query.to_owned());
-            scope.spawn(move || {
-                let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
-                crate::rig::converse(&mut stream, &crate::rig::request("GET", &path, &[], b""))
-            })
-        };
+        let asked = scope.spawn(move || door.ask("GET", query));
         wait_until("the worker is asked", || match worker.commands.pop() {
             Ok(command) => {
                 answer.take().unwrap()(command, worker);
@@ -276,8 +271,9 @@ fn a_worker_that_does_not_finish_is_not_waited_for() {
 #[test]
 fn too_many_listings_at_once_are_refused_and_then_taken_again() {
     let rig = Rig::start();
+    let door = rig.door();
     let statuses: Vec<_> = thread::scope(|scope| {
-        let ask = || rig.ask("GET", "/api/v1/flows").status;
+        let ask = || door.ask("GET", "/api/v1/flows").status;
         let asked: Vec<_> = (0..12).map(|_| scope.spawn(ask)).collect();
         asked.into_iter().map(|one| one.join().unwrap()).collect()
     });
