@@ -113,9 +113,10 @@ fn write_bindings(include: &[PathBuf]) {
         .allowlist_function("rte_thread_(register|unregister)|rte_get_tsc_hz")
         .allowlist_function("rte_pktmbuf_pool_create|rte_mempool_avail_count")
         .allowlist_function("rte_eth_dev_(start|stop|close|socket_id)|rte_eth_promiscuous_enable")
-        .allowlist_function("rte_zmalloc_socket|rte_free")
+        .allowlist_function("rte_zmalloc_socket|rte_free|rte_eth_from_rings")
         .raw_line("#[repr(C)] pub struct rte_mbuf { _opaque: [u8; 0] }")
         .raw_line("#[repr(C)] pub struct rte_mempool { _opaque: [u8; 0] }")
+        .raw_line("#[repr(C)] pub struct rte_ring { _opaque: [u8; 0] }")
         .prepend_enum_name(false)
         .layout_tests(false)
         .generate_comments(false)
@@ -131,6 +132,7 @@ fn link_dynamic(libraries: &[String]) {
     for library in libraries.iter().filter(|name| name.starts_with("rte_")) {
         println!("cargo::rustc-link-lib=dylib={library}");
     }
+    println!("cargo::rustc-link-lib=dylib=rte_net_ring"); // the one driver with functions of its own
 }
 
 fn link_static() {

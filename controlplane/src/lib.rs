@@ -4,9 +4,10 @@
 //! 2. [`document`]: its shape as clients and the API description see it
 //! 3. [`config`]: the same, in types that cannot hold a mistake
 //! 4. [`store`]: what survives a restart
-//! 5. [`identities`] and [`compile`]: the same once more, as the workers need it
-//! 6. [`publish`]: given to the workers, whenever it or a neighbour has changed
-//! 7. [`node`]: all of these held together, and what can be said about them ([`report`])
+//! 5. [`identities`]: which slot each service and server has, the same from one configuration to the next
+//! 6. [`compile`]: config and neighbours to the snapshot that workers read
+//! 7. [`publish`]: given to the workers, whenever it or a neighbour has changed
+//! 8. [`node`]: all of these held together, and what can be said about them ([`report`])
 //!
 //! What the workers hand over:
 //!

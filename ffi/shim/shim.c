@@ -194,3 +194,16 @@ int shim_port_statistics(uint16_t port, struct shim_port_statistics *statistics)
 	};
 	return 0;
 }
+
+struct rte_ring *shim_ring_create(const char *name, unsigned int frames)
+{
+	return rte_ring_create(name, frames, SOCKET_ID_ANY, RING_F_SP_ENQ | RING_F_SC_DEQ | RING_F_EXACT_SZ);
+}
+
+void shim_ring_free(struct rte_ring *ring)
+{
+	void *frame;
+	while (rte_ring_dequeue(ring, &frame) == 0)
+		rte_pktmbuf_free(frame);
+	rte_ring_free(ring);
+}

@@ -7,12 +7,14 @@
 
 #include <rte_eal.h>
 #include <rte_errno.h>
+#include <rte_eth_ring.h>
 #include <rte_ethdev.h>
 #include <rte_launch.h>
 #include <rte_lcore.h>
 #include <rte_malloc.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
+#include <rte_ring.h>
 
 /* Byte offsets inside `struct rte_mbuf` and some of DPDK's constants; shim.c asserts the width of each field. */
 enum shim_constant {
@@ -73,3 +75,8 @@ int shim_port_mac(uint16_t port, uint8_t mac[6]);
 int shim_port_set_mac(uint16_t port, const uint8_t mac[6]);
 int shim_port_link_up(uint16_t port);
 int shim_port_statistics(uint16_t port, struct shim_port_statistics *statistics);
+
+/* A ring for `frames` frames, one producer and one consumer; NULL with rte_errno set. */
+struct rte_ring *shim_ring_create(const char *name, unsigned int frames);
+/* Gives back the frames that are left in it, too. */
+void shim_ring_free(struct rte_ring *ring);

@@ -96,6 +96,10 @@ pub enum Error {
     #[error("PCI device {0} was not among the addresses that DPDK was started with")]
     NotAllowed(String),
 
+    /// DPDK knows no driver by that name. Programs into which DPDK is linked carry a selection.
+    #[error("there is no driver for device {0} in this program")]
+    NoDriver(String),
+
     /// The driver did not take the device.
     #[error("device {device} could not be opened: {reason}")]
     Open {
@@ -170,6 +174,7 @@ impl Error {
     pub(crate) fn about(self, device: &str) -> Self {
         match self {
             Self::Open { reason, .. } => Self::Open { device: device.into(), reason },
+            Self::NoDriver(_) => Self::NoDriver(device.into()),
             other => other,
         }
     }

@@ -7,7 +7,7 @@
 use std::ffi::CStr;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrayvec::ArrayVec;
 
@@ -17,6 +17,8 @@ use crate::mempool::ANY_NODE;
 use crate::{Mbuf, Mempool, sys};
 
 mod interface;
+
+mod pair;
 
 /// Frames that one call moves at most.
 pub const BURST: usize = 32;
@@ -118,10 +120,14 @@ pub struct Port {
     device: String,
     driver: String,
     most: Limits,
+    /// In place of the address that some virtual drivers do not have.
+    own_mac: Option<Mutex<[u8; 6]>>,
     started: bool,
     packet: Option<interface::Interface>,
     /// Promiscuous for as long as it is open.
     promiscuous: Option<OwnedFd>,
+    /// Of a pair; freed when both are closed.
+    rings: Option<Arc<pair::Rings>>,
     #[expect(dead_code, reason = "keeps DPDK running until after the port is closed")]
     runtime: Arc<Runtime>,
 }
@@ -138,7 +144,7 @@ struct Limits {
 static CONTROL: Mutex<Vec<u16>> = Mutex::new(Vec::new());
 
 fn control() -> MutexGuard<'static, Vec<u16>> {
-    CONTROL.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    CONTROL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Port {
@@ -198,6 +204,9 @@ impl Port {
         // SAFETY: DPDK runs (`eal`) and copies the three strings; `owned` is the control lock.
         let answer =
             unsafe { sys::rte_eal_hotplug_add(bus.as_ptr(), device.as_ptr(), arguments.as_ptr()) };
+        if answer == -nix::libc::EFAULT {
+            return Err(Error::NoDriver(name.into())); // how rte_devargs_parse says it
+        }
         if answer < 0 {
             return Err(Error::Open { device: name.into(), reason: Reason::of(answer) });
         }
@@ -225,9 +234,14 @@ impl Port {
                 least_mtu: info.min_mtu,
                 most_mtu: info.max_mtu,
             },
+            own_mac: (driver_mac(id) == [0; 6]).then(|| {
+                let [high, low] = id.to_be_bytes();
+                Mutex::new([2, b'n', b'e', b't', high, low])
+            }),
             started: false,
             packet: None,
             promiscuous: None,
+            rings: None,
             runtime: eal.runtime().clone(),
         })
     }
@@ -346,20 +360,33 @@ impl Port {
         self.most.transmit_queues
     }
 
-    /// Its address; of a Linux interface, the interface's.
+    /// Its address; of a Linux interface, the interface's. A virtual port whose driver has none
+    /// gets a locally administered one, made from its number.
     pub fn mac(&self) -> [u8; 6] {
-        let mut mac = [0; 6];
+        if let Some(own) = &self.own_mac {
+            return *own.lock().unwrap_or_else(PoisonError::into_inner);
+        }
         let _turn = control();
-        // SAFETY: the port is open, and this is our turn. It fails for unknown ports only.
-        unsafe { sys::shim_port_mac(self.id, mac.as_mut_ptr()) };
-        mac
+        driver_mac(self.id)
     }
 
     /// Gives the port another address; of a Linux interface, this changes the interface's.
     ///
     /// # Errors
-    /// [`Error::Port`] if the driver cannot, or the address is zero or a multicast one.
+    /// [`Error::Malformed`] for zero and multicast addresses; [`Error::Port`] if the driver cannot.
     pub fn set_mac(&self, mac: [u8; 6]) -> Result<(), Error> {
+        if mac == [0; 6] || mac[0] & 1 == 1 {
+            let found = format!("{mac:02x?}");
+            return Err(Error::Malformed {
+                what: "MAC address",
+                expected: "a unicast address, not zero",
+                found,
+            });
+        }
+        if let Some(own) = &self.own_mac {
+            *own.lock().unwrap_or_else(PoisonError::into_inner) = mac;
+            return Ok(());
+        }
         let _turn = control();
         listen();
         // SAFETY: the port is open, and this is our turn; the shim only reads the six bytes.
@@ -548,6 +575,14 @@ fn info(id: u16) -> Result<sys::shim_port_info, Error> {
             Err(Error::Port { device: format!("port {id}"), doing, reason: Reason::of(answer) })
         }
     }
+}
+
+/// The caller has the turn.
+fn driver_mac(id: u16) -> [u8; 6] {
+    let mut mac = [0; 6];
+    // SAFETY: the shim fills six bytes, or none if DPDK does not know the port.
+    unsafe { sys::shim_port_mac(id, mac.as_mut_ptr()) };
+    mac
 }
 
 fn unplug(bus: &CStr, device: &str) {

@@ -593,26 +593,41 @@ fn a_tagged_frame_keeps_its_tag_on_the_way_through_the_kernel() {
 }
 
 #[test]
-fn two_memif_ports_find_each_other_through_a_socket() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let socket = directory.path().join("memif.sock");
-    let pool = pool(2048);
-    let opened = |name: &str, role: &str| {
-        open(&format!("{name},role={role},id=0,socket={},socket-abstract=no", socket.display()))
-    };
-    let (server, mut from_client, _to_client) = started(opened("net_memif0", "server"), &pool);
-    let (client, _from_server, mut to_server) = started(opened("net_memif1", "client"), &pool);
-    eventually(|| (server.link_up() && client.link_up()).then_some(()));
-    let sent = frame_of(1000, 5);
-    let mut burst = Burst::new();
-    burst.push(pool.allocate_from(&sent).expect("a free buffer"));
-    assert_eq!(to_server.transmit(&mut burst), 1);
-    let received = eventually(|| {
+fn what_one_of_a_pair_transmits_the_other_receives() {
+    let pool = pool(1024);
+    let [left, right] = Port::pair(eal(), 2, 64).expect("there is memory for the tests");
+    let settings =
+        PortSettings { receive_queues: 2, transmit_queues: 2, ..PortSettings::default() };
+    let (left, mut at_left, mut from_left) = left.start(&settings, &pool).expect("the port starts");
+    let (right, mut at_right, mut from_right) =
+        right.start(&settings, &pool).expect("the port starts");
+    left.set_mac([2, 0, 0, 0, 0, 1]).expect("an address of its own");
+    assert_eq!(left.mac(), [2, 0, 0, 0, 0, 1]);
+    assert_eq!(right.mac()[0], 2, "made up, because the driver has none");
+
+    for (queue, text) in [(0, "first"), (1, "second")] {
         let mut burst = Burst::new();
-        from_client.receive(&mut burst);
-        burst.pop()
-    });
-    assert_eq!(received.bytes(), sent);
-    drop((received, server, client, from_client, _to_client, _from_server, to_server));
-    assert_eq!(pool.available(), pool.capacity());
+        burst.push(pool.allocate_from(text.as_bytes()).expect("a free buffer"));
+        let buffer = burst[0].bytes().as_ptr();
+        assert_eq!(from_left[queue].transmit(&mut burst), 1);
+        assert_eq!(at_left[queue].receive(&mut burst) + at_right[1 - queue].receive(&mut burst), 0);
+        assert_eq!(at_right[queue].receive(&mut burst), 1);
+        assert_eq!(
+            (burst[0].bytes(), burst[0].bytes().as_ptr()),
+            (text.as_bytes(), buffer),
+            "not copied"
+        );
+        assert_eq!(from_right[queue].transmit(&mut burst), 1);
+        assert_eq!(at_left[queue].receive(&mut burst), 1);
+    }
+
+    let taken: usize = (0..3)
+        .map(|_| {
+            from_left[0].transmit(&mut (0..32).filter_map(|_| pool.allocate()).collect::<Burst>())
+        })
+        .sum();
+    assert_eq!(taken, 64);
+    drop((right, at_right, from_right));
+    drop((left, at_left, from_left));
+    assert_eq!(pool.available(), pool.capacity(), "what was under way comes home too");
 }

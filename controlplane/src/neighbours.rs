@@ -1,0 +1,566 @@
+//! Whose hardware address is this, and who asks for ours: ARP (RFC 826) with conflict detection
+//! (RFC 5227), as a state machine over frames and time. Nothing here sends or sleeps:
+//! [`Neighbours::next_frame`] gives what is to be sent.
+//!
+//! - Requests are answered for our own and the virtual addresses, on the interface whose subnet holds
+//!   the address, and for nothing else (AR-01).
+//! - Servers and gateways are *wanted*: asked for at once, asked again before what is known grows old, and
+//!   never given up. Other stations are asked for when a worker has a frame for them (*dynamic*).
+//! - Only stations that we asked for are learnt; a gratuitous ARP changes a known entry and makes none.
+
+mod message;
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use dataplane::moment::Moment;
+use dataplane::snapshot::{InterfaceId, Map};
+use dataplane::wire::Mac;
+use ipnet::Ipv4Net;
+use tracing::warn;
+
+pub use self::message::FRAME;
+use self::message::{Message, Operation};
+
+/// How many stations are known at once, besides servers, gateways and configured ones.
+pub const MOST_DYNAMIC: usize = 4096;
+/// How many of those may be asked for at once, so that a scan of a subnet does not flood it.
+const MOST_QUESTIONS: usize = 256;
+/// Between a request and the next for the same station (RFC 1122 section 2.3.2.1: one a second at most).
+const REPEAT: Duration = Duration::from_secs(1);
+/// Requests before a station counts as absent; a known one gets as many to its own address first.
+const TRIES: u32 = 3;
+/// How long an answer is good without another.
+const FRESH: Duration = Duration::from_secs(30);
+/// The longest pause between requests for a wanted station that does not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A dynamic station is forgotten this long after a worker last asked for it.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// A second answer that differs is not believed so soon after the first.
+const SETTLED: Duration = Duration::from_secs(1);
+/// Between two defences of an address (RFC 5227 section 2.4).
+const DEFENCE: Duration = Duration::from_secs(10);
+/// Announcements of a new address (RFC 5227 section 2.3 asks for two).
+const ANNOUNCEMENTS: u32 = 3;
+/// Between the first requests for many wanted stations.
+const SPREAD: Duration = Duration::from_micros(100);
+/// Frames that wait to be sent, at most.
+const LONGEST_QUEUE: usize = 32_768;
+
+/// What we are on each interface, and whom we need.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// By [`InterfaceId`].
+    pub interfaces: Vec<Own>,
+    /// Servers and gateways: the next station on each way.
+    pub wanted: Vec<(InterfaceId, Ipv4Addr)>,
+    /// Stations whose hardware address the operator gives.
+    pub fixed: Vec<(InterfaceId, Ipv4Addr, Mac)>,
+}
+
+/// What we are on one interface.
+#[derive(Debug, Clone, Default)]
+pub struct Own {
+    /// Our hardware address.
+    pub mac: Mac,
+    /// Our addresses with their subnets.
+    pub addresses: Vec<Ipv4Net>,
+    /// The virtual addresses in those subnets.
+    pub virtual_addresses: Vec<Ipv4Addr>,
+    /// Nobody listens there: nothing is announced.
+    pub quiet: bool,
+}
+
+impl Own {
+    fn answers_for(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.addresses.iter().map(Ipv4Net::addr).chain(self.virtual_addresses.iter().copied())
+    }
+
+    /// Our address in the subnet that holds `station`.
+    fn address_towards(&self, station: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.addresses.iter().find(|subnet| subnet.contains(&station)).map(Ipv4Net::addr)
+    }
+}
+
+type Key = (InterfaceId, Ipv4Addr);
+
+/// Why a station is in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The operator gave its hardware address.
+    Fixed,
+    /// It is a server or a gateway.
+    Wanted,
+    /// A worker had a frame for it.
+    Dynamic,
+}
+
+impl Kind {
+    /// Its name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fixed => "static",
+            Self::Wanted => "wanted",
+            Self::Dynamic => "dynamic",
+        }
+    }
+}
+
+/// What is known of a station.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// The operator says so.
+    Fixed,
+    /// It was asked for and has not answered yet.
+    Resolving,
+    /// It answered lately.
+    Reachable,
+    /// Its answer has grown old, and it is being asked again; what is known stays in use.
+    Stale,
+    /// It does not answer.
+    Failed,
+}
+
+impl State {
+    /// Its name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fixed => "static",
+            Self::Resolving => "resolving",
+            Self::Reachable => "reachable",
+            Self::Stale => "stale",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    kind: Kind,
+    state: State,
+    mac: Option<Mac>,
+    /// Requests since the last answer.
+    tries: u32,
+    /// When it was last heard of.
+    confirmed: Option<Moment>,
+    /// When a worker last asked for it.
+    wanted_at: Moment,
+    /// When something is to be done about it.
+    due: Option<Moment>,
+}
+
+/// A station as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The interface that it is on.
+    pub interface: InterfaceId,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its hardware address, if it is known.
+    pub mac: Option<Mac>,
+    /// What is known of it.
+    pub state: State,
+    /// Time since it was last heard of.
+    pub age: Option<Duration>,
+    /// Why it is in the table.
+    pub kind: Kind,
+}
+
+/// What came in that was of no use, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ignored {
+    /// Too short, or not ARP for IPv4 over Ethernet.
+    pub malformed: u64,
+    /// The sender's hardware address is not that of the frame, or no station's.
+    pub forged: u64,
+    /// The sender is not on the interface's subnets.
+    pub stranger: u64,
+    /// The sender claims one of our addresses.
+    pub conflict: u64,
+    /// A worker's question that found too many under way, or an address on no subnet of ours.
+    pub questions: u64,
+}
+
+/// The table of stations on our subnets, and what we say there ourselves.
+pub struct Neighbours {
+    interfaces: Vec<Own>,
+    ours: HashMap<Ipv4Addr, InterfaceId>,
+    entries: HashMap<Key, Entry>,
+    due: BTreeSet<(Moment, Key)>,
+    dynamic: usize,
+    questions: usize,
+    announcements: VecDeque<(Moment, Key, u32)>,
+    defended: HashMap<Ipv4Addr, Moment>,
+    frames: VecDeque<(InterfaceId, [u8; FRAME])>,
+    changed: bool,
+    ignored: Ignored,
+    random: u64,
+}
+
+impl Neighbours {
+    /// An empty table; `seed` spreads requests over time.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            interfaces: Vec::new(),
+            ours: HashMap::new(),
+            entries: HashMap::new(),
+            due: BTreeSet::new(),
+            dynamic: 0,
+            questions: 0,
+            announcements: VecDeque::new(),
+            defended: HashMap::new(),
+            frames: VecDeque::new(),
+            changed: false,
+            ignored: Ignored::default(),
+            random: seed | 1,
+        }
+    }
+
+    /// Takes up another configuration. What is known of stations that are still of use stays.
+    pub fn configure(&mut self, now: Moment, plan: Plan) {
+        let addresses = |interfaces: &[Own]| -> HashSet<Key> {
+            let of = |(index, own): (usize, &Own)| {
+                own.answers_for()
+                    .map(move |address| (InterfaceId(index as u8), address))
+                    .collect::<Vec<_>>()
+            };
+            interfaces.iter().enumerate().flat_map(of).collect()
+        };
+        let before = addresses(&self.interfaces);
+        self.interfaces = plan.interfaces;
+        let mut new: Vec<Key> = addresses(&self.interfaces).difference(&before).copied().collect();
+        new.sort_unstable();
+        self.ours = addresses(&self.interfaces)
+            .into_iter()
+            .map(|(interface, address)| (address, interface))
+            .collect();
+        self.announcements
+            .retain(|(_, (interface, address), _)| self.ours.get(address) == Some(interface));
+        let is_heard = |(interface, _): &Key| self.own(*interface).is_some_and(|own| !own.quiet);
+        let new: Vec<_> = new.into_iter().filter(is_heard).collect();
+        self.announcements.extend(new.into_iter().map(|key| (now, key, ANNOUNCEMENTS)));
+        self.replace_entries(now, &plan.wanted, &plan.fixed);
+    }
+
+    fn replace_entries(
+        &mut self,
+        now: Moment,
+        wanted: &[Key],
+        fixed: &[(InterfaceId, Ipv4Addr, Mac)],
+    ) {
+        let fixed: HashMap<Key, Mac> =
+            fixed.iter().map(|&(interface, address, mac)| ((interface, address), mac)).collect();
+        let wanted: HashSet<Key> =
+            wanted.iter().copied().filter(|key| !fixed.contains_key(key)).collect();
+        let old: Vec<Key> = self.entries.keys().copied().collect();
+        for key in old {
+            let kind = self.entries[&key].kind;
+            let known_station =
+                self.own(key.0).is_some_and(|own| own.address_towards(key.1).is_some());
+            let keep = known_station
+                && !self.ours.contains_key(&key.1)
+                && !fixed.contains_key(&key)
+                && (wanted.contains(&key) == (kind == Kind::Wanted))
+                && kind != Kind::Fixed;
+            if keep {
+                continue;
+            }
+            // A station that changes its role keeps what is known of it.
+            let entry = self.remove(key);
+            if let Some(mut entry) =
+                entry.filter(|entry| wanted.contains(&key) && entry.kind == Kind::Dynamic)
+            {
+                entry.kind = Kind::Wanted;
+                self.insert(key, entry);
+            }
+        }
+        for (key, mac) in fixed {
+            let entry = Entry {
+                kind: Kind::Fixed,
+                state: State::Fixed,
+                mac: Some(mac),
+                tries: 0,
+                confirmed: None,
+                wanted_at: now,
+                due: None,
+            };
+            self.insert(key, entry);
+            self.changed = true;
+        }
+        let mut missing: Vec<Key> =
+            wanted.into_iter().filter(|key| !self.entries.contains_key(key)).collect();
+        missing.sort_unstable();
+        for (number, key) in (0..).zip(missing) {
+            self.insert(key, Entry::asked_for(Kind::Wanted, now, now.plus(SPREAD * number)));
+        }
+    }
+
+    /// Takes in an ARP message that came in on `interface`: a whole frame.
+    pub fn receive(&mut self, now: Moment, interface: InterfaceId, frame: &[u8]) {
+        let Some(own) = self.own(interface) else { return };
+        let our_mac = own.mac;
+        let message = match Message::read(frame) {
+            Ok(message) => message,
+            Err(message::Useless::Malformed) => return self.ignored.malformed += 1,
+            Err(message::Useless::Forged) => return self.ignored.forged += 1,
+        };
+        if message.sender_mac == our_mac {
+            return; // our own announcement, heard again
+        }
+        if self.ours.contains_key(&message.sender) {
+            return self.defend(now, interface, &message);
+        }
+        let is_probe = message.sender.is_unspecified(); // RFC 5227 section 1.1
+        if !is_probe
+            && self.own(interface).and_then(|own| own.address_towards(message.sender)).is_none()
+        {
+            return self.ignored.stranger += 1;
+        }
+        if !is_probe {
+            self.hear(now, (interface, message.sender), &message);
+        }
+        if message.operation == Operation::Request
+            && self.ours.get(&message.target) == Some(&interface)
+        {
+            self.send(interface, Message::answering(&message, our_mac).frame(message.sender_mac));
+        }
+    }
+
+    /// Notes that a known station has been heard of.
+    fn hear(&mut self, now: Moment, key: Key, message: &Message) {
+        let fresh = FRESH.mul_f64(0.75 + 0.25 * self.fraction());
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let differs = entry.mac.is_some_and(|mac| mac != message.sender_mac);
+        let settled = entry.confirmed.is_none_or(|last| now.since(last) >= SETTLED);
+        if entry.kind == Kind::Fixed || (differs && !settled) {
+            return;
+        }
+        self.changed |= entry.mac != Some(message.sender_mac);
+        entry.mac = Some(message.sender_mac);
+        entry.confirmed = Some(now);
+        entry.tries = 0;
+        self.enter(key, State::Reachable, now.plus(fresh));
+    }
+
+    /// Somebody claims an address of ours: say once more whose it is, but not without end.
+    fn defend(&mut self, now: Moment, interface: InterfaceId, message: &Message) {
+        self.ignored.conflict += 1;
+        let address = message.sender;
+        if self.defended.get(&address).is_some_and(|last| now.since(*last) < DEFENCE) {
+            return;
+        }
+        self.defended.insert(address, now);
+        warn!(%address, mac = %message.sender_mac, "another station claims an address of ours");
+        self.announce((interface, address));
+    }
+
+    /// A worker has a frame for a station that it does not know.
+    pub fn unresolved(&mut self, now: Moment, interface: InterfaceId, address: Ipv4Addr) {
+        let key = (interface, address);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.wanted_at = now;
+            if entry.state == State::Failed && entry.kind == Kind::Dynamic {
+                entry.tries = 0;
+                self.enter(key, State::Resolving, now);
+            }
+            return;
+        }
+        let is_station =
+            self.own(interface).is_some_and(|own| own.address_towards(address).is_some())
+                && !self.ours.contains_key(&address);
+        if !is_station || self.questions >= MOST_QUESTIONS {
+            return self.ignored.questions += 1;
+        }
+        if self.dynamic >= MOST_DYNAMIC {
+            self.forget_one();
+        }
+        self.insert(key, Entry::asked_for(Kind::Dynamic, now, now));
+    }
+
+    /// Makes room: the dynamic station that was asked for longest ago goes, absent ones first.
+    fn forget_one(&mut self) {
+        let dynamic = self.entries.iter().filter(|(_, entry)| entry.kind == Kind::Dynamic);
+        let least =
+            dynamic.min_by_key(|(_, entry)| (entry.state != State::Failed, entry.wanted_at));
+        if let Some(key) = least.map(|(&key, _)| key) {
+            self.remove(key);
+        }
+    }
+
+    /// Does what is due: asks, asks again, gives up, announces.
+    pub fn tick(&mut self, now: Moment) {
+        while let Some(&(due, key)) = self.due.first().filter(|(due, _)| *due <= now) {
+            self.due.remove(&(due, key));
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.due = None;
+                self.act(now, key);
+            }
+        }
+        while let Some((_, key, left)) = self.announcements.pop_front_if(|(due, ..)| *due <= now) {
+            self.announce(key);
+            if left > 1 {
+                self.announcements.push_back((now.plus(REPEAT), key, left - 1));
+            }
+        }
+    }
+
+    fn act(&mut self, now: Moment, key: Key) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let forgotten = entry.kind == Kind::Dynamic
+            && (entry.state == State::Failed || now.since(entry.wanted_at) >= REMEMBERED);
+        if forgotten {
+            self.remove(key);
+            return;
+        }
+        let asked = entry.tries;
+        entry.tries = entry.tries.saturating_add(1);
+        let known = entry.mac;
+        match entry.state {
+            State::Fixed => {}
+            State::Resolving if asked < TRIES => {
+                self.ask(key, None);
+                self.enter(key, State::Resolving, now.plus(REPEAT));
+            }
+            // First to the address that it had, then to all.
+            State::Reachable | State::Stale if asked < 2 * TRIES => {
+                self.ask(key, known.filter(|_| asked < TRIES));
+                self.enter(key, State::Stale, now.plus(REPEAT));
+            }
+            State::Resolving | State::Reachable | State::Stale => {
+                entry.mac = None;
+                entry.tries = 0;
+                self.changed |= known.is_some();
+                self.enter(key, State::Failed, now.plus(REPEAT * 2));
+            }
+            State::Failed => {
+                self.ask(key, None);
+                let pause = (REPEAT * 2).saturating_mul(1 << asked.min(10)).min(LONGEST_PAUSE);
+                self.enter(key, State::Failed, now.plus(pause));
+            }
+        }
+    }
+
+    fn ask(&mut self, (interface, address): Key, known: Option<Mac>) {
+        let Some(own) = self.own(interface) else { return };
+        let Some(from) = own.address_towards(address) else { return };
+        let request = Message::asking(own.mac, from, address);
+        self.send(interface, request.frame(known.unwrap_or(Mac::BROADCAST)));
+    }
+
+    fn announce(&mut self, (interface, address): Key) {
+        let Some(own) = self.own(interface) else { return };
+        let announcement = Message::asking(own.mac, address, address);
+        self.send(interface, announcement.frame(Mac::BROADCAST));
+    }
+
+    fn send(&mut self, interface: InterfaceId, frame: [u8; FRAME]) {
+        if self.frames.len() < LONGEST_QUEUE {
+            self.frames.push_back((interface, frame));
+        }
+    }
+
+    /// The next frame to be sent.
+    pub fn next_frame(&mut self) -> Option<(InterfaceId, [u8; FRAME])> {
+        self.frames.pop_front()
+    }
+
+    /// Whether [`Neighbours::known`] has changed since the last call.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Every hardware address that is known.
+    pub fn known(&self) -> Map<Ipv4Addr, Mac> {
+        self.entries
+            .iter()
+            .filter_map(|(&(_, address), entry)| Some((address, entry.mac?)))
+            .collect()
+    }
+
+    /// Every station, in order of interface and address.
+    pub fn report(&self, now: Moment) -> Vec<Report> {
+        let report = |(&(interface, address), entry): (&Key, &Entry)| Report {
+            interface,
+            address,
+            mac: entry.mac,
+            state: entry.state,
+            age: entry.confirmed.map(|last| now.since(last)),
+            kind: entry.kind,
+        };
+        let mut reports: Vec<_> = self.entries.iter().map(report).collect();
+        reports.sort_unstable_by_key(|report| (report.interface, report.address));
+        reports
+    }
+
+    /// What came in that was of no use.
+    pub fn ignored(&self) -> Ignored {
+        self.ignored
+    }
+
+    fn own(&self, interface: InterfaceId) -> Option<&Own> {
+        self.interfaces.get(usize::from(interface.0))
+    }
+
+    fn insert(&mut self, key: Key, entry: Entry) {
+        if let Some(due) = entry.due {
+            self.due.insert((due, key));
+        }
+        self.dynamic += usize::from(entry.kind == Kind::Dynamic);
+        self.questions += usize::from(entry.is_question());
+        self.entries.insert(key, entry);
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Entry> {
+        let entry = self.entries.remove(&key)?;
+        if let Some(due) = entry.due {
+            self.due.remove(&(due, key));
+        }
+        self.dynamic -= usize::from(entry.kind == Kind::Dynamic);
+        self.questions -= usize::from(entry.is_question());
+        self.changed |= entry.mac.is_some();
+        Some(entry)
+    }
+
+    /// Puts an entry into `state`, to be looked at again when `due`.
+    fn enter(&mut self, key: Key, state: State, due: Moment) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        if let Some(before) = entry.due.replace(due) {
+            self.due.remove(&(before, key));
+        }
+        self.due.insert((due, key));
+        self.questions -= usize::from(entry.is_question());
+        entry.state = state;
+        self.questions += usize::from(entry.is_question());
+    }
+
+    /// Evenly from 0 to 1 (Marsaglia's xorshift: only to spread requests).
+    fn fraction(&mut self) -> f64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+impl Entry {
+    fn asked_for(kind: Kind, now: Moment, due: Moment) -> Self {
+        Self {
+            kind,
+            state: State::Resolving,
+            mac: None,
+            tries: 0,
+            confirmed: None,
+            wanted_at: now,
+            due: Some(due),
+        }
+    }
+
+    /// Whether it is one of the questions whose number is limited.
+    fn is_question(&self) -> bool {
+        self.kind == Kind::Dynamic && self.state == State::Resolving
+    }
+}
+
+#[cfg(test)]
+mod tests;

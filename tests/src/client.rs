@@ -1,0 +1,261 @@
+//! Somebody who asks, and what they were answered.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType};
+
+use crate::http::{self, Response};
+use crate::namespace::Namespace;
+use crate::process;
+use crate::server::Server;
+
+/// How long a client waits for one answer. A SYN that is lost is sent again after 1 s and 3 s.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A machine on the clients' wire.
+pub struct Client {
+    /// The machine.
+    pub namespace: Namespace,
+    /// Its address.
+    pub address: Ipv4Addr,
+}
+
+/// What a server said about one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The server's name.
+    pub server: String,
+    /// The client's address and port as the server saw them.
+    pub peer: SocketAddr,
+    /// The address and port that the server was asked on, by its own account.
+    pub local: SocketAddr,
+}
+
+/// Answers in the order in which they came.
+#[derive(Debug, Clone)]
+pub struct Answers(pub Vec<Answer>);
+
+impl Answers {
+    /// How many came from `server`.
+    pub fn from(&self, server: &Server) -> usize {
+        self.0.iter().filter(|answer| answer.server == server.name).count()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The servers' names, in the order of the connections.
+    pub fn servers(&self) -> Vec<&str> {
+        self.0.iter().map(|answer| answer.server.as_str()).collect()
+    }
+
+    /// The client's addresses as the servers saw them.
+    pub fn peers(&self) -> BTreeSet<std::net::IpAddr> {
+        self.0.iter().map(|answer| answer.peer.ip()).collect()
+    }
+
+    /// The addresses and ports that the servers were asked on, by their own account.
+    pub fn locals(&self) -> BTreeSet<SocketAddr> {
+        self.0.iter().map(|answer| answer.local).collect()
+    }
+}
+
+impl Client {
+    /// The interface that its one leg is.
+    pub const LEG: &str = "eth0";
+
+    /// Makes `count` connections to `to`, one after another, with one request on each.
+    ///
+    /// # Panics
+    /// If one of them is not answered.
+    pub fn connect(&self, to: &str, count: usize) -> Answers {
+        let answers = self.attempt(to, count, PATIENCE);
+        let failures: Vec<_> = answers
+            .iter()
+            .enumerate()
+            .filter_map(|(number, answer)| Some((number, answer.as_ref().err()?)))
+            .collect();
+        if let [(number, why), ..] = failures[..] {
+            panic!(
+                "{} of {count} connections from {} to {to} failed, the first is number {number}: \
+                 {why}",
+                failures.len(),
+                self.address
+            );
+        }
+        Answers(answers.into_iter().flatten().collect())
+    }
+
+    /// Makes `count` connections to `to`, each of which may fail.
+    ///
+    /// # Panics
+    /// If `to` is not an address and a port.
+    pub fn attempt(&self, to: &str, count: usize, patience: Duration) -> Vec<io::Result<Answer>> {
+        let to: SocketAddr = to.parse().expect("an address and a port");
+        self.namespace.enter(|| (0..count).map(|_| ask(to, patience)).collect())
+    }
+
+    /// One request of any kind to a server.
+    ///
+    /// # Errors
+    /// When no connection comes about or it ends early.
+    pub fn request(&self, to: &str, method: &str, path: &str, body: &[u8]) -> io::Result<Response> {
+        let stream = self.open(to)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        http::exchange(stream, method, path, &[], body)
+    }
+
+    /// Opens a connection and leaves it to the caller.
+    ///
+    /// # Errors
+    /// When none comes about.
+    pub fn open(&self, to: &str) -> io::Result<TcpStream> {
+        let to: SocketAddr = to.parse().expect("an address and a port");
+        let stream = self.namespace.enter(|| TcpStream::connect_timeout(&to, PATIENCE))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// A UDP socket on this machine, connected to `to`.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn datagrams(&self, to: &str) -> UdpSocket {
+        let make = || {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect(to)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            io::Result::Ok(socket)
+        };
+        self.namespace.enter(make).expect("a UDP socket can be made")
+    }
+
+    /// Sends `count` ICMP echo requests of `size` bytes; how many were answered.
+    pub fn ping(&self, address: Ipv4Addr, count: u32, size: u32) -> u32 {
+        let output = process::output(self.namespace.command("ping").args([
+            "-n",
+            "-q",
+            "-i0.05",
+            "-W2",
+            &format!("-c{count}"),
+            &format!("-s{size}"),
+            &address.to_string(),
+        ]));
+        let text = String::from_utf8_lossy(&output.stdout);
+        let received = text.split(" received").next().and_then(|text| text.rsplit(' ').next());
+        received
+            .and_then(|number| number.parse().ok())
+            .unwrap_or_else(|| panic!("ping said neither how many were answered nor why: {text}"))
+    }
+
+    /// The hardware addresses that answer `count` ARP requests for `address`.
+    pub fn arping(&self, address: Ipv4Addr, count: u32) -> BTreeSet<String> {
+        let output = process::output(self.namespace.command("arping").args([
+            "-b",
+            "-w2",
+            &format!("-c{count}"),
+            "-I",
+            Self::LEG,
+            &address.to_string(),
+        ]));
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.lines()
+            .filter_map(|line| Some(line.split_once('[')?.1.split_once(']')?.0.to_lowercase()))
+            .collect()
+    }
+
+    /// Forgets whose hardware addresses it knows.
+    pub fn forget_neighbours(&self) {
+        self.namespace.shell("ip neigh flush all");
+    }
+
+    /// A socket that sends whole frames from this machine.
+    pub fn frames(&self) -> Frames {
+        Frames::on(&self.namespace, Self::LEG)
+    }
+
+    /// This machine's hardware address.
+    pub fn mac(&self) -> [u8; 6] {
+        self.namespace.mac(Self::LEG)
+    }
+}
+
+/// A socket that sends whole frames, valid or not.
+pub struct Frames(OwnedFd);
+
+impl Frames {
+    /// On `interface` of `namespace`.
+    ///
+    /// # Panics
+    /// If there is no such interface.
+    pub fn on(namespace: &Namespace, interface: &str) -> Self {
+        let make = || {
+            let address = getifaddrs()?
+                .filter(|address| address.interface_name == interface)
+                .find_map(|address| address.address?.as_link_addr().copied())
+                .ok_or(nix::Error::ENODEV)?;
+            let socket = socket::socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::empty(),
+                None, // sends only
+            )?;
+            socket::bind(socket.as_raw_fd(), &address)?;
+            nix::Result::Ok(Self(socket))
+        };
+        let name = namespace.name();
+        namespace.enter(make).unwrap_or_else(|why| panic!("{name}: {interface}: {why}"))
+    }
+
+    /// Sends one frame, from its Ethernet header on.
+    ///
+    /// # Panics
+    /// If the kernel refuses it.
+    pub fn send(&self, frame: &[u8]) {
+        let sent = socket::send(self.0.as_raw_fd(), frame, MsgFlags::empty());
+        assert_eq!(sent, Ok(frame.len()), "the kernel takes a frame of {} bytes", frame.len());
+    }
+}
+
+/// One connection, one request, one answer.
+fn ask(to: SocketAddr, patience: Duration) -> io::Result<Answer> {
+    let stream = TcpStream::connect_timeout(&to, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_nodelay(true)?;
+    let response = http::exchange(stream, "GET", "/", &[], b"")?;
+    answer(&response).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("not our server: {}", response.text()))
+    })
+}
+
+/// What one of our servers says in a response.
+pub fn answer(response: &Response) -> Option<Answer> {
+    let said: serde_json::Value = serde_json::from_slice(&response.body).ok()?;
+    let place = |address: &str, port: &str| {
+        let port = u16::try_from(said[port].as_u64()?).ok()?;
+        Some(SocketAddr::new(said[address].as_str()?.parse().ok()?, port))
+    };
+    Some(Answer {
+        server: said["server"].as_str()?.to_owned(),
+        peer: place("peer", "peer_port")?,
+        local: place("local", "local_port")?,
+    })
+}
+
+/// Writes `text` to a stream and flushes it.
+///
+/// # Errors
+/// As the stream does.
+pub fn say(stream: &mut TcpStream, text: &[u8]) -> io::Result<()> {
+    stream.write_all(text)?;
+    stream.flush()
+}

@@ -1,0 +1,93 @@
+//! A laboratory with an appliance in it: what most tests start from.
+
+use std::net::Ipv4Addr;
+
+use crate::appliance::Appliance;
+use crate::books::Books;
+use crate::client::Client;
+use crate::lab::Lab;
+use crate::server::Server;
+use crate::service::Service;
+
+/// The laboratory and the appliance.
+pub struct Rig {
+    /// The program; it ends before its wires go.
+    pub appliance: Appliance,
+    /// The machines around it.
+    pub lab: Lab,
+}
+
+impl Rig {
+    /// A laboratory whose appliance has interfaces and no services.
+    pub fn boot() -> Self {
+        Self::boot_in(Lab::build())
+    }
+
+    /// As [`Self::boot`], in a laboratory that is there already.
+    pub fn boot_in(lab: Lab) -> Self {
+        let mut appliance = Appliance::new(&lab.appliance, &lab.directory().join("appliance"));
+        appliance.start();
+        Self { appliance, lab }
+    }
+
+    /// A machine on the clients' wire.
+    pub fn client(&self) -> &Client {
+        &self.lab.clients[0]
+    }
+
+    /// Another machine on the clients' wire.
+    pub fn second_client(&self) -> &Client {
+        &self.lab.clients[1]
+    }
+
+    /// Publishes exactly these services.
+    pub fn serve<'a>(&self, services: impl IntoIterator<Item = &'a Service>) {
+        self.appliance.serve(services);
+    }
+
+    /// The servers on the clients' wire.
+    pub fn direct(&self) -> &[Server; 3] {
+        &self.lab.direct
+    }
+
+    /// The servers behind the appliance.
+    pub fn translated(&self) -> &[Server; 3] {
+        &self.lab.translated
+    }
+
+    /// The servers behind the router.
+    pub fn tunnelled(&self) -> &[Server; 3] {
+        &self.lab.tunnelled
+    }
+
+    /// The appliance's hardware address on the clients' wire.
+    pub fn wan_mac(&self) -> [u8; 6] {
+        self.lab.appliance.mac("wan")
+    }
+
+    /// The appliance's hardware address on the translated servers' wire.
+    pub fn lan_mac(&self) -> [u8; 6] {
+        self.lab.appliance.mac("lan")
+    }
+
+    /// Waits until nothing is on its way, and returns where every frame went.
+    ///
+    /// # Panics
+    /// If the books do not balance.
+    pub fn books(&self) -> Books {
+        Books::closed(&self.appliance)
+    }
+
+    /// Asserts what has to hold after every case: the appliance runs if it should, and its books
+    /// balance.
+    pub fn settle(&mut self) {
+        if self.appliance.runs() {
+            self.books();
+        }
+    }
+}
+
+/// `address:port`, as a client is told it.
+pub fn at(address: Ipv4Addr, port: u16) -> String {
+    format!("{address}:{port}")
+}
