@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn each_server_is_reached_in_its_mode_by_its_next_station() {
-        let (snapshot, identities) = snapshot(&[("10.2.0.11", mac(11)), ("10.1.0.1", mac(9))]);
+        let (snapshot, identities) = snapshot(&[("10.1.0.21", mac(21)), ("10.1.0.1", mac(9))]);
         let server = |service, server| {
             snapshot.server(identities.server(service, server).unwrap()).unwrap().clone()
         };
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(near.mode, Mode::DirectReturn);
         assert_eq!(
             near.hop,
-            Hop { interface: LAN, address: address("10.2.0.11"), mac: Some(mac(11)) }
+            Hop { interface: WAN, address: address("10.1.0.21"), mac: Some(mac(21)) }
         );
         let far = server("both", "far");
         assert_eq!(far.mode, Mode::Tunnel { source: address("10.1.0.2") });
@@ -249,7 +249,10 @@ mod tests {
             Hop { interface: WAN, address: address("10.1.0.1"), mac: Some(mac(9)) }
         );
         assert_eq!(server("translated", "web1").mode, Mode::Nat { port: Some(8080) });
-        assert_eq!(server("translated", "web2").hop.mac, None);
+        assert_eq!(
+            server("translated", "web2").hop,
+            Hop { interface: LAN, address: address("10.2.0.12"), mac: None }
+        );
         assert!(snapshot.services.may_reply(address("10.2.0.11")));
         assert!(!snapshot.services.may_reply(address("10.3.0.11")));
     }
@@ -269,7 +272,7 @@ mod tests {
         config.services[0].servers[0].weight = 0;
         let snapshot = Compiled::new(&config, &identities, &live()).snapshot(&Map::default(), 1);
         let service = snapshot.services.service(identities.service("direct").unwrap()).unwrap();
-        let draining = identities.server("direct", "web1").unwrap();
+        let draining = identities.server("direct", "near1").unwrap();
         assert_eq!(service.candidates.servers().len(), 2);
         assert!(service.candidates.servers().iter().all(|&(id, _)| id != draining));
         assert!(snapshot.server(draining).is_some());
@@ -289,16 +292,16 @@ mod tests {
         let (config, identities) = mixed();
         let compiled = Compiled::new(&config, &identities, &live());
         let before = compiled.snapshot(&Map::default(), 1);
-        let known = Map::from_iter([(address("10.2.0.12"), mac(12))]);
+        let known = Map::from_iter([(address("10.1.0.22"), mac(22))]);
         let after = compiled.snapshot(&known, 2);
         assert!(Arc::ptr_eq(&before.services, &after.services));
         assert!(Arc::ptr_eq(&before.routes, &after.routes));
         assert!(Arc::ptr_eq(&before.locals, &after.locals));
         assert!(Arc::ptr_eq(&before.interfaces, &after.interfaces));
-        let id = identities.server("direct", "web2").unwrap();
+        let id = identities.server("direct", "near2").unwrap();
         assert_eq!(before.server(id).unwrap().hop.mac, None);
-        assert_eq!(after.server(id).unwrap().hop.mac, Some(mac(12)));
-        assert_eq!(after.hop_to(address("10.2.0.12")).unwrap().mac, Some(mac(12)));
+        assert_eq!(after.server(id).unwrap().hop.mac, Some(mac(22)));
+        assert_eq!(after.hop_to(address("10.1.0.22")).unwrap().mac, Some(mac(22)));
     }
 
     #[test]
@@ -307,9 +310,9 @@ mod tests {
         config.neighbours =
             vec![config::Neighbour { interface: LAN, address: address("10.2.0.13"), mac: mac(13) }];
         let plan = Compiled::new(&config, &identities, &live()).plan();
-        let wanted =
-            [(WAN, "10.1.0.1"), (LAN, "10.2.0.11"), (LAN, "10.2.0.12"), (LAN, "10.2.0.13")];
-        assert_eq!(plan.wanted, wanted.map(|(interface, text)| (interface, address(text))));
+        let wan = ["10.1.0.1", "10.1.0.21", "10.1.0.22", "10.1.0.23"].map(|it| (WAN, address(it)));
+        let lan = ["10.2.0.11", "10.2.0.12", "10.2.0.13"].map(|it| (LAN, address(it)));
+        assert_eq!(plan.wanted, [&wan[..], &lan[..]].concat());
         assert_eq!(plan.fixed, [(LAN, address("10.2.0.13"), mac(13))]);
         let virtual_addresses = ["10.1.0.100", "10.1.0.101", "10.1.0.102", "10.1.0.103"];
         assert_eq!(plan.interfaces[0].virtual_addresses, virtual_addresses.map(address));

@@ -1,13 +1,14 @@
 //! What an operator wrote, as values that know their path. Reading never stops at the first
 //! mistake: each is kept as an [`Invalid`], and the rest is read on.
 //!
-//! [`tree`] turns TOML into the same tree that JSON arrives in; [`Field`] is one place in it,
+//! [`tree`] turns TOML into the same [`Tree`] that JSON gives; [`Field`] is one place in it,
 //! [`Table`] a place with named parts, [`Refusals`] where the mistakes gather.
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 /// How many mistakes are told; a hostile document could have millions.
@@ -115,6 +116,75 @@ fn json(value: toml::Value) -> Value {
         toml::Value::Table(table) => {
             Value::Object(table.into_iter().map(|(name, value)| (name, json(value))).collect())
         }
+    }
+}
+
+/// JSON as a tree in which no name stands twice. A plain [`Value`] would keep the last of them and
+/// say nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tree(pub Value);
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Planter).map(Self)
+    }
+}
+
+struct Planter;
+
+impl<'de> Visitor<'de> for Planter {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, truth: bool) -> Result<Value, E> {
+        Ok(truth.into())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(Tree(item)) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(items.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Value, A::Error> {
+        let mut parts = Map::new();
+        while let Some(name) = table.next_key::<String>()? {
+            if parts.contains_key(&name) {
+                return Err(A::Error::custom(format!("duplicate name {}", quote(&name))));
+            }
+            let Tree(value) = table.next_value()?;
+            parts.insert(name, value);
+        }
+        Ok(parts.into())
     }
 }
 
@@ -421,6 +491,37 @@ mod tests {
         let refusal = tree("a = 1\na = 2\n").unwrap_err();
         assert_eq!(refusal.path, "line 2, column 1");
         assert_eq!(refusal.found, "a mistake: duplicate key");
+    }
+
+    #[test]
+    fn a_name_that_stands_twice_is_refused_in_json_too() {
+        let error =
+            serde_json::from_str::<Tree>("{ \"a\": [{ \"b\": 1,\n\"b\": 2 }] }").unwrap_err();
+        assert_eq!(error.to_string(), "duplicate name \"b\" at line 2 column 3");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn json_without_such_names_is_the_same_tree(
+            numbers in proptest::prelude::any::<(i64, u64, f64)>(),
+            texts in proptest::prelude::any::<(String, String)>(),
+        ) {
+            let value = json!({ "n": numbers, "t": texts.0, texts.1: [null, true, {}, []] });
+            let tree: Tree = serde_json::from_str(&value.to_string()).unwrap();
+            let plain: Value = serde_json::from_str(&value.to_string()).unwrap();
+            proptest::prop_assert_eq!(tree.0, plain);
+        }
+    }
+
+    #[test]
+    fn text_that_nests_without_end_is_refused() {
+        let lists = format!("a = {}", "[".repeat(100_000));
+        let tables = format!("a = {}", "{ a = ".repeat(100_000));
+        let names = format!("{}a = 1", "a.".repeat(100_000));
+        let headers = format!("[{}a]", "a.".repeat(100_000));
+        for text in [lists, tables, names, headers] {
+            assert!(tree(&text).is_err(), "{}", &text[..20]);
+        }
     }
 
     #[test]

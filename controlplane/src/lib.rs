@@ -6,7 +6,7 @@
 //! 4. [`store`]: what survives a restart
 //! 5. [`identities`]: which slot each service and server has, the same from one configuration to the next
 //! 6. [`compile`]: config and neighbours to the snapshot that workers read
-//! 7. [`publish`]: given to the workers, whenever it or a neighbour has changed
+//! 7. [`publish`]: given to the workers, whenever either has changed
 //! 8. [`node`]: all of these held together, and what can be said about them ([`report`])
 //!
 //! What the workers hand over:

@@ -397,7 +397,9 @@ impl Neighbours {
                 self.act(now, key);
             }
         }
-        while let Some((_, key, left)) = self.announcements.pop_front_if(|(due, ..)| *due <= now) {
+        while let Some(&(_, key, left)) = self.announcements.front().filter(|(due, ..)| *due <= now)
+        {
+            self.announcements.pop_front();
             self.announce(key);
             if left > 1 {
                 self.announcements.push_back((now.plus(REPEAT), key, left - 1));

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use dataplane::snapshot::MAX_SERVICES;
 use proptest::prelude::*;
 use serde_json::{Map, json};
 
@@ -690,6 +691,37 @@ fn a_thousand_services_of_ten_servers_are_read_at_once() {
     println!("1000 services of 10 servers read in {taken:?}");
     assert_eq!(config.services.iter().map(|service| service.servers.len()).sum::<usize>(), 10_000);
     assert!(taken < Duration::from_millis(300), "{taken:?}");
+}
+
+#[test]
+fn a_hostile_document_costs_no_more_than_its_length() {
+    let service = |n: usize| {
+        json!({
+            "name": format!("s{n}"),
+            "addresses": (16..32).map(|m| format!("10.1.0.{m}")).collect::<Vec<_>>(),
+            "ports": "1-100,200-400,500,600",
+            "protocol": "tcp+udp",
+        })
+    };
+    let overlapping: Vec<_> = (0..MAX_SERVICES).map(service).collect();
+    let same = vec![json!({ "name": "web", "address": "10.1.0.100", "ports": "*" }); MAX_SERVICES];
+    let servers = vec![json!({ "name": "a", "address": "10.2.0.11", "prot": 1 }); 60_000];
+    let names: Map<_, _> = (0..1_000_000).map(|n| (format!("servise{n}"), json!(n))).collect();
+    let addresses: Vec<_> =
+        (0..1_000_000).map(|n| Ipv4Addr::from(0x0a01_0000 + n).to_string()).collect();
+    for (what, document) in [
+        ("services that overlap", with("service", overlapping.into())),
+        ("services of one name", with("service", same.into())),
+        ("servers that repeat", with("service[1].server", servers.into())),
+        ("unknown names", with("node", names.into())),
+        ("addresses", with("service[1].addresses", json!(addresses))),
+    ] {
+        let start = Instant::now();
+        let told = refusals(&document);
+        println!("{what}: {} refusals in {:?}", told.len(), start.elapsed());
+        assert!(told.len() <= field::MOST_REFUSALS + 1, "{what}: {}", told.len());
+        assert!(start.elapsed() < Duration::from_secs(3), "{what}: {:?}", start.elapsed());
+    }
 }
 
 /// Any JSON, with the names that mean something in most places.
