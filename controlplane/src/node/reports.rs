@@ -55,10 +55,7 @@ impl Node {
             current,
             etag: view.etag.clone(),
             flows: self.counters.iter().map(flows).fold(Capacity::default(), |sum, worker| {
-                Capacity {
-                    used: sum.used + worker.used,
-                    capacity: sum.capacity + worker.capacity,
-                }
+                Capacity { used: sum.used + worker.used, capacity: sum.capacity + worker.capacity }
             }),
             buffers,
             interfaces,
@@ -71,7 +68,17 @@ impl Node {
     /// Where every frame went.
     pub fn counters(&self) -> report::Counters {
         let workers = self.counters.iter().map(worker).collect();
-        report::Counters { workers, control: self.inner().frames }
+        let inner = self.inner();
+        let ignored = inner.neighbours.ignored();
+        let control = report::Control {
+            arp_malformed: ignored.malformed,
+            arp_forged: ignored.forged,
+            arp_stranger: ignored.stranger,
+            arp_conflict: ignored.conflict,
+            arp_not_asked: ignored.questions,
+            ..inner.frames
+        };
+        report::Counters { workers, control }
     }
 
     /// Current connections.
@@ -246,16 +253,14 @@ fn server_report(
 }
 
 fn interfaces(live: &[LiveInterface], view: &View) -> Vec<report::Interface> {
-    let report = |(interface, config): (&LiveInterface, &config::Interface)| {
-        report::Interface {
-            name: interface.name.clone(),
-            device: interface.device.clone(),
-            driver: interface.driver.clone(),
-            mac: interface.mac.to_string(),
-            mtu: interface.mtu,
-            addresses: config.addresses.clone(),
-            statistics: (interface.statistics)(),
-        }
+    let report = |(interface, config): (&LiveInterface, &config::Interface)| report::Interface {
+        name: interface.name.clone(),
+        device: interface.device.clone(),
+        driver: interface.driver.clone(),
+        mac: interface.mac.to_string(),
+        mtu: interface.mtu,
+        addresses: config.addresses.clone(),
+        statistics: (interface.statistics)(),
     };
     live.iter().zip(&view.config.interfaces).map(report).collect()
 }
