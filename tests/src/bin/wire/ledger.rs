@@ -64,7 +64,9 @@ struct Flow {
 pub struct Ledger {
     scenario: Scenario,
     flows: Vec<Flow>,
-    /// The flow whose turn it is to send.
+    /// Flows that send, in the order of their turns.
+    senders: Vec<u32>,
+    /// Whose turn it is among them.
     turn: usize,
     report: Report,
     spare: Vec<u8>,
@@ -73,18 +75,41 @@ pub struct Ledger {
 impl Ledger {
     /// Nothing has been sent yet.
     pub fn new(scenario: Scenario) -> Self {
-        let most = scenario.services.iter().map(|service| service.flows).max().unwrap_or(0);
-        // Turn and turn about, so that neighbours in time belong to different services.
-        let flows = (0..most).flat_map(|round| {
-            let services = scenario.services.iter().enumerate();
-            services
-                .filter(move |(_, service)| round < service.flows)
-                .map(|(service, _)| Flow { service, ..Flow::default() })
+        let services = scenario.services.iter().enumerate();
+        let flows = services.flat_map(|(number, service)| {
+            let flow = Flow { service: number, ..Flow::default() };
+            vec![flow; service.flows as usize]
         });
         let count = |service: &Service| (service.name.clone(), vec![0; service.servers.len()]);
         let report =
             Report { servers: scenario.services.iter().map(count).collect(), ..Report::default() };
-        Self { flows: flows.collect(), scenario, turn: 0, report, spare: Vec::new() }
+        let mut ledger = Self {
+            flows: flows.collect(),
+            scenario,
+            senders: Vec::new(),
+            turn: 0,
+            report,
+            spare: Vec::new(),
+        };
+        ledger.admit(|service| !service.later);
+        ledger
+    }
+
+    /// The clients of this service begin to send; returns how many they are.
+    pub fn join(&mut self, name: &str) -> usize {
+        self.admit(|service| service.name == name)
+    }
+
+    fn admit(&mut self, which: impl Fn(&Service) -> bool) -> usize {
+        let Self { flows, senders, scenario, .. } = self;
+        let before = senders.len();
+        let service = |id: u32| flows[id as usize].service;
+        let new = (0..flows.len() as u32).filter(|&id| which(&scenario.services[service(id)]));
+        senders.extend(new);
+        // Turn and turn about, so that neighbours in time belong to different services.
+        let first = |id: u32| flows.partition_point(|flow| flow.service < service(id)) as u32;
+        senders.sort_by_key(|&id| (id - first(id), id));
+        senders.len() - before
     }
 
     /// What has come of it so far.
@@ -94,15 +119,16 @@ impl Ledger {
 
     /// Whether another frame may be sent now.
     pub fn may_send(&self) -> bool {
-        !self.flows.is_empty() && (self.report.under_way as usize) < self.scenario.window
+        !self.senders.is_empty() && (self.report.under_way as usize) < self.scenario.window
     }
 
     /// Writes the next frame that a client sends.
     pub fn next(&mut self, frame: &mut Vec<u8>) {
-        let id = self.turn;
-        self.turn = (id + 1) % self.flows.len();
-        let stamp = Stamp { flow: id as u32, number: self.flows[id].sent, answer: false };
-        self.flows[id].sent += 1;
+        self.turn = (self.turn + 1) % self.senders.len();
+        let flow = self.senders[self.turn];
+        let sent = &mut self.flows[flow as usize].sent;
+        let stamp = Stamp { flow, number: *sent, answer: false };
+        *sent += 1;
         self.report.sent += 1;
         self.report.under_way += 1;
         self.report.connections += u64::from(stamp.begins());
@@ -292,5 +318,173 @@ impl Ledger {
         if self.report.examples.len() < EXAMPLES {
             self.report.examples.push(words());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A service in each mode, with two servers each; those of the first are in one configuration
+    /// each.
+    fn scenario() -> Scenario {
+        let side = |number: u8| {
+            json!({
+                "socket": "nowhere", "appliance": [2, 0, 0, 0, number, 2],
+                "appliance_address": format!("10.{number}.0.2"), "gateway": [2, 0, 0, 0, number, 1],
+            })
+        };
+        let service = |(number, (mode, protocol)): (u8, (&str, &str))| {
+            let server = |(at, only): (u8, &str)| {
+                json!({
+                    "address": format!("10.2.0.{at}"), "mac": [2, 0, 0, 1, number, at],
+                    "port": (mode == "nat").then_some(8080),
+                    "only_in": (number == 0).then_some(only),
+                })
+            };
+            let servers = [(11, "a"), (12, "b")].map(server);
+            json!({
+                "name": format!("{mode}-{protocol}"), "mode": mode, "protocol": protocol,
+                "address": format!("10.1.0.{}", 100 + number), "port": 80, "flows": 2,
+                "sticky": number > 0, "servers": servers,
+            })
+        };
+        let kinds = [("dr", "udp"), ("dr", "tcp"), ("nat", "udp"), ("nat", "tcp"), ("tun", "tcp")];
+        let services: Vec<_> = (0..).zip(kinds).map(service).collect();
+        let whole = json!({
+            "core": 0, "window": 64, "clients": side(1), "servers": side(2), "services": services,
+        });
+        serde_json::from_value(whole).expect("a scenario")
+    }
+
+    /// What the appliance makes of a client's frame.
+    fn forwarded(ledger: &Ledger, frame: &[u8], server: usize) -> Vec<u8> {
+        let Kind::Stamped(stamp, _) = packet::kind(frame) else { panic!("not ours: {frame:?}") };
+        let service = &ledger.scenario.services[ledger.flows[stamp.flow as usize].service];
+        let server = &service.servers[server];
+        let mut out = Vec::new();
+        ledger.as_server_expects(ledger.request(stamp), service, server).write(&mut out);
+        if service.mode == Mode::Tun {
+            let source = ledger.scenario.servers.appliance_address.octets();
+            let (length, target) = ((out.len() - 14) as u16, server.address.octets());
+            let mut outer =
+                etherparse::Ipv4Header::new(length, 64, 4.into(), source, target).unwrap();
+            outer.dont_fragment = stamp.dont_fragment();
+            outer.identification = 4711;
+            outer.header_checksum = outer.calc_header_checksum();
+            out.splice(14..14, outer.to_bytes());
+        }
+        out
+    }
+
+    fn next(ledger: &mut Ledger) -> Vec<u8> {
+        let mut frame = Vec::new();
+        ledger.next(&mut frame);
+        frame
+    }
+
+    /// Sends the next frame to `server` and returns what arrived there.
+    fn deliver(ledger: &mut Ledger, server: usize) -> Vec<u8> {
+        let sent = next(ledger);
+        let arrived = forwarded(ledger, &sent, server);
+        ledger.at_servers(&arrived, &mut Vec::new());
+        arrived
+    }
+
+    #[test]
+    fn frames_that_arrive_as_they_should_are_all_accounted_for() {
+        let mut ledger = Ledger::new(scenario());
+        for _ in 0..5000 {
+            let sent = next(&mut ledger);
+            let mut answer = Vec::new();
+            let arrived = forwarded(&ledger, &sent, 0);
+            if ledger.at_servers(&arrived, &mut answer) {
+                let Kind::Stamped(stamp, _) = packet::kind(&answer) else { panic!("not ours") };
+                let request = ledger.request(stamp);
+                let back = Packet {
+                    macs: [[2, 0, 0, 0, 1, 2], [2, 0, 0, 0, 1, 1]],
+                    source: request.destination,
+                    destination: request.source,
+                    ..request
+                };
+                back.write(&mut answer);
+                ledger.at_clients(&answer);
+            }
+        }
+        let report = ledger.report();
+        assert_eq!(report.examples, [""; 0]);
+        assert_eq!((report.faults, report.lost, report.under_way), (0, 0, 0));
+        assert_eq!((report.sent, report.delivered), (5000, 5000));
+        assert_eq!((report.answers_sent, report.answers_delivered), (2000, 2000));
+    }
+
+    #[test]
+    fn a_frame_with_any_byte_changed_is_a_fault() {
+        let mut ledger = Ledger::new(scenario());
+        for _ in 0..40 {
+            let sent = next(&mut ledger);
+            let right = forwarded(&ledger, &sent, 0);
+            for at in 0..right.len() {
+                let mut wrong = right.clone();
+                wrong[at] ^= 1;
+                let mut fresh = Ledger::new(scenario());
+                while next(&mut fresh) != sent {}
+                fresh.at_servers(&wrong, &mut Vec::new());
+                assert_eq!(fresh.report().faults, 1, "byte {at} of {right:02x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_that_never_comes_is_lost() {
+        let mut ledger = Ledger::new(scenario());
+        for _ in 0..10 {
+            next(&mut ledger); // the first of each flow
+        }
+        for _ in 0..10 {
+            deliver(&mut ledger, 0);
+        }
+        assert_eq!((ledger.report().lost, ledger.report().under_way), (10, 4));
+        next(&mut ledger);
+        ledger.give_up();
+        assert_eq!((ledger.report().lost, ledger.report().under_way), (15, 0));
+    }
+
+    #[test]
+    fn a_frame_that_comes_twice_is_a_fault() {
+        let mut ledger = Ledger::new(scenario());
+        let arrived = deliver(&mut ledger, 0);
+        assert_eq!(ledger.report().faults, 0);
+        ledger.at_servers(&arrived, &mut Vec::new());
+        assert_eq!(ledger.report().faults, 1);
+    }
+
+    #[test]
+    fn a_flow_that_changes_its_server_in_mid_connection_is_a_fault() {
+        let mut ledger = Ledger::new(scenario());
+        for _ in 0..10 {
+            deliver(&mut ledger, 0);
+        }
+        for _ in 0..10 {
+            deliver(&mut ledger, 1);
+        }
+        // All but the two flows of the service that may.
+        assert_eq!(ledger.report().faults, 8);
+    }
+
+    #[test]
+    fn a_change_of_configuration_is_noticed_once() {
+        let mut ledger = Ledger::new(scenario());
+        for server in [0, 0, 1, 1, 0] {
+            for _ in 0..10 {
+                let moving = ledger.flows[ledger.senders[(ledger.turn + 1) % 10] as usize].service;
+                deliver(&mut ledger, if moving == 0 { server } else { 0 });
+            }
+        }
+        assert_eq!(ledger.report().changes, 2);
+        assert_eq!(ledger.report().configuration.as_deref(), Some("a"));
+        assert_eq!(ledger.report().faults, 0);
     }
 }

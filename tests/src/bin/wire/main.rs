@@ -12,7 +12,8 @@
 //! |---|---|
 //! | (the start) | when both links are up |
 //! | `go` | at once; from then on, frames flow |
-//! | `see NAME` | when a frame was forwarded as only configuration NAME would |
+//! | `join NAME` | at once; from then on, clients of the service NAME send too |
+//! | `see NAME` | when a frame was forwarded as only configuration NAME would; or, after a while, that it was not |
 //! | `report` | at once, with [`ledger::Report`] |
 //! | `stop` | when everything sent has arrived, or nothing has come for a while; with the report |
 //!
@@ -181,7 +182,7 @@ impl Ends {
 
 /// What the test waits for.
 enum Waiting {
-    For(String),
+    For { name: String, since: Instant },
     ForSilence { since: Instant },
 }
 
@@ -204,10 +205,11 @@ impl Player {
                     Err(TryRecvError::Empty) => {}
                     Err(TryRecvError::Disconnected) => return Ok(()),
                 },
-                Some(Waiting::For(name)) => {
+                Some(Waiting::For { name, since }) => {
                     let report = self.ends.ledger.report();
-                    if report.configuration.as_ref() == Some(name) {
-                        say(&json!({ "seen": name, "changes": report.changes }))?;
+                    let seen = report.configuration.as_ref() == Some(name);
+                    if seen || since.elapsed() > SILENCE {
+                        say(&json!({ "seen": report.configuration, "changes": report.changes }))?;
                         self.waiting = None;
                     }
                 }
@@ -236,8 +238,9 @@ impl Player {
                 self.sending = true;
                 say(&json!({ "going": true }))
             }
+            ("join", name) => say(&json!({ "joined": self.ends.ledger.join(name) })),
             ("see", name) => {
-                self.waiting = Some(Waiting::For(name.to_owned()));
+                self.waiting = Some(Waiting::For { name: name.to_owned(), since: Instant::now() });
                 Ok(())
             }
             ("report", _) => self.report(),

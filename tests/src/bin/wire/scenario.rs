@@ -54,6 +54,9 @@ pub struct Service {
     pub port: u16,
     /// How many clients use it at any time.
     pub flows: u32,
+    /// Whether its clients only come when they are told to `join`.
+    #[serde(default)]
+    pub later: bool,
     /// Whether a flow may never change its server.
     pub sticky: bool,
     /// Every server that it has in any configuration.
