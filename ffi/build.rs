@@ -9,11 +9,14 @@
 use std::path::{Path, PathBuf};
 use std::{env, panic};
 
-/// Linked whole: they register themselves in constructors, which nothing else refers to.
+/// Linked whole: they register themselves in constructors, which nothing else refers to. net_pcap
+/// is missing because libpcap.a needs libdbus and that libsystemd, of which Debian has no archive.
 const DRIVERS: &[&str] = &[
+    "bus_auxiliary",
     "bus_pci",
     "bus_vdev",
     "common_iavf",
+    "common_mlx5",
     "mempool_ring",
     "net_af_packet",
     "net_bnxt",
@@ -26,6 +29,7 @@ const DRIVERS: &[&str] = &[
     "net_igc",
     "net_ixgbe",
     "net_memif",
+    "net_mlx5",
     "net_null",
     "net_ring",
     "net_tap",
@@ -145,7 +149,7 @@ fn link_static() {
     for library in CORE.iter().filter(present) {
         println!("cargo::rustc-link-lib=static:-bundle=rte_{library}");
     }
-    for library in ["numa", "bsd", "md"] {
+    for library in ["mlx5", "ibverbs", "nl-route-3", "nl-3", "numa", "bsd", "md"] {
         println!("cargo::rustc-link-lib=static:-bundle={library}");
     }
     let features = env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();

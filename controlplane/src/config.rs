@@ -32,7 +32,7 @@ pub const MAX_ROUTES: usize = 1024;
 /// How many static neighbours a node can have.
 pub const MAX_NEIGHBOURS: usize = 4096;
 /// How many addresses an interface can have.
-pub const MAX_INTERFACE_ADDRESSES: usize = 64;
+pub const MAX_INTERFACE_ADDRESSES: usize = 16;
 
 /// A whole configuration, without a mistake.
 #[derive(Debug, Clone, PartialEq)]
@@ -300,6 +300,12 @@ impl Config {
     pub fn ways(&self) -> snapshot::Routes {
         network::ways(&self.interfaces, &self.routes)
     }
+
+    /// The interface that `address` is on a subnet of, and our own address there with the subnet;
+    /// `None` if it is on none of them.
+    pub fn connected(&self, address: Ipv4Addr) -> Option<(InterfaceId, Ipv4Net)> {
+        network::connected(&self.interfaces, address)
+    }
 }
 
 impl Interface {
@@ -395,4 +401,4 @@ fn is_station(address: Ipv4Addr) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

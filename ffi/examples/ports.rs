@@ -1,6 +1,13 @@
 //! Starts DPDK, opens the virtual devices named on the command line, such as `net_null0`, and
 //! prints each port with its driver and MAC address. Fails when there is none: a static build
-//! whose drivers were left out by the linker looks healthy until then.
+//! whose drivers were left out by the linker looks healthy until then. The three ways to link:
+//!
+//! ```sh
+//! cargo run --release -p dpdk-sys --example ports -- net_null0
+//! DPDK_LINK=static cargo run --release -p dpdk-sys --example ports -- net_null0
+//! DPDK_LINK=static RUSTFLAGS="-C target-feature=+crt-static" \
+//!     cargo run --release -p dpdk-sys --example ports --target x86_64-unknown-linux-gnu -- net_null0
+//! ```
 
 use std::process::ExitCode;
 

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::{fmt, slice};
 
+use nix::errno::Errno;
 use zerocopy::FromZeros;
 
 use crate::eal::{Eal, Runtime};
@@ -51,8 +52,8 @@ impl<T: FromZeros> HugeSlice<T> {
                 numa.unwrap_or(ANY_NODE),
             )
         };
-        let first = NonNull::new(memory.cast())
-            .ok_or_else(|| Error::Memory { what: what(), reason: Reason::latest() })?;
+        let none_left = || Error::Memory { what: what(), reason: Reason::of(Errno::ENOMEM as i32) };
+        let first = NonNull::new(memory.cast()).ok_or_else(none_left)?;
         Ok(Self { first, count, runtime: eal.runtime().clone() })
     }
 }

@@ -31,8 +31,12 @@ pub enum Device {
         /// Such as `0000:03:00.0`.
         address: String,
     },
-    /// A Linux interface of this network namespace, through AF_PACKET. The kernel goes on seeing
-    /// every frame as well, so the interface should have no addresses of its own.
+    /// A Linux interface of this network namespace, through AF_PACKET. Three things to know:
+    /// - The kernel goes on seeing every received frame, so the interface should have no addresses.
+    /// - What the kernel has merged (GRO, or TSO of a veth peer) or reassembled (the driver asks for
+    ///   IP fragments to be) arrives as one frame, cut off where a slot ends: switch off `gro` on
+    ///   the interface, and `tx tso gso` on a veth's other end.
+    /// - Without `tx off` a veth's other end does not fill in checksums either.
     Packet {
         /// Such as `eth1`.
         interface: String,
@@ -157,13 +161,15 @@ impl Port {
         match device {
             Device::Pci { address } => Self::open_card(eal, address, &mut owned),
             Device::Packet { interface, queues, mtu } => {
-                let found = interface::Interface::find(interface)?;
-                let arguments = found.driver_arguments(*queues, *mtu)?;
+                let found = interface::Interface::find(interface, *mtu)?;
+                let arguments = found.driver_arguments(*queues);
                 let mut port =
                     Self::plug(eal, c"vdev", &interface::unique_name(), &arguments, &mut owned)
                         .map_err(|error| error.about(interface))?;
+                let quiet = found.ignore_outgoing();
                 port.packet = Some(found);
-                Ok(port)
+                drop(owned); // closing takes it, should `quiet` be an error
+                quiet.map(|()| port)
             }
             Device::Virtual(text) => {
                 let (name, arguments) = text.split_once(',').unwrap_or((text, ""));
@@ -260,7 +266,8 @@ impl Port {
         self.check(settings, pool)?;
         let turn = control();
         let wanted = sys::shim_port_settings {
-            mtu: settings.mtu,
+            // AF_PACKET's driver claims to do no more, whatever its slots can hold.
+            mtu: if self.packet.is_some() { settings.mtu.min(1500) } else { settings.mtu },
             receive_queues: settings.receive_queues,
             transmit_queues: settings.transmit_queues,
             receive_descriptors: settings.receive_descriptors,

@@ -1,6 +1,7 @@
 //! `[[interface]]`, `[[route]]` and `[[neighbour]]`: what is on our subnets, and what is behind
 //! routers there.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -47,6 +48,20 @@ pub(super) fn ways(interfaces: &[Interface], routes: &[Route]) -> Routes {
     Routes::new(connected.chain(fixed))
 }
 
+/// The interface and subnet that `address` is on, if there is one; with our own address there.
+pub(super) fn connected(
+    interfaces: &[Interface],
+    address: Ipv4Addr,
+) -> Option<(InterfaceId, Ipv4Net)> {
+    let subnets = interfaces.iter().zip(0..).flat_map(|(interface, position)| {
+        interface.addresses.iter().map(move |&subnet| (InterfaceId(position), subnet))
+    });
+    // Of equal subnets the first counts: its address is the interface's source.
+    subnets
+        .filter(|(_, subnet)| subnet.contains(&address))
+        .min_by_key(|(_, subnet)| Reverse(subnet.prefix_len()))
+}
+
 impl Network {
     pub fn read(table: &Table<'_>, refusals: &mut Refusals) -> Self {
         let mut network = Self {
@@ -67,14 +82,8 @@ impl Network {
         network
     }
 
-    /// The interface and subnet that `address` is on, if there is one.
     fn connected(&self, address: Ipv4Addr) -> Option<(InterfaceId, Ipv4Net)> {
-        let subnets = self.interfaces.iter().zip(0..).flat_map(|(interface, position)| {
-            interface.addresses.iter().map(move |&subnet| (InterfaceId(position), subnet))
-        });
-        subnets
-            .filter(|(_, subnet)| subnet.contains(&address))
-            .max_by_key(|(_, subnet)| subnet.prefix_len())
+        connected(&self.interfaces, address)
     }
 
     /// An address that may be published: on a subnet of ours (VS-10), and nobody's own (VS-11).

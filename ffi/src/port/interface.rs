@@ -1,8 +1,8 @@
 //! Linux interfaces that DPDK reaches through AF_PACKET: what the driver does not ask the kernel.
 
-use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::{fs, mem};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -15,6 +15,8 @@ use crate::error::Error;
 pub(super) struct Interface {
     name: String,
     index: u32,
+    /// The largest IP packet that a slot has room for.
+    largest: u16,
 }
 
 /// Slots of each ring, so the longest pause in frames before the kernel drops some.
@@ -25,13 +27,27 @@ const SLOTS_PER_BLOCK: u32 = 16;
 /// (net/packet/af_packet.c, tpacket_rcv), and one more 802.1Q tag than it takes off.
 const SLOT_OVERHEAD: u32 = 80 + 4;
 
+/// Nothing of a frame that this host sends, all of any other (Documentation/networking/filter.rst).
+const ONLY_INCOMING: [libc::sock_filter; 4] = {
+    const fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+        libc::sock_filter { code: code as u16, jt, jf, k }
+    }
+    let kind_of_frame = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
+    [
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, kind_of_frame),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::PACKET_OUTGOING as u32),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ]
+};
+
 pub(super) fn unique_name() -> String {
     static MADE: AtomicU32 = AtomicU32::new(0);
     format!("net_af_packet_sluice{}", MADE.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Interface {
-    pub(super) fn find(name: &str) -> Result<Self, Error> {
+    pub(super) fn find(name: &str, largest: u16) -> Result<Self, Error> {
         // The kernel allows more, but the rest could pass for a further argument of the driver.
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:@+".contains(&byte);
         if name.is_empty() || name.len() >= libc::IFNAMSIZ || !name.bytes().all(plain) {
@@ -42,20 +58,19 @@ impl Interface {
             });
         }
         let index = if_nametoindex(name).map_err(|_| Error::NoSuchInterface(name.into()))?;
-        let found = Self { name: name.into(), index };
+        let found = Self { name: name.into(), index, largest };
         found.socket()?; // so that a missing capability is named as such
         Ok(found)
     }
 
-    /// For net_af_packet. The slots are large enough for whole frames of that MTU, and the buffers
-    /// must be as large as the slots (the driver's rule).
-    pub(super) fn driver_arguments(&self, queues: u16, mtu: u16) -> Result<String, Error> {
-        let slot = (u32::from(mtu) + SLOT_OVERHEAD).next_multiple_of(256).max(2048);
+    /// For net_af_packet. Buffers must be as large as the slots (the driver's rule).
+    pub(super) fn driver_arguments(&self, queues: u16) -> String {
+        let slot = (u32::from(self.largest) + SLOT_OVERHEAD).next_multiple_of(256).max(2048);
         let block = slot * SLOTS_PER_BLOCK;
         let name = &self.name;
-        Ok(format!(
+        format!(
             "iface={name},qpairs={queues},framesz={slot},blocksz={block},framecnt={SLOTS},qdisc_bypass=0"
-        ))
+        )
     }
 
     /// Receives frames for every address from here on until the socket is closed, by whatever
@@ -82,12 +97,44 @@ impl Interface {
         Ok(socket)
     }
 
+    /// Keeps the driver's sockets from receiving what this host sends on the interface; they are
+    /// told by being bound to it. The driver has no setting for this, and PACKET_IGNORE_OUTGOING
+    /// has no effect on sockets that share flows with others (PACKET_FANOUT), so a filter does it.
+    pub(super) fn ignore_outgoing(&self) -> Result<(), Error> {
+        let filter = libc::sock_fprog {
+            len: ONLY_INCOMING.len() as u16,
+            filter: ONLY_INCOMING.as_ptr().cast_mut(),
+        };
+        let failed = |errno| self.failed("ignoring the host's own frames", errno);
+        let descriptors = fs::read_dir("/proc/self/fd").map_err(|_| failed(Errno::last()))?;
+        let numbers = descriptors
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        for descriptor in
+            numbers.filter(|descriptor| bound_to(*descriptor) == Some(self.index as i32))
+        {
+            // SAFETY: the kernel reads the `sock_fprog` and the program that it points at.
+            let answer = unsafe {
+                libc::setsockopt(
+                    descriptor,
+                    libc::SOL_SOCKET,
+                    libc::SO_ATTACH_FILTER,
+                    (&raw const filter).cast(),
+                    size_of_val(&filter) as u32,
+                )
+            };
+            Errno::result(answer).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// The interface's, or what it was opened for if that is less.
     pub(super) fn mtu(&self) -> Result<u16, Error> {
         let answer =
             self.ask(libc::SIOCGIFMTU).map_err(|errno| self.failed("reading the MTU", errno))?;
         // SAFETY: SIOCGIFMTU fills this member of the union (netdevice(7)).
         let mtu = unsafe { answer.ifr_ifru.ifru_mtu };
-        Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+        Ok(u16::try_from(mtu).unwrap_or(u16::MAX).min(self.largest))
     }
 
     pub(super) fn running(&self) -> bool {
@@ -130,6 +177,16 @@ fn packet_socket() -> nix::Result<OwnedFd> {
     Errno::result(descriptor).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
+/// The interface to which a descriptor is bound, if it is a packet socket.
+fn bound_to(descriptor: i32) -> Option<i32> {
+    // SAFETY: a structure of integers only, for which zeroes are fine.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    let mut length = size_of_val(&address) as u32;
+    // SAFETY: the kernel writes at most `length` bytes there, and knows descriptors that are open.
+    let answer = unsafe { libc::getsockname(descriptor, (&raw mut address).cast(), &mut length) };
+    (answer == 0 && i32::from(address.sll_family) == libc::AF_PACKET).then_some(address.sll_ifindex)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,13 +194,16 @@ mod tests {
     #[test]
     fn an_interface_name_cannot_carry_driver_arguments() {
         for refused in ["", "eth0,qpairs=9", "a=b", "eth 0", "a/b", "sixteencharacter", "eth0\0"] {
-            assert!(matches!(Interface::find(refused), Err(Error::Malformed { .. })), "{refused}");
+            assert!(
+                matches!(Interface::find(refused, 1500), Err(Error::Malformed { .. })),
+                "{refused}"
+            );
         }
     }
 
     #[test]
     fn a_missing_interface_is_named() {
-        let refused = Interface::find("nosuchif0").expect_err("there is none");
+        let refused = Interface::find("nosuchif0", 1500).expect_err("there is none");
         assert_eq!(
             refused.to_string(),
             "interface \"nosuchif0\" does not exist in this network namespace: see `ip link`"

@@ -1,0 +1,196 @@
+//! `/metrics`: the state as Prometheus reads it (text exposition format 0.0.4).
+
+use std::fmt::{Display, Write as _};
+
+use crate::node::Node;
+use crate::report::{Interface, Server, Service, Traffic, Worker};
+
+/// All metrics of the node.
+pub fn text(node: &Node) -> String {
+    let status = node.status();
+    let counters = node.counters();
+    let mut page = Page::default();
+
+    page.gauge("info", "The node and the version of its program.");
+    page.sample("info", &[("node", &status.node), ("version", &status.version)], 1);
+    page.gauge("uptime_seconds", "Seconds since the start.");
+    page.sample("uptime_seconds", &[], status.uptime);
+    page.gauge("generation", "How many snapshots the workers have been given.");
+    page.sample("generation", &[], status.generation);
+    page.gauge("current", "Whether every worker has taken up the newest snapshot.");
+    page.sample("current", &[], u8::from(status.current));
+    page.gauge("buffers", "Packet buffers.");
+    page.sample("buffers", &[], status.buffers.capacity);
+    page.gauge("buffers_available", "Packet buffers that are free.");
+    page.sample("buffers_available", &[], status.buffers.available);
+
+    for (name, kind, help, value) in WORKER {
+        page.family(name, kind, help);
+        for (number, worker) in counters.workers.iter().enumerate() {
+            page.sample(name, &[("worker", &number)], value(worker));
+        }
+    }
+    page.counter("dropped_frames_total", "Frames dropped, by reason.");
+    for (number, worker) in counters.workers.iter().enumerate() {
+        for drop in &worker.drops {
+            let labels: Labels = &[("worker", &number), ("reason", &drop.reason)];
+            page.sample("dropped_frames_total", labels, drop.frames);
+        }
+    }
+    let control = counters.control;
+    for (name, help, value) in [
+        ("control_arp_received_frames_total", "ARP frames handed over.", control.arp_received),
+        ("control_icmp_received_frames_total", "ICMP packets handed over.", control.icmp_received),
+        ("control_echoes_answered_total", "Echo requests answered.", control.echoes_answered),
+        ("control_sent_frames_total", "Frames given to the workers to send.", control.sent),
+        ("control_lost_frames_total", "Frames lost to a full ring.", control.send_ring_full),
+    ] {
+        page.counter(name, help);
+        page.sample(name, &[], value);
+    }
+    for (name, kind, help, value) in INTERFACE {
+        page.family(name, kind, help);
+        for interface in &status.interfaces {
+            page.sample(name, &[("interface", &interface.name)], value(interface));
+        }
+    }
+
+    page.gauge("service_up", "Whether a server of the service takes new connections.");
+    for service in &status.services {
+        page.sample("service_up", &[("service", &service.name)], u8::from(service.state == "up"));
+    }
+    page.gauge("server_up", "Whether the server can be reached.");
+    each_server(&status.services, |labels, server| {
+        page.sample("server_up", labels, u8::from(server.actual != "unreachable"));
+    });
+    page.gauge("server_weight", "The server's share of new connections.");
+    each_server(&status.services, |labels, server| {
+        page.sample("server_weight", labels, server.weight);
+    });
+    for (name, kind, help, value) in TRAFFIC {
+        let service_name = format!("service_{name}");
+        page.family(&service_name, kind, help);
+        for service in &status.services {
+            page.sample(&service_name, &[("service", &service.name)], value(&service.traffic));
+        }
+        let server_name = format!("server_{name}");
+        page.family(&server_name, kind, help);
+        each_server(&status.services, |labels, server| {
+            page.sample(&server_name, labels, value(&server.traffic));
+        });
+    }
+    page.0
+}
+
+fn each_server(services: &[Service], mut show: impl FnMut(Labels, &Server)) {
+    for service in services {
+        for server in &service.servers {
+            show(&[("service", &service.name), ("server", &server.name)], server);
+        }
+    }
+}
+
+type Family<T> = (&'static str, &'static str, &'static str, fn(&T) -> u64);
+
+const WORKER: &[Family<Worker>] = &[
+    ("received_frames_total", "counter", "Frames received.", |w| w.received),
+    ("received_bytes_total", "counter", "Bytes received.", |w| w.received_bytes),
+    ("injected_frames_total", "counter", "Frames that the node made itself.", |w| w.injected),
+    ("transmitted_frames_total", "counter", "Frames transmitted.", |w| w.transmitted),
+    ("transmitted_bytes_total", "counter", "Bytes transmitted.", |w| w.transmitted_bytes),
+    ("punted_frames_total", "counter", "Frames handed to the control plane.", |w| w.punted),
+    ("waiting_frames", "gauge", "Frames that wait for a neighbour.", |w| w.waiting),
+    ("flows", "gauge", "Flows in the table.", |w| w.flows.used),
+    ("flow_capacity", "gauge", "Flows that the table has room for.", |w| w.flows.capacity),
+    ("flows_created_total", "counter", "Flows created.", |w| w.flows_created),
+    ("flows_evicted_total", "counter", "Flows ended early for others.", |w| w.flows_evicted),
+    ("forwarded_without_flow_total", "counter", "Packets forwarded by hash alone.", |w| {
+        w.forwarded_without_flow
+    }),
+    ("idle_turns_total", "counter", "Turns in which no frame came.", |w| w.idle_turns),
+    ("busy_turns_total", "counter", "Turns in which some frames came.", |w| w.busy_turns),
+];
+
+const INTERFACE: &[Family<Interface>] = &[
+    ("interface_up", "gauge", "Whether the link is up.", |i| i.statistics.link_up.into()),
+    ("interface_received_frames_total", "counter", "Frames the card received.", |i| {
+        i.statistics.received
+    }),
+    ("interface_received_bytes_total", "counter", "Bytes the card received.", |i| {
+        i.statistics.received_bytes
+    }),
+    ("interface_transmitted_frames_total", "counter", "Frames the card sent.", |i| {
+        i.statistics.transmitted
+    }),
+    ("interface_transmitted_bytes_total", "counter", "Bytes the card sent.", |i| {
+        i.statistics.transmitted_bytes
+    }),
+    ("interface_missed_frames_total", "counter", "Frames the card had no room for.", |i| {
+        i.statistics.missed
+    }),
+    ("interface_receive_errors_total", "counter", "Frames received damaged.", |i| {
+        i.statistics.receive_errors
+    }),
+    ("interface_transmit_errors_total", "counter", "Frames the card failed to send.", |i| {
+        i.statistics.transmit_errors
+    }),
+    ("interface_no_buffer_total", "counter", "Times the card found no free buffer.", |i| {
+        i.statistics.no_buffer
+    }),
+];
+
+const TRAFFIC: &[Family<Traffic>] = &[
+    ("connections", "gauge", "Connections now.", |t| t.connections),
+    ("connections_total", "counter", "Connections begun.", |t| t.totals.connections),
+    ("packets_total", "counter", "Packets from clients.", |t| t.totals.packets),
+    ("bytes_total", "counter", "Bytes from clients.", |t| t.totals.bytes),
+    ("reply_packets_total", "counter", "Packets back to clients.", |t| t.totals.reply_packets),
+    ("reply_bytes_total", "counter", "Bytes back to clients.", |t| t.totals.reply_bytes),
+];
+
+type Labels<'l> = &'l [(&'l str, &'l dyn Display)];
+
+/// The text as far as it is written; every name gets the prefix `sluice_`.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn gauge(&mut self, name: &str, help: &str) {
+        self.family(name, "gauge", help);
+    }
+
+    fn counter(&mut self, name: &str, help: &str) {
+        self.family(name, "counter", help);
+    }
+
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "# HELP sluice_{name} {help}\n# TYPE sluice_{name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: Labels, value: impl Display) {
+        let _ = write!(self.0, "sluice_{name}");
+        for (position, (label, text)) in labels.iter().enumerate() {
+            let opening = if position == 0 { '{' } else { ',' };
+            let _ = write!(self.0, "{opening}{label}=\"{}\"", escaped(&text.to_string()));
+        }
+        let closing = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.0, "{closing} {value}");
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_cannot_break_out_of_its_quotes() {
+        let mut page = Page::default();
+        page.sample("x", &[("name", &"a\"b\\c\nd")], 1);
+        assert_eq!(page.0, "sluice_x{name=\"a\\\"b\\\\c\\nd\"} 1\n");
+    }
+}

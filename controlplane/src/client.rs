@@ -1,0 +1,598 @@
+//! `sluice ctl`: the admin API from the command line.
+//!
+//! 1. this file: the command line, and what each command asks and shows
+//! 2. [`transport`]: one request over the Unix socket or over TLS
+//! 3. [`table`]: columns for people
+
+mod transport;
+
+mod table;
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+use hyper::Method;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use self::table::Table;
+use self::transport::{Answer, Request, Target};
+use crate::admin::problem::Problem;
+use crate::document::Configuration;
+use crate::report::{
+    Counters, Flows, Interface, Neighbour, Route, Server, Service, Status, Traffic, Verdict,
+};
+
+/// Asks or tells a running node
+#[derive(Debug, Args)]
+pub struct Ctl {
+    #[command(flatten)]
+    target: Target,
+    /// Print the API's JSON instead of a table
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The node, its interfaces and its services
+    Status,
+    /// The virtual services
+    Services,
+    /// The real servers, of one service or of all
+    Servers {
+        /// The service
+        service: Option<String>,
+    },
+    /// Current connections
+    Flows {
+        /// Of this virtual service
+        #[arg(long)]
+        service: Option<String>,
+        /// At this real server of the service
+        #[arg(long, requires = "service")]
+        server: Option<String>,
+        /// From this client's address
+        #[arg(long)]
+        client: Option<std::net::Ipv4Addr>,
+        /// How many at most
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+    /// The stations on our subnets
+    Neighbours,
+    /// The interfaces, with what their cards say
+    Interfaces,
+    /// The ways out
+    Routes,
+    /// Where every frame went
+    Counters,
+    /// The whole configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Adds or removes a virtual service
+    #[command(subcommand)]
+    Service(ServiceChange),
+    /// Adds or removes a real server
+    #[command(subcommand)]
+    Server(ServerChange),
+    /// Sets a real server's weight
+    Weight {
+        /// Which one: SERVICE/SERVER
+        server: ServerName,
+        /// Its share of new connections; 0 lets it drain
+        weight: u16,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Config {
+    /// Prints it, as TOML (as JSON with --json)
+    Get,
+    /// Replaces it
+    Put {
+        /// TOML, or JSON if the name ends in .json; - for the standard input
+        file: PathBuf,
+        /// Only if this is still its entity tag
+        #[arg(long)]
+        if_match: Option<String>,
+    },
+    /// Says whether it would be accepted, and what it would change
+    Validate {
+        /// TOML, or JSON if the name ends in .json; - for the standard input
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ServiceChange {
+    /// Adds one
+    Add {
+        /// What stands below [[service]] in a configuration; JSON if the name ends in .json
+        file: PathBuf,
+    },
+    /// Removes one with its servers
+    Remove {
+        /// Which one
+        service: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ServerChange {
+    /// Adds one
+    Add {
+        /// The service
+        service: String,
+        /// What stands below [[service.server]] in a configuration; JSON if the name ends in .json
+        file: PathBuf,
+    },
+    /// Removes one
+    Remove {
+        /// Which one: SERVICE/SERVER
+        server: ServerName,
+    },
+}
+
+/// A real server, as SERVICE/SERVER.
+#[derive(Debug, Clone)]
+struct ServerName {
+    service: String,
+    server: String,
+}
+
+impl FromStr for ServerName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((service, server)) if !service.is_empty() && !server.is_empty() => {
+                Ok(Self { service: service.into(), server: server.into() })
+            }
+            _ => Err("expected SERVICE/SERVER"),
+        }
+    }
+}
+
+/// Why a command did not do what it was to do.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The node cannot be asked.
+    #[error(transparent)]
+    Transport(#[from] transport::Error),
+    /// The node refused.
+    #[error("{}", refusal(.0))]
+    Refused(Problem),
+    /// The node answered in a way that this program does not know.
+    #[error("the node's answer cannot be read (is it of another version?): {0}")]
+    Answer(String),
+    /// A file cannot be read.
+    #[error("{}: {cause}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The answer cannot be shown.
+    #[error("cannot write the answer: {0}")]
+    Output(io::Error),
+}
+
+/// Every mistake, or what the node said if there was none in particular.
+fn refusal(problem: &Problem) -> String {
+    if problem.errors.is_empty() {
+        return problem.detail.clone();
+    }
+    let lines: Vec<_> = problem.errors.iter().map(ToString::to_string).collect();
+    format!("refused, and nothing was changed:\n{}", lines.join("\n"))
+}
+
+/// Does what the command line says, on standard output and standard error: 0 if it was done, 1 if
+/// it was refused or failed.
+pub fn run(ctl: &Ctl) -> ExitCode {
+    match ctl.answer().and_then(|text| print(&text)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "sluice ctl: {error}"); // nobody is left to tell
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Error> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+impl Ctl {
+    /// Does what the command line says; returns what there is to print.
+    ///
+    /// # Errors
+    ///
+    /// When the node cannot be asked, or refuses.
+    pub fn answer(&self) -> Result<String, Error> {
+        match &self.command {
+            Command::Status => self.show("/status", status),
+            Command::Services => self.show("/status", |status: &Status| services(&status.services)),
+            Command::Servers { service: None } => {
+                self.show("/status", |status: &Status| servers(&status.services))
+            }
+            Command::Servers { service: Some(name) } => self.servers_of(name),
+            Command::Flows { service, server, client, limit } => {
+                let mut query = format!("limit={limit}");
+                if let Some(service) = service {
+                    query += &format!("&service={}", encoded(service));
+                }
+                if let Some(server) = server {
+                    query += &format!("&server={}", encoded(server));
+                }
+                if let Some(client) = client {
+                    query += &format!("&client={client}");
+                }
+                self.show(&format!("/flows?{query}"), flows)
+            }
+            Command::Neighbours => self.show("/neighbours", |all: &Vec<_>| neighbours(all)),
+            Command::Interfaces => self.show("/interfaces", |all: &Vec<_>| interfaces(all)),
+            Command::Routes => self.show("/routes", |all: &Vec<_>| routes(all)),
+            Command::Counters => self.show("/counters", counters),
+            Command::Config(config) => self.config(config),
+            Command::Service(ServiceChange::Add { file }) => {
+                self.tell(Method::POST, "/services", Some(written(file)?))
+            }
+            Command::Service(ServiceChange::Remove { service }) => {
+                self.tell(Method::DELETE, &format!("/services/{}", encoded(service)), None)
+            }
+            Command::Server(ServerChange::Add { service, file }) => {
+                let path = format!("/services/{}/servers", encoded(service));
+                self.tell(Method::POST, &path, Some(written(file)?))
+            }
+            Command::Server(ServerChange::Remove { server }) => {
+                self.tell(Method::DELETE, &server.path(), None)
+            }
+            Command::Weight { server, weight } => {
+                let patch = json!({ "weight": weight }).to_string().into_bytes();
+                let content = ("application/merge-patch+json", patch);
+                self.tell(Method::PATCH, &server.path(), Some(content))
+            }
+        }
+    }
+
+    fn config(&self, config: &Config) -> Result<String, Error> {
+        match config {
+            Config::Get => self.show("/config", |document: &Configuration| {
+                toml::to_string(document).unwrap_or_else(|error| format!("# {error}\n"))
+            }),
+            Config::Put { file, if_match } => {
+                let answer = self.ask(Request {
+                    content: Some(written(file)?),
+                    if_match: if_match.clone(),
+                    ..Request::new(Method::PUT, "/config")
+                })?;
+                let etag = answer.etag.clone().unwrap_or_default();
+                self.either(&answer, |_: &Configuration| format!("accepted; now {etag}\n"))
+            }
+            Config::Validate { file } => {
+                let answer = self.ask(Request {
+                    content: Some(written(file)?),
+                    ..Request::new(Method::POST, "/config/validate")
+                })?;
+                self.either(&answer, verdict)
+            }
+        }
+    }
+
+    /// Asks, and shows the answer as JSON or in the words of `words`.
+    fn show<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        words: impl Fn(&T) -> String,
+    ) -> Result<String, Error> {
+        self.either(&self.ask(Request::new(Method::GET, path))?, words)
+    }
+
+    /// The servers of one service, from the status of all.
+    fn servers_of(&self, name: &str) -> Result<String, Error> {
+        let answer = self.ask(Request::new(Method::GET, "/status"))?;
+        let mut status: Status = parsed(&answer)?;
+        status.services.retain(|service| service.name == name);
+        match &status.services[..] {
+            [] => Err(Error::Refused(Problem::not_found(format!("service {name}")))),
+            [service] if self.json => Ok(pretty(&json!(service.servers))),
+            found => Ok(servers(found)),
+        }
+    }
+
+    /// Tells the node something, and shows what it made of it.
+    fn tell(
+        &self,
+        method: Method,
+        path: &str,
+        content: Option<(&'static str, Vec<u8>)>,
+    ) -> Result<String, Error> {
+        let answer = self.ask(Request { content, ..Request::new(method, path) })?;
+        match answer.body.is_empty() {
+            true => Ok("done\n".into()),
+            false => self.either(&answer, |_: &Value| "done\n".into()),
+        }
+    }
+
+    fn ask(&self, request: Request) -> Result<Answer, Error> {
+        let answer = transport::exchange(&self.target, request)?;
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        let problem = serde_json::from_slice(&answer.body);
+        Err(Error::Refused(problem.unwrap_or_else(|_| {
+            Problem::new(answer.status, format!("the node answered {}", answer.status))
+        })))
+    }
+
+    fn either<T: DeserializeOwned>(
+        &self,
+        answer: &Answer,
+        words: impl Fn(&T) -> String,
+    ) -> Result<String, Error> {
+        if self.json { Ok(pretty(&parsed(answer)?)) } else { Ok(words(&parsed(answer)?)) }
+    }
+}
+
+impl ServerName {
+    fn path(&self) -> String {
+        format!("/services/{}/servers/{}", encoded(&self.service), encoded(&self.server))
+    }
+}
+
+fn parsed<T: DeserializeOwned>(answer: &Answer) -> Result<T, Error> {
+    serde_json::from_slice(&answer.body).map_err(|error| Error::Answer(error.to_string()))
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+/// A file's content with its type.
+fn written(file: &Path) -> Result<(&'static str, Vec<u8>), Error> {
+    let read = match file.to_str() {
+        Some("-") => io::read_to_string(io::stdin()).map(String::into_bytes),
+        _ => fs::read(file),
+    };
+    let bytes = read.map_err(|cause| Error::File { path: file.to_owned(), cause })?;
+    let json = file.extension().is_some_and(|extension| extension == "json")
+        || bytes.trim_ascii_start().starts_with(b"{");
+    Ok((if json { "application/json" } else { "application/toml" }, bytes))
+}
+
+/// A name as it may stand in a path (RFC 3986 section 2).
+fn encoded(name: &str) -> String {
+    let letter = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    name.bytes().map(letter).collect()
+}
+
+fn status(status: &Status) -> String {
+    let Status { node, version, role, generation, etag, flows, buffers, .. } = status;
+    let uptime = duration(status.uptime);
+    format!(
+        "{node} ({role}), version {version}, up {uptime}\n\
+         configuration {etag}, snapshot {generation}{}\n\
+         {} of {} flows, {} of {} packet buffers free\n\n{}\n{}",
+        if status.current { "" } else { " (not with every worker yet)" },
+        flows.used,
+        flows.capacity,
+        buffers.available,
+        buffers.capacity,
+        interfaces(&status.interfaces),
+        servers(&status.services),
+    )
+}
+
+fn services(all: &[Service]) -> String {
+    let mut table = Table::new(&[
+        "SERVICE", "ADDRESS", "PORTS", "PROTOCOL", "MODE", "SCHEDULER", "STATE", "SERVERS", "CONNS",
+        "CONNS/S", "PACKETS/S", "BITS/S",
+    ]);
+    for service in all {
+        let online = service.servers.iter().filter(|server| server.actual == "online").count();
+        let mut cells = service_cells(service);
+        cells.push(format!("{online}/{}", service.servers.len()));
+        cells.extend(traffic(&service.traffic));
+        table.row(cells);
+    }
+    table.to_string()
+}
+
+fn service_cells(service: &Service) -> Vec<String> {
+    let addresses: Vec<_> = service.addresses.iter().map(ToString::to_string).collect();
+    vec![
+        service.name.clone(),
+        addresses.join(","),
+        service.ports.clone(),
+        word(&service.protocol),
+        word(&service.mode),
+        word(&service.scheduler),
+        service.state.clone(),
+    ]
+}
+
+fn servers(services: &[Service]) -> String {
+    let mut table = Table::new(&[
+        "SERVICE", "SERVER", "ADDRESS", "MODE", "WEIGHT", "STATE", "CONNS", "CONNS/S", "PACKETS/S",
+        "BITS/S",
+    ]);
+    for service in services {
+        for server in &service.servers {
+            let mut cells = vec![service.name.clone()];
+            cells.extend(server_cells(server));
+            cells.extend(traffic(&server.traffic));
+            table.row(cells);
+        }
+    }
+    table.to_string()
+}
+
+fn server_cells(server: &Server) -> Vec<String> {
+    let address = match server.port {
+        Some(port) => format!("{}:{port}", server.address),
+        None => server.address.to_string(),
+    };
+    let state = match &server.reason {
+        Some(reason) => format!("{} ({reason})", server.actual),
+        None => server.actual.clone(),
+    };
+    vec![server.name.clone(), address, word(&server.mode), server.weight.to_string(), state]
+}
+
+fn traffic(traffic: &Traffic) -> [String; 4] {
+    let Traffic { connections, rates, .. } = traffic;
+    let packets = rates.packets + rates.reply_packets;
+    let bits = (rates.bytes + rates.reply_bytes).saturating_mul(8);
+    [*connections, rates.connections, packets, bits].map(|number| number.to_string())
+}
+
+fn flows(found: &Flows) -> String {
+    let mut table = Table::new(&[
+        "PROTOCOL", "STATE", "CLIENT", "VIRTUAL", "REAL", "SERVICE", "SERVER", "AGE", "IDLE",
+        "PACKETS", "BYTES",
+    ]);
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+    for flow in &found.flows {
+        table.row(vec![
+            flow.protocol.clone(),
+            flow.state.clone(),
+            flow.client.to_string(),
+            flow.r#virtual.to_string(),
+            or_dash(&flow.real),
+            or_dash(&flow.service),
+            or_dash(&flow.server),
+            duration(flow.age),
+            duration(flow.idle),
+            flow.packets.to_string(),
+            flow.bytes.to_string(),
+        ]);
+    }
+    let more = if found.complete { "" } else { "(there are more)\n" };
+    format!("{table}{more}")
+}
+
+fn neighbours(all: &[Neighbour]) -> String {
+    let mut table = Table::new(&["INTERFACE", "ADDRESS", "MAC", "STATE", "KIND", "AGE"]);
+    for neighbour in all {
+        table.row(vec![
+            neighbour.interface.clone(),
+            neighbour.address.to_string(),
+            neighbour.mac.clone().unwrap_or_else(|| "-".into()),
+            neighbour.state.clone(),
+            neighbour.kind.clone(),
+            neighbour.age.map_or_else(|| "-".into(), duration),
+        ]);
+    }
+    table.to_string()
+}
+
+fn interfaces(all: &[Interface]) -> String {
+    let mut table = Table::new(&[
+        "INTERFACE", "DEVICE", "DRIVER", "MAC", "ADDRESSES", "LINK", "RECEIVED", "TRANSMITTED",
+        "MISSED",
+    ]);
+    for interface in all {
+        let addresses: Vec<_> = interface.addresses.iter().map(ToString::to_string).collect();
+        let statistics = &interface.statistics;
+        let link = match (statistics.link_up, statistics.speed) {
+            (false, _) => "down".into(),
+            (true, 0) => "up".into(),
+            (true, speed) => format!("{speed} Mbit/s"),
+        };
+        table.row(vec![
+            interface.name.clone(),
+            interface.device.clone(),
+            interface.driver.clone(),
+            interface.mac.clone(),
+            addresses.join(","),
+            link,
+            statistics.received.to_string(),
+            statistics.transmitted.to_string(),
+            statistics.missed.to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn routes(all: &[Route]) -> String {
+    let mut table = Table::new(&["TO", "VIA", "INTERFACE"]);
+    for route in all {
+        let via = route.via.map_or_else(|| "(connected)".into(), |via| via.to_string());
+        table.row(vec![route.to.to_string(), via, route.interface.clone()]);
+    }
+    table.to_string()
+}
+
+/// What has been counted, and every reason for which a frame was dropped.
+fn counters(counters: &Counters) -> String {
+    let mut table = Table::new(&["WORKER", "COUNTER", "VALUE", "MEANING"]);
+    for (number, worker) in counters.workers.iter().enumerate() {
+        let mut row = |name: &str, value: u64, meaning: &str| {
+            table.row(vec![number.to_string(), name.into(), value.to_string(), meaning.into()]);
+        };
+        row("received", worker.received, "Frames from the cards.");
+        row("injected", worker.injected, "Frames that the node made itself.");
+        row("transmitted", worker.transmitted, "Frames that the cards took.");
+        row("punted", worker.punted, "Frames handed to the control plane.");
+        row("waiting", worker.waiting, "Frames that wait for a neighbour.");
+        row("dropped", worker.dropped, "Frames dropped, for any reason.");
+        for drop in worker.drops.iter().filter(|drop| drop.frames > 0) {
+            row(&format!("  {}", drop.reason), drop.frames, &drop.explanation);
+        }
+        row("flows", worker.flows.used, "Flows in the table.");
+        row("flows_created", worker.flows_created, "Flows so far.");
+        row("flows_evicted", worker.flows_evicted, "Flows ended early for others.");
+        row("without_flow", worker.forwarded_without_flow, "Packets forwarded by hash alone.");
+    }
+    table.to_string()
+}
+
+fn verdict(verdict: &Verdict) -> String {
+    let Verdict { live, restart_needed, changes } = verdict;
+    let mut text = match (live, changes.is_empty()) {
+        (true, true) => "it would change nothing\n".to_owned(),
+        (true, false) => "it would be accepted\n".to_owned(),
+        (false, _) => format!("it needs a restart, because of {}\n", restart_needed.join(", ")),
+    };
+    for change in changes {
+        text += &format!("  {change}\n");
+    }
+    text
+}
+
+/// The word that stands for a setting in a configuration.
+fn word<T: serde::Serialize>(setting: &T) -> String {
+    match serde_json::to_value(setting) {
+        Ok(Value::String(word)) => word,
+        _ => "?".into(),
+    }
+}
+
+/// Such as 2d 03:04:05, or 1.5s.
+fn duration(seconds: f64) -> String {
+    if seconds < 60.0 {
+        return format!("{seconds:.1}s");
+    }
+    let whole = seconds as u64;
+    let (days, hours, minutes) = (whole / 86_400, whole / 3_600 % 24, whole / 60 % 60);
+    let clock = format!("{hours:02}:{minutes:02}:{:02}", whole % 60);
+    if days > 0 { format!("{days}d {clock}") } else { clock }
+}

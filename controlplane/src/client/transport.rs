@@ -1,0 +1,285 @@
+//! One request to the admin API, over root's Unix socket or over TLS.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::admin::certificate;
+
+/// How long a whole exchange may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest answer that is read, in bytes.
+const LONGEST: usize = 256 << 20;
+/// Whom Debian trusts.
+const TRUSTED: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// The port of `[admin] listen` unless the operator says otherwise.
+const PORT: u16 = 9443;
+
+/// Which node, and how it is to know us
+#[derive(Debug, Clone, Args)]
+pub struct Target {
+    /// The node's Unix socket, for root
+    #[arg(long, global = true, default_value = "/run/sluice/admin.sock", value_name = "PATH")]
+    pub socket: PathBuf,
+    /// A remote node, such as https://10.0.0.2:9443
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "socket")]
+    pub url: Option<Uri>,
+    /// The token for a remote node; --token-file shows it to nobody else
+    #[arg(long, global = true, env = "SLUICE_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// A file with the token
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+    /// Trust the certificates in this PEM file, such as the node's admin-cert.pem
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Trust any certificate: anybody on the way can read the token and change the answer
+    #[arg(long, global = true, conflicts_with = "ca")]
+    pub insecure: bool,
+}
+
+/// Why the node could not be asked.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Nobody answers.
+    #[error("cannot reach the node at {at}: {cause}")]
+    Unreachable {
+        /// Where it should be.
+        at: String,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The connection failed while it was used.
+    #[error("the connection to the node failed: {0}")]
+    Broken(String),
+    /// The address of the node makes no sense.
+    #[error("--url: expected https://HOST or https://HOST:PORT, found {0}")]
+    Url(Uri),
+    /// A file is unusable.
+    #[error("{}: {cause}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The trusted certificates are unusable.
+    #[error("{0}")]
+    Certificate(#[from] certificate::Error),
+    /// There is no trust to begin with.
+    #[error("cannot use TLS: {0}; give --ca FILE with the node's certificate")]
+    Tls(#[from] rustls::Error),
+    /// The token cannot stand in a header.
+    #[error("the token holds characters that no token has")]
+    Token,
+}
+
+/// What is asked.
+pub struct Request {
+    /// The HTTP method.
+    pub method: Method,
+    /// The path below `/api/v1`, with the query.
+    pub path: String,
+    /// The body with its type.
+    pub content: Option<(&'static str, Vec<u8>)>,
+    /// The entity tag that must still be right.
+    pub if_match: Option<String>,
+}
+
+impl Request {
+    /// A request without a body.
+    pub fn new(method: Method, path: &str) -> Self {
+        Self { method, path: path.to_owned(), content: None, if_match: None }
+    }
+}
+
+/// What came back.
+pub struct Answer {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The configuration's entity tag, if it was given.
+    pub etag: Option<String>,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+/// Asks, and waits for the whole answer.
+///
+/// # Errors
+///
+/// When the node cannot be reached, or the exchange breaks off.
+pub fn exchange(target: &Target, request: Request) -> Result<Answer, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Broken(error.to_string()))?;
+    runtime.block_on(async {
+        let all = async {
+            match &target.url {
+                None => over_unix(target, request).await,
+                Some(url) => over_tls(target, url, request).await,
+            }
+        };
+        timeout(PATIENCE, all).await.unwrap_or_else(|_| {
+            Err(Error::Broken(format!("no answer within {} seconds", PATIENCE.as_secs())))
+        })
+    })
+}
+
+async fn over_unix(target: &Target, request: Request) -> Result<Answer, Error> {
+    let at = || target.socket.display().to_string();
+    let stream = UnixStream::connect(&target.socket)
+        .await
+        .map_err(|cause| Error::Unreachable { at: at(), cause })?;
+    converse(stream, "localhost", None, request).await
+}
+
+async fn over_tls(target: &Target, url: &Uri, request: Request) -> Result<Answer, Error> {
+    let refused = || Error::Url(url.clone());
+    let authority = url.authority().filter(|_| url.scheme_str() == Some("https"));
+    let authority = authority.ok_or_else(refused)?;
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = authority.port_u16().unwrap_or(PORT);
+    let name = ServerName::try_from(host.clone()).map_err(|_| refused())?;
+    let token = token(target)?;
+    let tls = TlsConnector::from(Arc::new(trust(target)?));
+    let unreachable = |cause| Error::Unreachable { at: format!("{host}:{port}"), cause };
+    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(unreachable)?;
+    let stream = tls.connect(name, stream).await.map_err(unreachable)?;
+    converse(stream, authority.as_str(), token.as_deref(), request).await
+}
+
+async fn converse<S>(
+    stream: S,
+    host: &str,
+    token: Option<&str>,
+    request: Request,
+) -> Result<Answer, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broken = |error: &dyn std::error::Error| Error::Broken(error.to_string());
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let connection = tokio::spawn(connection);
+    let mut builder = hyper::Request::builder()
+        .method(request.method)
+        .uri(format!("/api/v1{}", request.path))
+        .header(header::HOST, host);
+    if let Some(token) = token {
+        let mut shown =
+            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| Error::Token)?;
+        shown.set_sensitive(true);
+        builder = builder.header(header::AUTHORIZATION, shown);
+    }
+    if let Some(tag) = request.if_match {
+        builder = builder.header(header::IF_MATCH, tag);
+    }
+    let mut body = Vec::new();
+    if let Some((kind, content)) = request.content {
+        builder = builder.header(header::CONTENT_TYPE, kind);
+        body = content;
+    }
+    let request =
+        builder.body(Full::new(Bytes::from(body))).map_err(|error| broken(&error))?;
+    let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
+    let status = answer.status();
+    let etag = answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
+    let etag = etag.map(str::to_owned);
+    let body = Limited::new(answer.into_body(), LONGEST).collect().await;
+    let body = body.map_err(|error| Error::Broken(error.to_string()))?.to_bytes();
+    connection.abort();
+    Ok(Answer { status, etag, body })
+}
+
+fn token(target: &Target) -> Result<Option<String>, Error> {
+    let Some(path) = &target.token_file else { return Ok(target.token.clone()) };
+    let text = fs::read_to_string(path)
+        .map_err(|cause| Error::File { path: path.clone(), cause })?;
+    Ok(Some(text.trim().to_owned()))
+}
+
+/// Whose certificates are good.
+fn trust(target: &Target) -> Result<ClientConfig, Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?;
+    if target.insecure {
+        let anybody = Arc::new(Anybody(provider));
+        let builder = builder.dangerous().with_custom_certificate_verifier(anybody);
+        return Ok(builder.with_no_client_auth());
+    }
+    let mut roots = RootCertStore::empty();
+    match &target.ca {
+        Some(file) => {
+            for certificate in certificate::chain(file)? {
+                roots.add(certificate)?;
+            }
+        }
+        // One that rustls cannot read is one that nobody is trusted by.
+        None => drop(roots.add_parsable_certificates(
+            certificate::chain(TRUSTED.as_ref()).unwrap_or_default(),
+        )),
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Trusts any certificate, but still wants its owner at the other end (`--insecure`).
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,141 @@
+//! The control thread: one asynchronous runtime that turns the node, answers the admin API and
+//! listens to signals, until it is told to stop.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
+use tracing::{error, info};
+
+use crate::admin::auth::Tokens;
+use crate::admin::{self, certificate, listen};
+use crate::node::{Node, Start};
+use crate::store;
+
+/// Threads for what may take long: file writes, large configurations.
+const HELPERS: usize = 4;
+
+/// Why the control plane could not start.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The system refuses a thread, an event queue or a signal handler.
+    #[error("cannot set up the control thread: {0}")]
+    System(#[from] io::Error),
+    /// There is no certificate to show.
+    #[error("[admin] certificate: {0}")]
+    Certificate(#[from] certificate::Error),
+    /// Nobody could connect.
+    #[error(transparent)]
+    Listen(#[from] listen::Error),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// The control thread before it has a node to turn. Made before the devices are opened: from then
+/// on a signal to stop is kept until it can be obeyed, and no card is left behind.
+pub struct Control {
+    runtime: Runtime,
+    signals: Signals,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Control {
+    /// Takes over the process's signals.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses a thread, an event queue or a signal handler.
+    pub fn prepare() -> Result<Self, Error> {
+        let runtime =
+            Builder::new_current_thread().enable_all().max_blocking_threads(HELPERS).build()?;
+        let entered = runtime.enter();
+        let signals = Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        };
+        drop(entered);
+        Ok(Self { runtime, signals })
+    }
+
+    /// Runs the node on this thread until SIGTERM or SIGINT; SIGHUP reads the operator's FILE
+    /// again. `started` is called once the node turns and the admin API can be reached.
+    ///
+    /// # Errors
+    ///
+    /// When the admin API cannot be reached by anybody: its certificate, its token or a socket is
+    /// unusable.
+    pub fn run(self, start: Start, started: impl FnOnce(&Arc<Node>)) -> Result<(), Error> {
+        let Self { runtime, mut signals } = self;
+        runtime.block_on(async {
+            let node = Node::start(start);
+            let socket = node.view().config.admin.socket.clone();
+            serve(&node).await?;
+            tokio::spawn(Arc::clone(&node).run());
+            started(&node);
+            signals.obey(&node).await;
+            // The next start would find out by itself that nobody answers there any more.
+            let _ = fs::remove_file(socket);
+            Ok(())
+        })
+    }
+}
+
+/// Opens every door to the admin API.
+///
+/// # Errors
+///
+/// When one cannot be opened.
+pub async fn serve(node: &Arc<Node>) -> Result<(), Error> {
+    let config = node.view().config.admin.clone();
+    let tokens = Tokens::of(node.store())?;
+    let router = admin::router(Arc::clone(node), tokens);
+    let unix = listen::unix(&config.socket)?;
+    tokio::spawn(listen::serve_unix(unix, router.clone()));
+    if config.listen.is_empty() {
+        return Ok(());
+    }
+    let tls = match &config.certificate {
+        Some(files) => certificate::given(&files.chain, &files.key)?,
+        None => certificate::own(node.store(), &node.view().config.node, &config.listen)?,
+    };
+    for address in config.listen {
+        let listener = listen::tcp(address).await?;
+        tokio::spawn(listen::serve_tcp(listener, TlsAcceptor::from(tls.clone()), router.clone()));
+    }
+    Ok(())
+}
+
+impl Signals {
+    /// Until one says stop.
+    async fn obey(&mut self, node: &Arc<Node>) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break info!("SIGTERM: stopping"),
+                _ = self.interrupt.recv() => break info!("SIGINT: stopping"),
+                _ = self.hang_up.recv() => reload(node).await,
+            }
+        }
+    }
+}
+
+async fn reload(node: &Arc<Node>) {
+    match node.reload().await {
+        Ok(_) => info!("SIGHUP: the configuration file was read again"),
+        Err(crate::node::Refusal::Invalid(mistakes)) => {
+            error!("SIGHUP: the configuration file was refused, and nothing was changed");
+            mistakes.iter().for_each(|mistake| error!("{mistake}"));
+        }
+        Err(refusal) => error!("SIGHUP: {refusal}"),
+    }
+}

@@ -1,0 +1,573 @@
+//! The node: one configuration at a time, from the moment it is sent to the moment the workers
+//! have it, and what can be said about it meanwhile.
+//!
+//! One change at a time: read, judged, compiled and written to the disk on a helper thread, then
+//! swapped in under the lock, which the control thread's loop ([`Node::turn`]) otherwise holds for
+//! some microseconds every millisecond.
+
+mod reports;
+
+mod traffic;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use axum::body::Bytes;
+use dataplane::counters::Counters;
+use dataplane::moment::Moment;
+use dataplane::punt::{ControlEnd, Copied, Event, FlowReport};
+use dataplane::snapshot::{InterfaceId, ServerId, ServiceId};
+use dataplane::wire::ethernet::{self, ethertype};
+use serde_json::Value;
+use thiserror::Error;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info};
+
+use self::traffic::Accounts;
+use crate::compile::{self, Compiled};
+use crate::config::{self, Config};
+use crate::document::{self, Configuration};
+use crate::echo;
+use crate::field::Invalid;
+use crate::identities::Identities;
+use crate::neighbours::Neighbours;
+use crate::plumbing::{Buffers, LiveInterface, Plumbing};
+use crate::publish::Publication;
+use crate::report;
+use crate::random;
+use crate::store::{self, Store};
+
+/// How often the workers' rings are looked at.
+const TURN: Duration = Duration::from_millis(1);
+/// How many frames and events of each worker are taken in one turn.
+const BURST: usize = 512;
+/// Why a request was refused; nothing has changed.
+#[derive(Debug, Error)]
+pub enum Refusal {
+    /// What was sent cannot be read at all.
+    #[error("{0}")]
+    Malformed(String),
+    /// What was sent holds mistakes: all of them.
+    #[error("nothing was changed: {}", in_words(.0))]
+    Invalid(Vec<Invalid>),
+    /// What was sent is right, but cannot be taken up by a running node.
+    #[error(
+        "nothing was changed: {} cannot be changed while the node runs; change the configuration \
+         file and restart it",
+        .0.join(", ")
+    )]
+    NotLive(Vec<String>),
+    /// The caller's entity tag is not that of the configuration.
+    #[error(
+        "nothing was changed: the configuration has changed since you read it, and its entity tag \
+         is now {now}; read it again"
+    )]
+    Stale {
+        /// The entity tag of the configuration.
+        now: String,
+    },
+    /// There is nothing of that name.
+    #[error("there is no {0}")]
+    NotFound(String),
+    /// The name is taken.
+    #[error("there is already a {0}; change it with PUT or PATCH")]
+    Exists(String),
+    /// Too many such requests are under way.
+    #[error("too many such requests are under way; try again in a moment")]
+    Busy,
+    /// The configuration could not be written to the disk.
+    #[error("nothing was changed, because the configuration could not be kept: {0}")]
+    Store(#[from] store::Error),
+    /// The program is at fault.
+    #[error("the request could not be completed; the log says why")]
+    Failed,
+}
+
+fn in_words(mistakes: &[Invalid]) -> String {
+    match mistakes {
+        [mistake] => mistake.to_string(),
+        [mistake, rest @ ..] => format!("{mistake} (and {} more mistakes)", rest.len()),
+        [] => "it holds mistakes".into(),
+    }
+}
+
+/// What the caller knows of the configuration that it wants to change (RFC 9110 section 13.1.1).
+#[derive(Debug, Clone, Default)]
+pub struct Guard(Option<Vec<String>>);
+
+impl Guard {
+    /// Whatever it is.
+    pub fn any() -> Self {
+        Self(None)
+    }
+
+    /// One of these entity tags, each with its quotes.
+    pub fn one_of(tags: Vec<String>) -> Self {
+        Self(Some(tags))
+    }
+
+    fn check(&self, now: &str) -> Result<(), Refusal> {
+        match &self.0 {
+            Some(tags) if !tags.iter().any(|tag| tag == now) => {
+                Err(Refusal::Stale { now: now.to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a node starts with.
+pub struct Start {
+    /// The state directory, in our possession.
+    pub store: Store,
+    /// The configuration that the store chose, and the devices were opened by.
+    pub config: Config,
+    /// The ends that belong to the control plane.
+    pub plumbing: Plumbing,
+}
+
+/// The configuration in force, in every form in which it is asked for.
+pub struct View {
+    /// In types that cannot hold a mistake.
+    pub config: Config,
+    /// As clients see it.
+    pub document: Configuration,
+    /// The same as JSON.
+    pub json: Bytes,
+    /// Its entity tag, with quotes: the same for the same configuration, at any time.
+    pub etag: String,
+    /// The identities, in the order of the document.
+    identities: Vec<(ServiceId, Vec<ServerId>)>,
+}
+
+/// A service of a [`View`].
+#[derive(Clone, Copy)]
+pub struct ServiceView<'v> {
+    /// Its identity.
+    pub id: ServiceId,
+    /// What is configured.
+    pub config: &'v config::Service,
+    /// The same as clients see it.
+    pub document: &'v document::Service,
+    servers: &'v [ServerId],
+}
+
+impl<'v> ServiceView<'v> {
+    /// Its servers with their identities.
+    pub fn servers(self) -> impl Iterator<Item = (ServerId, &'v config::Server)> {
+        self.servers.iter().copied().zip(&self.config.servers)
+    }
+
+    /// The position of the server of that name.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn position(self, name: &str) -> Result<usize, Refusal> {
+        let found = self.config.servers.iter().position(|server| server.name == name);
+        let service = &self.config.name;
+        found.ok_or_else(|| Refusal::NotFound(format!("server {name} in service {service}")))
+    }
+}
+
+impl View {
+    fn new(config: Config, identities: &Identities) -> Self {
+        let document = config.document();
+        let json = serde_json::to_vec(&document).expect("a document has string keys only");
+        let hash = digest::digest(&digest::SHA256, &json);
+        let etag = format!("\"{}\"", store::hexadecimal(&hash.as_ref()[..16]));
+        let identities = identities.of(&config);
+        Self { config, document, json: json.into(), etag, identities }
+    }
+
+    /// The services with their identities.
+    pub fn services(&self) -> impl Iterator<Item = ServiceView<'_>> {
+        let services = self.config.services.iter().zip(&self.document.service);
+        services.zip(&self.identities).map(|((config, document), (id, servers))| ServiceView {
+            id: *id,
+            config,
+            document,
+            servers,
+        })
+    }
+
+    /// The service of that name.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn service(&self, name: &str) -> Result<ServiceView<'_>, Refusal> {
+        let found = self.services().find(|service| service.config.name == name);
+        found.ok_or_else(|| Refusal::NotFound(format!("service {name}")))
+    }
+}
+
+/// A service or a server, by its position in the document.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Which service.
+    pub service: usize,
+    /// Which of its servers; `None` for the service itself.
+    pub server: Option<usize>,
+}
+
+impl Place {
+    /// A mistake's path as it is told to whom sent only what belongs in this place.
+    fn relative(self, mut mistake: Invalid) -> Invalid {
+        let mut own = format!("service[{}]", self.service);
+        if let Some(server) = self.server {
+            own += &format!(".server[{server}]");
+        }
+        if let Some(rest) = mistake.path.strip_prefix(&own) {
+            mistake.path = rest.trim_start_matches('.').to_owned();
+        }
+        mistake
+    }
+}
+
+/// The node. Everything that asks or changes anything shares it.
+pub struct Node {
+    store: Store,
+    counters: Vec<Counters>,
+    started: Moment,
+    /// Locked for the whole of a change, so that there is one at a time.
+    changing: Arc<tokio::sync::Mutex<Identities>>,
+    /// Locked for moments only, and never across an `await`.
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    view: Arc<View>,
+    publication: Publication,
+    neighbours: Neighbours,
+    /// Neighbours have changed since the last snapshot.
+    outdated: bool,
+    accounts: Accounts,
+    rings: Vec<ControlEnd>,
+    interfaces: Vec<LiveInterface>,
+    buffers: Box<dyn Fn() -> Buffers + Send>,
+    clock: Box<dyn Fn() -> Moment + Send>,
+    frames: report::Control,
+    /// Listings under way, by their number.
+    questions: HashMap<u32, Question>,
+    next_question: u32,
+}
+
+/// A listing of flows under way.
+struct Question {
+    /// Workers that have not finished.
+    left: usize,
+    flows: Vec<FlowReport>,
+    limit: usize,
+    answer: oneshot::Sender<Vec<FlowReport>>,
+}
+
+impl Node {
+    /// Gives the workers their first configuration.
+    pub fn start(start: Start) -> Arc<Self> {
+        let Start { store, config, plumbing } = start;
+        let Plumbing { publisher, counters, rings, interfaces, buffers, clock } = plumbing;
+        let now = clock();
+        let mut identities = Identities::new();
+        identities.assign(&config);
+        let view = Arc::new(View::new(config, &identities));
+        let compiled = Compiled::new(&view.config, &identities, &live(&interfaces));
+        let mut neighbours = Neighbours::new(u64::from_ne_bytes(random()));
+        neighbours.configure(now, compiled.plan());
+        let publication = Publication::new(publisher, compiled, &neighbours.known(), now);
+        let mut accounts = Accounts::new(counters.clone(), now);
+        accounts.follow(&view);
+        let inner = Inner {
+            view,
+            publication,
+            neighbours,
+            outdated: false,
+            accounts,
+            rings,
+            interfaces,
+            buffers,
+            clock,
+            frames: report::Control::default(),
+            questions: HashMap::new(),
+            next_question: 0,
+        };
+        Arc::new(Self {
+            store,
+            counters,
+            started: now,
+            changing: Arc::new(tokio::sync::Mutex::new(identities)),
+            inner: Mutex::new(inner),
+        })
+    }
+
+    /// What the control thread does besides answering: one [`turn`](Self::turn) a millisecond.
+    pub async fn run(self: Arc<Self>) {
+        let mut turns = interval(TURN);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            turns.tick().await;
+            self.turn();
+        }
+    }
+
+    /// Takes what the workers handed over, sends what is due, and publishes what has changed.
+    pub fn turn(&self) {
+        let mut inner = self.inner();
+        let now = (inner.clock)();
+        inner.listen(now);
+        inner.neighbours.tick(now);
+        inner.speak();
+        inner.outdated |= inner.neighbours.take_changed();
+        if inner.outdated && inner.publication.may_refresh(now) {
+            inner.outdated = false;
+            let known = inner.neighbours.known();
+            inner.publication.refresh(&known, now);
+        }
+        inner.publication.reclaim();
+        inner.accounts.tick(now);
+        inner.questions.retain(|_, question| !question.answer.is_closed());
+    }
+
+    /// The configuration in force.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.inner().view)
+    }
+
+    /// Where the state lies.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Whether every worker has taken up the newest snapshot.
+    pub fn is_ready(&self) -> bool {
+        self.inner().publication.is_current_everywhere()
+    }
+
+    /// Replaces the whole configuration by what `next` reads, if the caller's guard holds.
+    ///
+    /// # Errors
+    ///
+    /// When it is refused, cannot be taken up while the node runs, or cannot be written down.
+    pub async fn replace(
+        self: &Arc<Self>,
+        guard: Guard,
+        next: impl FnOnce() -> Result<Config, Refusal> + Send + 'static,
+    ) -> Result<Arc<View>, Refusal> {
+        let (view, ()) = self.change(guard, |_| Ok((next()?, ()))).await?;
+        Ok(view)
+    }
+
+    /// Edits one place in the document of the configuration, if the caller's guard holds. Mistakes
+    /// are told with paths that begin at that place.
+    ///
+    /// # Errors
+    ///
+    /// As for [`replace`](Self::replace), and what `edit` refuses.
+    pub async fn edit(
+        self: &Arc<Self>,
+        guard: Guard,
+        edit: impl FnOnce(&mut Value) -> Result<Place, Refusal> + Send + 'static,
+    ) -> Result<(Arc<View>, Place), Refusal> {
+        let next = |view: &View| {
+            let mut document =
+                serde_json::to_value(&view.document).expect("a document has string keys only");
+            let place = edit(&mut document)?;
+            let relative = |mistakes: Vec<Invalid>| {
+                let mistakes = mistakes.into_iter().map(|mistake| place.relative(mistake));
+                Refusal::Invalid(mistakes.collect())
+            };
+            Ok((Config::read(&document).map_err(relative)?, place))
+        };
+        self.change(guard, next).await
+    }
+
+    /// Reads the operator's FILE again, as if it had been sent.
+    ///
+    /// # Errors
+    ///
+    /// When FILE cannot be read, and as for [`replace`](Self::replace).
+    pub async fn reload(self: &Arc<Self>) -> Result<Arc<View>, Refusal> {
+        let node = Arc::clone(self);
+        self.replace(Guard::any(), move || match node.store.reread() {
+            Err(store::Error::Refused { mistakes, .. }) => Err(Refusal::Invalid(mistakes)),
+            read => Ok(read?),
+        })
+        .await
+    }
+
+    /// What a configuration would change.
+    ///
+    /// # Errors
+    ///
+    /// When it would be refused.
+    pub async fn validate(
+        self: &Arc<Self>,
+        next: impl FnOnce() -> Result<Config, Refusal> + Send + 'static,
+    ) -> Result<report::Verdict, Refusal> {
+        let view = self.view();
+        helped(move || {
+            let next = next()?;
+            let restart_needed = view.config.restart_needed(&next);
+            let changes = view.config.changes(&next);
+            Ok(report::Verdict { live: restart_needed.is_empty(), restart_needed, changes })
+        })
+        .await
+    }
+
+    /// One change, from beginning to end on a helper thread: a caller that goes away meanwhile
+    /// neither stops it halfway nor lets the next one in before it is done.
+    async fn change<T: Send + 'static>(
+        self: &Arc<Self>,
+        guard: Guard,
+        next: impl FnOnce(&View) -> Result<(Config, T), Refusal> + Send + 'static,
+    ) -> Result<(Arc<View>, T), Refusal> {
+        let mut identities = Arc::clone(&self.changing).lock_owned().await;
+        let node = Arc::clone(self);
+        helped(move || {
+            let view = node.view();
+            guard.check(&view.etag)?;
+            let (next, edited) = next(&view)?;
+            if next == view.config {
+                return Ok((view, edited));
+            }
+            let needed = view.config.restart_needed(&next);
+            if !needed.is_empty() {
+                return Err(Refusal::NotLive(needed));
+            }
+            let mut assigned = identities.clone();
+            assigned.assign(&next);
+            node.store.save(&next)?;
+            for change in view.config.changes(&next) {
+                info!("configuration: {change}");
+            }
+            let next = Arc::new(View::new(next, &assigned));
+            node.take_up(&next, &assigned);
+            *identities = assigned;
+            Ok((next, edited))
+        })
+        .await
+    }
+
+    fn take_up(&self, view: &Arc<View>, identities: &Identities) {
+        let live = live(&self.inner().interfaces);
+        let compiled = Compiled::new(&view.config, identities, &live);
+        let replaced = {
+            let mut inner = self.inner();
+            let inner = &mut *inner;
+            let now = (inner.clock)();
+            inner.neighbours.configure(now, compiled.plan());
+            inner.outdated = false;
+            inner.neighbours.take_changed();
+            inner.accounts.follow(view);
+            let earlier = std::mem::replace(&mut inner.view, Arc::clone(view));
+            let known = inner.neighbours.known();
+            (earlier, inner.publication.take_up(compiled, &known, now))
+        };
+        drop(replaced); // a large configuration takes a while to free: not under the lock
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs what may take long on a helper thread.
+pub(crate) async fn helped<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    spawn_blocking(work).await.unwrap_or_else(|failure| {
+        error!("a request could not be completed: {failure}");
+        Err(Refusal::Failed)
+    })
+}
+
+impl Inner {
+    /// Takes frames and events from every worker.
+    fn listen(&mut self, now: Moment) {
+        for ring in &mut self.rings {
+            for _ in 0..BURST {
+                let Ok(frame) = ring.punted.pop() else { break };
+                match ethertype_of(frame.bytes()) {
+                    Some(ethertype::ARP) => {
+                        self.frames.arp_received += 1;
+                        self.neighbours.receive(now, frame.interface, frame.bytes());
+                    }
+                    Some(ethertype::IPV4) => {
+                        self.frames.icmp_received += 1;
+                        if let Some(reply) = echo::reply(frame.bytes()) {
+                            self.frames.echoes_answered += 1;
+                            send(ring, frame.interface, &reply, &mut self.frames);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            for _ in 0..BURST {
+                let Ok(event) = ring.events.pop() else { break };
+                match event {
+                    Event::Unresolved { interface, address } => {
+                        self.neighbours.unresolved(now, interface, address);
+                    }
+                    Event::Flow { question, flow } => {
+                        if let Some(question) = self.questions.get_mut(&question)
+                            && question.flows.len() < question.limit
+                        {
+                            question.flows.push(flow);
+                        }
+                    }
+                    Event::FlowsListed { question } => {
+                        let Entry::Occupied(mut entry) = self.questions.entry(question) else {
+                            continue;
+                        };
+                        entry.get_mut().left -= 1;
+                        if entry.get().left == 0 {
+                            let Question { flows, answer, .. } = entry.remove();
+                            let _ = answer.send(flows); // the caller may have gone
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands what the neighbours have to say to a worker; any of them can send on any interface.
+    fn speak(&mut self) {
+        let Some(ring) = self.rings.first_mut() else { return };
+        // What finds no room waits for the next turn.
+        while ring.inject.slots() > 0
+            && let Some((interface, frame)) = self.neighbours.next_frame()
+        {
+            send(ring, interface, &frame, &mut self.frames);
+        }
+    }
+}
+
+fn send(
+    ring: &mut ControlEnd,
+    interface: InterfaceId,
+    frame: &[u8],
+    frames: &mut report::Control,
+) {
+    let sent = Copied::of(interface, frame).is_some_and(|copy| ring.inject.push(copy).is_ok());
+    match sent {
+        true => frames.sent += 1,
+        false => frames.send_ring_full += 1,
+    }
+}
+
+/// What the compiler wants to know of an interface.
+fn live(interfaces: &[LiveInterface]) -> Vec<compile::LiveInterface> {
+    let live = |of: &LiveInterface| compile::LiveInterface { mac: of.mac, mtu: of.mtu };
+    interfaces.iter().map(live).collect()
+}
+
+/// What a frame carries; `None` if it is too short to say.
+fn ethertype_of(frame: &[u8]) -> Option<u16> {
+    let field = frame.get(ethernet::HEADER - 2..ethernet::HEADER)?;
+    Some(u16::from_be_bytes([field[0], field[1]]))
+}

@@ -1,0 +1,341 @@
+//! What the node says about itself, gathered under the lock and put into words outside it.
+
+use std::collections::HashMap;
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane::counters::{Counters, Reason};
+use dataplane::punt::{Command, FlowFilter, FlowReport};
+use dataplane::snapshot::{Mode, Protocol, ServerId};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::{Node, Question, Refusal, ServiceView, View};
+use crate::config::{self, Config};
+use crate::plumbing::LiveInterface;
+use crate::publish::Newest;
+use crate::report::{self, Capacity, FlowQuestion, Traffic};
+
+/// How long the workers may take to list their flows.
+const LISTING: Duration = Duration::from_secs(2);
+/// How many listings may be under way.
+const LISTINGS: usize = 8;
+
+impl Node {
+    /// The node at a glance.
+    pub fn status(&self) -> report::Status {
+        let inner = self.inner();
+        let view = Arc::clone(&inner.view);
+        let newest = inner.publication.newest().clone();
+        let current = inner.publication.is_current_everywhere();
+        let buffers = (inner.buffers)();
+        let uptime = (inner.clock)().since(self.started);
+        let interfaces = interfaces(&inner.interfaces, &view);
+        let traffic = |service: ServiceView| -> Vec<Traffic> {
+            service.servers().map(|(id, _)| inner.accounts.server(id)).collect()
+        };
+        let traffic: Vec<_> = view
+            .services()
+            .map(|service| {
+                let servers = traffic(service);
+                let sum = inner.accounts.service(&service.config.name, servers.iter().copied());
+                (sum, servers)
+            })
+            .collect();
+        drop(inner);
+
+        let services = view.services().zip(traffic);
+        report::Status {
+            node: view.document.node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            role: "active".into(),
+            uptime: seconds(uptime),
+            generation: newest.generation,
+            current,
+            etag: view.etag.clone(),
+            flows: self.counters.iter().map(flows).fold(Capacity::default(), |sum, worker| {
+                Capacity {
+                    used: sum.used + worker.used,
+                    capacity: sum.capacity + worker.capacity,
+                }
+            }),
+            buffers,
+            interfaces,
+            services: services
+                .map(|(service, (sum, servers))| described(service, sum, servers, &newest))
+                .collect(),
+        }
+    }
+
+    /// Where every frame went.
+    pub fn counters(&self) -> report::Counters {
+        let workers = self.counters.iter().map(worker).collect();
+        report::Counters { workers, control: self.inner().frames }
+    }
+
+    /// Current connections.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such service or server, and when too many listings are under way.
+    pub async fn flows(&self, asked: FlowQuestion) -> Result<report::Flows, Refusal> {
+        let view = self.view();
+        let service = asked.service.as_deref().map(|name| view.service(name)).transpose()?;
+        let server = match (service, asked.server.as_deref()) {
+            (Some(service), Some(name)) => Some(service.servers[service.position(name)?]),
+            _ => None,
+        };
+        let filter =
+            FlowFilter { service: service.map(|found| found.id), server, client: asked.client };
+        let limit = asked.limit as usize;
+        let mut flows = Vec::new();
+        let mut complete = true;
+        if !self.counters.is_empty() {
+            let (number, answer) = self.ask(filter, limit)?;
+            match timeout(LISTING, answer).await {
+                Ok(Ok(answered)) => flows = answered,
+                _ => {
+                    complete = false;
+                    let question = self.inner().questions.remove(&number);
+                    flows = question.map(|question| question.flows).unwrap_or_default();
+                }
+            }
+        }
+        complete &= flows.len() <= limit;
+        flows.truncate(limit);
+        let names = names(&view);
+        let newest = self.inner().publication.newest().clone();
+        let flows = flows.into_iter().map(|flow| named(flow, &names, &newest)).collect();
+        Ok(report::Flows { complete, flows })
+    }
+
+    /// Puts the question to every worker. One flow more than the limit says that there are more.
+    fn ask(
+        &self,
+        filter: FlowFilter,
+        limit: usize,
+    ) -> Result<(u32, oneshot::Receiver<Vec<FlowReport>>), Refusal> {
+        let mut inner = self.inner();
+        let inner = &mut *inner;
+        let room = inner.rings.iter().all(|ring| ring.commands.slots() > 0);
+        if inner.questions.len() >= LISTINGS || !room {
+            return Err(Refusal::Busy);
+        }
+        inner.next_question = inner.next_question.wrapping_add(1);
+        let question = inner.next_question;
+        let limit = limit + 1;
+        for ring in &mut inner.rings {
+            let command = Command::ListFlows { question, filter, limit: limit as u32 };
+            if ring.commands.push(command).is_err() {
+                return Err(Refusal::Busy);
+            }
+        }
+        let (answer, receiver) = oneshot::channel();
+        let left = inner.rings.len();
+        inner.questions.insert(question, Question { left, flows: Vec::new(), limit, answer });
+        Ok((question, receiver))
+    }
+
+    /// The stations on our subnets.
+    pub fn neighbours(&self) -> Vec<report::Neighbour> {
+        let inner = self.inner();
+        let now = (inner.clock)();
+        let reports = inner.neighbours.report(now);
+        let name = |position: u8| {
+            let interface = inner.interfaces.get(usize::from(position));
+            interface.map(|interface| interface.name.clone()).unwrap_or_default()
+        };
+        reports
+            .into_iter()
+            .map(|neighbour| report::Neighbour {
+                interface: name(neighbour.interface.0),
+                address: neighbour.address,
+                mac: neighbour.mac.map(|mac| mac.to_string()),
+                state: neighbour.state.name().into(),
+                age: neighbour.age.map(seconds),
+                kind: neighbour.kind.name().into(),
+            })
+            .collect()
+    }
+
+    /// The interfaces, with what their cards say.
+    pub fn interfaces(&self) -> Vec<report::Interface> {
+        let inner = self.inner();
+        interfaces(&inner.interfaces, &inner.view)
+    }
+
+    /// The ways out, the longest prefix first.
+    pub fn routes(&self) -> Vec<report::Route> {
+        let view = self.view();
+        let Config { interfaces, routes, .. } = &view.config;
+        let connected = interfaces.iter().flat_map(|interface| {
+            interface.addresses.iter().map(|subnet| report::Route {
+                to: subnet.trunc(),
+                interface: interface.name.clone(),
+                via: None,
+            })
+        });
+        let further = routes.iter().map(|route| report::Route {
+            to: route.to,
+            interface: interfaces[usize::from(route.interface.0)].name.clone(),
+            via: Some(route.via),
+        });
+        let mut routes: Vec<_> = connected.chain(further).collect();
+        routes.sort_by_key(|route| std::cmp::Reverse(route.to.prefix_len()));
+        routes
+    }
+}
+
+fn described(
+    service: ServiceView,
+    traffic: Traffic,
+    carried: Vec<Traffic>,
+    newest: &Newest,
+) -> report::Service {
+    let servers: Vec<_> = service
+        .servers()
+        .zip(carried)
+        .map(|((id, server), traffic)| server_report(id, server, traffic, newest))
+        .collect();
+    let up = servers.iter().any(|server| server.actual == "online");
+    let reason = match () {
+        () if up => None,
+        () if servers.is_empty() => Some("it has no servers"),
+        () if servers.iter().all(|server| server.weight == 0) => Some("all its servers drain"),
+        () => Some("no server can be reached that takes new connections"),
+    };
+    report::Service {
+        name: service.config.name.clone(),
+        addresses: service.config.addresses.clone(),
+        ports: service.document.ports.clone(),
+        protocol: service.config.protocol,
+        mode: service.config.mode,
+        scheduler: service.config.scheduler,
+        state: if up { "up" } else { "down" }.into(),
+        reason: reason.map(Into::into),
+        traffic,
+        servers,
+    }
+}
+
+fn server_report(
+    id: ServerId,
+    server: &config::Server,
+    traffic: Traffic,
+    newest: &Newest,
+) -> report::Server {
+    let wanted = if server.weight == 0 { "drain" } else { "online" };
+    let hop = newest.server(id).map(|server| server.hop);
+    let (actual, reason) = match hop {
+        Some(hop) if hop.mac.is_some() => (wanted, None),
+        Some(hop) => ("unreachable", Some(format!("{} has not answered ARP", hop.address))),
+        None => ("unreachable", Some("no route leads to it".into())),
+    };
+    report::Server {
+        name: server.name.clone(),
+        address: server.address,
+        port: server.forwarding.port(),
+        mode: server.forwarding.mode(),
+        weight: server.weight,
+        wanted: wanted.into(),
+        actual: actual.into(),
+        reason,
+        traffic,
+    }
+}
+
+fn interfaces(live: &[LiveInterface], view: &View) -> Vec<report::Interface> {
+    let report = |(interface, config): (&LiveInterface, &config::Interface)| {
+        report::Interface {
+            name: interface.name.clone(),
+            device: interface.device.clone(),
+            driver: interface.driver.clone(),
+            mac: interface.mac.to_string(),
+            mtu: interface.mtu,
+            addresses: config.addresses.clone(),
+            statistics: (interface.statistics)(),
+        }
+    };
+    live.iter().zip(&view.config.interfaces).map(report).collect()
+}
+
+fn flows(worker: &Counters) -> Capacity {
+    Capacity { used: unsigned(worker.flows.get()), capacity: worker.flow_capacity.get() }
+}
+
+fn worker(worker: &Counters) -> report::Worker {
+    let drop = |reason: &Reason| report::Drop {
+        reason: reason.name().into(),
+        frames: worker.dropped(*reason),
+        explanation: reason.explanation().into(),
+    };
+    report::Worker {
+        received: worker.received.get(),
+        received_bytes: worker.received_bytes.get(),
+        injected: worker.injected.get(),
+        transmitted: worker.transmitted.get(),
+        transmitted_bytes: worker.transmitted_bytes.get(),
+        punted: worker.punted.get(),
+        dropped: worker.dropped_in_all(),
+        waiting: unsigned(worker.waiting.get()),
+        flows: flows(worker),
+        flows_created: worker.flows_created.get(),
+        flows_evicted: worker.flows_evicted.get(),
+        forwarded_without_flow: worker.forwarded_without_flow.get(),
+        idle_turns: worker.idle_turns.get(),
+        busy_turns: worker.busy_turns.get(),
+        drops: Reason::ALL.iter().map(drop).collect(),
+    }
+}
+
+/// Services' and servers' names by the server's identity.
+fn names(view: &View) -> HashMap<ServerId, (&str, &str)> {
+    let mut names = HashMap::new();
+    for service in view.services() {
+        let name = service.config.name.as_str();
+        names.extend(service.servers().map(|(id, server)| (id, (name, server.name.as_str()))));
+    }
+    names
+}
+
+fn named(
+    flow: FlowReport,
+    names: &HashMap<ServerId, (&str, &str)>,
+    newest: &Newest,
+) -> report::Flow {
+    let address = |(address, port)| SocketAddrV4::new(address, port);
+    let real = newest.server(flow.server).map(|server| match server.mode {
+        Mode::Nat { port } => {
+            SocketAddrV4::new(server.address, port.unwrap_or(flow.virtual_address.1)).to_string()
+        }
+        Mode::DirectReturn | Mode::Tunnel { .. } => server.address.to_string(),
+    });
+    let (service, server) = names.get(&flow.server).copied().unzip();
+    report::Flow {
+        protocol: match flow.protocol {
+            Protocol::Tcp => "tcp".into(),
+            Protocol::Udp => "udp".into(),
+        },
+        state: flow.state.name().into(),
+        client: address(flow.client),
+        r#virtual: address(flow.virtual_address),
+        real,
+        service: service.map(Into::into),
+        server: server.map(Into::into),
+        age: seconds(flow.now.since(flow.created)),
+        idle: seconds(flow.now.since(flow.last_seen)),
+        packets: flow.packets,
+        bytes: flow.bytes,
+    }
+}
+
+/// A gauge that a worker moves meanwhile may look negative for a moment.
+fn unsigned(gauge: i64) -> u64 {
+    u64::try_from(gauge).unwrap_or(0)
+}
+
+/// To the millisecond.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}

@@ -1,0 +1,103 @@
+//! Gives the workers a new snapshot when the configuration or a neighbour has changed.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane::moment::Moment;
+use dataplane::snapshot::{Map, Publisher, Server, ServerId, Snapshot};
+use dataplane::wire::Mac;
+
+use crate::compile::Compiled;
+
+/// How soon after another a snapshot may follow that differs in neighbours alone: a subnet full of
+/// answers to ARP makes one snapshot, not hundreds.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The workers' view of things, and what it is made from.
+pub struct Publication {
+    publisher: Publisher<Snapshot>,
+    compiled: Compiled,
+    newest: Newest,
+    at: Moment,
+}
+
+/// Parts of the snapshot last published that reports are made from.
+#[derive(Clone)]
+pub struct Newest {
+    /// Counts up from 1.
+    pub generation: u64,
+    /// Real servers by slot.
+    pub servers: Arc<[Option<Server>]>,
+}
+
+impl Newest {
+    /// The server with this identity.
+    pub fn server(&self, id: ServerId) -> Option<&Server> {
+        self.servers.get(id.slot())?.as_ref().filter(|server| server.id == id)
+    }
+}
+
+impl Publication {
+    /// Publishes the first configuration.
+    pub fn new(
+        mut publisher: Publisher<Snapshot>,
+        compiled: Compiled,
+        neighbours: &Map<Ipv4Addr, Mac>,
+        now: Moment,
+    ) -> Self {
+        let newest = publish(&mut publisher, &compiled, neighbours, 1);
+        Self { publisher, compiled, newest, at: now }
+    }
+
+    /// Publishes another configuration; returns the one it replaces, which may be large to free.
+    pub fn take_up(
+        &mut self,
+        compiled: Compiled,
+        neighbours: &Map<Ipv4Addr, Mac>,
+        now: Moment,
+    ) -> Compiled {
+        let replaced = std::mem::replace(&mut self.compiled, compiled);
+        self.refresh(neighbours, now);
+        replaced
+    }
+
+    /// Publishes the same configuration with these neighbours.
+    pub fn refresh(&mut self, neighbours: &Map<Ipv4Addr, Mac>, now: Moment) {
+        let generation = self.newest.generation + 1;
+        self.newest = publish(&mut self.publisher, &self.compiled, neighbours, generation);
+        self.at = now;
+    }
+
+    /// Whether enough time has passed since the last snapshot.
+    pub fn may_refresh(&self, now: Moment) -> bool {
+        now.since(self.at) >= PAUSE
+    }
+
+    /// Frees the snapshots that no worker can hold any more.
+    pub fn reclaim(&mut self) {
+        self.publisher.reclaim();
+    }
+
+    /// Whether every worker has taken up the newest snapshot.
+    pub fn is_current_everywhere(&self) -> bool {
+        self.publisher.is_current_everywhere()
+    }
+
+    /// The snapshot last published.
+    pub fn newest(&self) -> &Newest {
+        &self.newest
+    }
+}
+
+fn publish(
+    publisher: &mut Publisher<Snapshot>,
+    compiled: &Compiled,
+    neighbours: &Map<Ipv4Addr, Mac>,
+    generation: u64,
+) -> Newest {
+    let snapshot = compiled.snapshot(neighbours, generation);
+    let newest = Newest { generation, servers: Arc::clone(&snapshot.servers) };
+    publisher.publish(snapshot);
+    newest
+}

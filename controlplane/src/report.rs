@@ -1,0 +1,339 @@
+//! What the node says about itself: the answers of the admin API, which its client reads back.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::document::{Mode, Protocol, Scheduler};
+use crate::plumbing::{Buffers, PortStatistics};
+
+/// `GET /status`: the node at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// The node's name.
+    pub node: String,
+    /// The version of the program.
+    pub version: String,
+    /// `active`: it forwards. A node without a partner always does.
+    pub role: String,
+    /// Seconds since the start.
+    pub uptime: f64,
+    /// How many snapshots the workers have been given.
+    pub generation: u64,
+    /// Whether every worker has taken up the newest snapshot.
+    pub current: bool,
+    /// The configuration's entity tag.
+    pub etag: String,
+    /// Flows in the tables of all workers.
+    pub flows: Capacity,
+    /// Packet buffers.
+    pub buffers: Buffers,
+    /// The interfaces, in the order of the configuration.
+    pub interfaces: Vec<Interface>,
+    /// The virtual services, in the order of the configuration.
+    pub services: Vec<Service>,
+}
+
+/// How much of something there is, and how much is taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Capacity {
+    /// Taken now.
+    pub used: u64,
+    /// How many fit.
+    pub capacity: u64,
+}
+
+/// An interface and what its card says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = InterfaceStatus)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// The device as the configuration writes it.
+    pub device: String,
+    /// The driver that carries it.
+    pub driver: String,
+    /// Our hardware address there.
+    pub mac: String,
+    /// The longest IP packet that fits, in bytes.
+    pub mtu: u16,
+    /// Our addresses with their subnets.
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<Ipv4Net>,
+    /// What the card counts.
+    #[serde(flatten)]
+    pub statistics: PortStatistics,
+}
+
+/// A virtual service as it is now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ServiceStatus)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<Ipv4Addr>,
+    /// Its ports, as configured.
+    pub ports: String,
+    /// What it carries.
+    pub protocol: Protocol,
+    /// How packets reach its servers, unless a server says otherwise.
+    pub mode: Mode,
+    /// How a new connection's server is chosen.
+    pub scheduler: Scheduler,
+    /// `up` if a server takes new connections, else `down`.
+    pub state: String,
+    /// Why it is down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What its servers have carried, with those that have been removed since.
+    #[serde(flatten)]
+    pub traffic: Traffic,
+    /// Its real servers, in the order of the configuration.
+    pub servers: Vec<Server>,
+}
+
+/// A real server as it is now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ServerStatus)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    #[schema(value_type = String)]
+    pub address: Ipv4Addr,
+    /// The port that it is reached at; absent where that is the one that the client used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// How packets reach it.
+    pub mode: Mode,
+    /// Its share of new connections.
+    pub weight: u16,
+    /// What the operator wants: `online`, or `drain` (weight 0).
+    pub wanted: String,
+    /// What there is: `online`, `drain`, or `unreachable`.
+    pub actual: String,
+    /// Why the two differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What it has carried.
+    #[serde(flatten)]
+    pub traffic: Traffic,
+}
+
+/// What a server or a service carries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Traffic {
+    /// Connections now.
+    pub connections: u64,
+    /// Since it was configured.
+    pub totals: Totals,
+    /// Per second, over the last second.
+    pub rates: Totals,
+}
+
+/// Sums, or sums a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Totals {
+    /// Connections begun.
+    pub connections: u64,
+    /// Packets from clients.
+    pub packets: u64,
+    /// Bytes in those, from the IP header on.
+    pub bytes: u64,
+    /// Packets back to clients, as far as they pass through here.
+    pub reply_packets: u64,
+    /// Bytes in those, from the IP header on.
+    pub reply_bytes: u64,
+}
+
+impl Totals {
+    /// Member by member.
+    pub(crate) fn zip(self, other: Self, of: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            connections: of(self.connections, other.connections),
+            packets: of(self.packets, other.packets),
+            bytes: of(self.bytes, other.bytes),
+            reply_packets: of(self.reply_packets, other.reply_packets),
+            reply_bytes: of(self.reply_bytes, other.reply_bytes),
+        }
+    }
+}
+
+/// `GET /counters`: where every frame went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Counters {
+    /// One entry per worker.
+    pub workers: Vec<Worker>,
+    /// What the control plane did.
+    pub control: Control,
+}
+
+/// What one worker has counted. Received + injected = transmitted + punted + dropped + waiting,
+/// but for frames under way while the counters were read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = WorkerCounters)]
+pub struct Worker {
+    /// Frames from its receive queues.
+    pub received: u64,
+    /// Bytes in those.
+    pub received_bytes: u64,
+    /// Frames from the control plane, and those that the worker made itself.
+    pub injected: u64,
+    /// Frames that its transmit queues took.
+    pub transmitted: u64,
+    /// Bytes in those.
+    pub transmitted_bytes: u64,
+    /// Frames handed to the control plane.
+    pub punted: u64,
+    /// Frames dropped, for any reason.
+    pub dropped: u64,
+    /// Frames that wait for a neighbour's hardware address.
+    pub waiting: u64,
+    /// Its flow table.
+    pub flows: Capacity,
+    /// Flows created so far.
+    pub flows_created: u64,
+    /// Flows that ended early to make room for others.
+    pub flows_evicted: u64,
+    /// Packets forwarded by hash alone, because the table was full.
+    pub forwarded_without_flow: u64,
+    /// Turns in which no frame came.
+    pub idle_turns: u64,
+    /// Turns in which some came.
+    pub busy_turns: u64,
+    /// Every reason for which frames were dropped.
+    pub drops: Vec<Drop>,
+}
+
+/// Frames dropped for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DropCounters)]
+pub struct Drop {
+    /// The reason's name.
+    pub reason: String,
+    /// How many.
+    pub frames: u64,
+    /// What the reason means.
+    pub explanation: String,
+}
+
+/// What the control plane did with frames.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ControlCounters)]
+pub struct Control {
+    /// ARP frames that the workers handed over.
+    pub arp_received: u64,
+    /// ICMP packets that the workers handed over.
+    pub icmp_received: u64,
+    /// Echo requests answered.
+    pub echoes_answered: u64,
+    /// Frames given to the workers to send.
+    pub sent: u64,
+    /// Frames lost because a worker's ring was full.
+    pub send_ring_full: u64,
+}
+
+/// `GET /flows`: current connections.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Flows {
+    /// Whether every worker answered in time and nothing was cut off by the limit.
+    pub complete: bool,
+    /// The flows.
+    pub flows: Vec<Flow>,
+}
+
+/// One connection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Flow {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// How far it has come.
+    pub state: String,
+    /// The client's address and port.
+    #[schema(value_type = String)]
+    pub client: SocketAddrV4,
+    /// The virtual address and port.
+    #[schema(value_type = String)]
+    pub r#virtual: SocketAddrV4,
+    /// The real server's address, with its port where that is translated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub real: Option<String>,
+    /// The virtual service's name, unless it has been removed since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The real server's name, unless it has been removed since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// Seconds since it began.
+    pub age: f64,
+    /// Seconds since its last packet.
+    pub idle: f64,
+    /// Packets in both directions, as far as they pass through here.
+    pub packets: u64,
+    /// Bytes in those, from the IP header on.
+    pub bytes: u64,
+}
+
+/// Which flows are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FlowQuestion {
+    /// Of this virtual service.
+    pub service: Option<String>,
+    /// At this real server (of that service).
+    pub server: Option<String>,
+    /// From this client.
+    pub client: Option<Ipv4Addr>,
+    /// How many at most.
+    pub limit: u32,
+}
+
+/// `GET /neighbours`: a station on one of our subnets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = NeighbourStatus)]
+pub struct Neighbour {
+    /// The interface that it is on.
+    pub interface: String,
+    /// Its address.
+    #[schema(value_type = String)]
+    pub address: Ipv4Addr,
+    /// Its hardware address, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// `static`, `resolving`, `reachable`, `stale` or `failed`.
+    pub state: String,
+    /// Seconds since its hardware address was last confirmed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age: Option<f64>,
+    /// Why it is kept.
+    pub kind: String,
+}
+
+/// `GET /routes`: one way out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = RouteStatus)]
+pub struct Route {
+    /// Which destinations it is for.
+    #[schema(value_type = String)]
+    pub to: Ipv4Net,
+    /// The interface that leads there.
+    pub interface: String,
+    /// The gateway; absent where the destination is on the interface's own subnet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub via: Option<Ipv4Addr>,
+}
+
+/// `POST /config/validate`: what a configuration would change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Verdict {
+    /// Whether it can be taken up without a restart.
+    pub live: bool,
+    /// What cannot be changed without a restart.
+    pub restart_needed: Vec<String>,
+    /// What would change, a sentence each.
+    pub changes: Vec<String>,
+}

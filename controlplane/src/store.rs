@@ -1,0 +1,250 @@
+//! What survives a restart: the configuration last accepted, written whole or not at all, and the
+//! files that the admin API makes for itself at its first start.
+//!
+//! Two people may say what the node does: whoever edits the operator's FILE, and whoever calls the
+//! admin API. The stored configuration remembers which FILE it was based on. While FILE is the
+//! same, the stored configuration goes on; once FILE has been changed, FILE wins.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use aws_lc_rs::digest;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::field::Invalid;
+
+/// Where the state lies unless the operator says otherwise.
+pub const DIRECTORY: &str = "/var/lib/sluice";
+
+/// The configuration last accepted.
+const CONFIGURATION: &str = "config.json";
+/// A stored configuration that FILE has overruled, kept for whoever misses it.
+const OVERRULED: &str = "config.overruled.json";
+/// Held locked by the instance that owns the directory.
+const LOCK: &str = "lock";
+/// Neither FILE nor a stored configuration is read beyond this, in bytes.
+pub const LONGEST: u64 = 16 << 20;
+
+/// Why nothing could be read or written.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A file or directory cannot be used.
+    #[error("{}: {cause}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Another instance runs on the same directory.
+    #[error(
+        "{}: in use by another running instance; stop it, or give this one a directory of its own \
+         with --state",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    /// FILE holds mistakes: all of them.
+    #[error("{} was refused:\n{}", path.display(), listed(mistakes))]
+    Refused {
+        /// The operator's FILE.
+        path: PathBuf,
+        /// What is wrong with it.
+        mistakes: Vec<Invalid>,
+    },
+}
+
+fn listed(mistakes: &[Invalid]) -> String {
+    let lines: Vec<_> = mistakes.iter().map(|mistake| format!("  {mistake}")).collect();
+    lines.join("\n")
+}
+
+/// The state directory, locked for as long as this value lives, and the operator's FILE.
+pub struct Store {
+    directory: PathBuf,
+    file: PathBuf,
+    /// The digest of FILE as it was last taken in.
+    based_on: Mutex<String>,
+    _lock: File,
+}
+
+/// What lies in the stored file.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    /// The digest of FILE when it was last taken in.
+    based_on: String,
+    configuration: Value,
+}
+
+impl Store {
+    /// Takes the directory into possession and says which configuration to start with: the stored
+    /// one while FILE is unchanged, else FILE.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be made or is in use, and when FILE is needed but cannot be read
+    /// or holds mistakes. A stored configuration that cannot be read is reported and passed over.
+    pub fn open(directory: &Path, file: &Path) -> Result<(Self, Config), Error> {
+        let at = |cause| Error::File { path: directory.to_owned(), cause };
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(at)?;
+        let lock = locked(directory)?;
+        let (text, digest) = read(file)?;
+        let based_on = Mutex::new(digest.clone());
+        let store = Self {
+            directory: directory.to_owned(),
+            file: file.to_owned(),
+            based_on,
+            _lock: lock,
+        };
+        let config = match store.stored() {
+            Some((stored, config)) if stored.based_on == digest => {
+                info!("going on with the configuration in {}", store.path(CONFIGURATION).display());
+                config
+            }
+            stored => {
+                let config = store.parse(&text)?;
+                if stored.is_some_and(|(_, earlier)| earlier != config) {
+                    store.overrule();
+                }
+                config
+            }
+        };
+        Ok((store, config))
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Remembers `config` for the next start. When this returns, it is on the disk.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written; then the earlier one is still there, whole.
+    pub fn save(&self, config: &Config) -> Result<(), Error> {
+        let based_on = self.based_on.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let cannot = |cause| Error::File { path: self.path(CONFIGURATION), cause };
+        let configuration =
+            serde_json::to_value(config.document()).map_err(|error| cannot(error.into()))?;
+        let stored = Stored { based_on, configuration };
+        let bytes = serde_json::to_vec_pretty(&stored).map_err(|error| cannot(error.into()))?;
+        self.write(CONFIGURATION, &bytes)
+    }
+
+    /// Reads FILE again; from now on it is the one that accepted configurations are based on.
+    ///
+    /// # Errors
+    ///
+    /// When FILE cannot be read or holds mistakes.
+    pub fn reread(&self) -> Result<Config, Error> {
+        let (text, digest) = read(&self.file)?;
+        let config = self.parse(&text)?;
+        *self.based_on.lock().unwrap_or_else(PoisonError::into_inner) = digest;
+        Ok(config)
+    }
+
+    /// Writes a file of the directory, readable by its owner alone, whole or not at all.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let (path, unfinished) = (self.path(name), self.path(&format!("{name}.new")));
+        let write = || {
+            let mut options = OpenOptions::new();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+            // An unfinished file of an earlier run keeps the mode it had.
+            file.set_permissions(Permissions::from_mode(0o600))?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&unfinished, &path)?;
+            File::open(&self.directory)?.sync_all() // the new name is on the disk too
+        };
+        write().map_err(|cause| Error::File { path: path.clone(), cause })
+    }
+
+    /// Reads a file of the directory; `None` if it is not there.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        match fs::read(self.path(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(Error::File { path: self.path(name), cause }),
+        }
+    }
+
+    /// The full path of a file of the directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn stored(&self) -> Option<(Stored, Config)> {
+        let path = self.path(CONFIGURATION);
+        let unusable = |why: String| {
+            warn!("{}: {why}; going on with {}", path.display(), self.file.display());
+        };
+        let bytes =
+            self.read(CONFIGURATION).map_err(|error| unusable(error.to_string())).ok()??;
+        let stored: Stored =
+            serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string())).ok()?;
+        let config = Config::read(&stored.configuration)
+            .map_err(|mistakes| unusable(format!("was refused:\n{}", listed(&mistakes))))
+            .ok()?;
+        Some((stored, config))
+    }
+
+    fn parse(&self, text: &str) -> Result<Config, Error> {
+        Config::from_toml(text)
+            .map_err(|mistakes| Error::Refused { path: self.file.clone(), mistakes })
+    }
+
+    /// FILE was changed after the stored configuration was accepted.
+    fn overrule(&self) {
+        let (from, to) = (self.path(CONFIGURATION), self.path(OVERRULED));
+        let kept = match fs::rename(from, &to) {
+            Ok(()) => format!("the latter is kept in {}", to.display()),
+            Err(error) => format!("the latter cannot be kept in {}: {error}", to.display()),
+        };
+        warn!(
+            "{} was changed since it was last read, and overrules what was configured over the \
+             admin API; {kept}",
+            self.file.display()
+        );
+    }
+}
+
+/// The lock ends with the process, however that ends.
+fn locked(directory: &Path) -> Result<File, Error> {
+    let path = directory.join(LOCK);
+    let cannot = |cause| Error::File { path: path.clone(), cause };
+    let mut options = OpenOptions::new();
+    let file =
+        options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(cannot)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::InUse(directory.to_owned())),
+        Err(fs::TryLockError::Error(cause)) => Err(cannot(cause)),
+    }
+}
+
+/// The operator's FILE with its digest.
+fn read(file: &Path) -> Result<(String, String), Error> {
+    let cannot = |cause| Error::File { path: file.to_owned(), cause };
+    let mut text = String::new();
+    let opened = File::open(file).map_err(cannot)?;
+    opened.take(LONGEST + 1).read_to_string(&mut text).map_err(cannot)?;
+    if text.len() as u64 > LONGEST {
+        let cause = io::Error::other(format!("longer than {} MiB", LONGEST >> 20));
+        return Err(cannot(cause));
+    }
+    let digest = hexadecimal(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+    Ok((text, digest))
+}
+
+/// Two digits a byte.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

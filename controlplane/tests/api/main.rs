@@ -1,0 +1,14 @@
+//! The admin API as its clients meet it: a node in this process, with real rings, a real state
+//! directory, a real Unix socket and a real TLS port, and nothing behind the rings but the test.
+
+mod access;
+
+mod client;
+
+mod configuration;
+
+mod hostile;
+
+mod rig;
+
+mod state;

@@ -1,0 +1,456 @@
+//! What a node says about itself, and what it does with frames.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+use std::thread;
+use std::time::Duration;
+
+use dataplane::counters::Reason;
+use dataplane::moment::Moment;
+use dataplane::punt::{Command, Copied, Event, FlowFilter, FlowReport, FlowState};
+use dataplane::snapshot::{InterfaceId, Protocol, ServerId, ServiceId};
+use dataplane::wire::Mac;
+use serde_json::{Value, json};
+
+use crate::rig::{MACS, Reply, Rig, Worker, wait_until};
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
+
+/// The identities that the snapshot gives the servers of the service at an address.
+fn servers_at(worker: &mut Worker, address: [u8; 4], port: u16) -> (ServiceId, Vec<ServerId>) {
+    let snapshot = worker.reader.current();
+    let service = snapshot.services.at(address.into(), Protocol::Tcp, port).unwrap();
+    let servers = service.candidates.servers().iter().map(|&(id, _)| id).collect();
+    (service.id, servers)
+}
+
+fn server(rig: &Rig, service: usize, server: usize) -> Value {
+    rig.ask("GET", "/api/v1/status").json()["services"][service]["servers"][server].clone()
+}
+
+#[test]
+fn status_tells_the_node_its_interfaces_and_every_server() {
+    let rig = Rig::start();
+    let status = rig.ask("GET", "/api/v1/status").json();
+    assert_eq!(status["node"], "lb1");
+    assert_eq!(status["role"], "active");
+    assert_eq!(status["buffers"], json!({ "capacity": 1024, "available": 1000 }));
+    let wan = &status["interfaces"][0];
+    assert_eq!(wan["name"], "wan");
+    assert_eq!(wan["mac"], MACS[0].to_string());
+    assert_eq!(wan["addresses"], json!(["10.0.0.2/24"]));
+    assert_eq!((&wan["link_up"], &wan["received"]), (&json!(true), &json!(7)));
+    let web = &status["services"][0];
+    assert_eq!((&web["name"], &web["state"]), (&json!("web"), &json!("up")));
+    assert_eq!(web["servers"][0]["actual"], "online", "its MAC address is configured");
+    assert_eq!(web["servers"][1]["wanted"], "online");
+    assert_eq!(web["servers"][1]["actual"], "unreachable", "nobody has answered ARP for it");
+    assert!(web["servers"][1]["reason"].as_str().unwrap().contains("10.0.0.12"));
+    let dns = &status["services"][1];
+    assert_eq!((&dns["state"], &dns["mode"]), (&json!("down"), &json!("nat")));
+    assert_eq!(dns["servers"][0]["port"], 5353);
+    assert_eq!(rig.ask("GET", "/api/v1/interfaces").json(), status["interfaces"]);
+}
+
+#[test]
+fn a_server_of_weight_nothing_drains() {
+    let rig = Rig::start();
+    for name in ["web1", "web2"] {
+        let path = format!("/api/v1/services/web/servers/{name}");
+        assert_eq!(rig.tell("PATCH", &path, &json!({ "weight": 0 })).status, 200);
+    }
+    let status = rig.ask("GET", "/api/v1/status").json();
+    let web = &status["services"][0];
+    assert_eq!((&web["servers"][0]["wanted"], &web["servers"][0]["actual"]), (&json!("drain"), &json!("drain")));
+    assert_eq!((&web["state"], &web["reason"]), (&json!("down"), &json!("all its servers drain")));
+}
+
+#[test]
+fn what_a_server_carries_is_its_own_and_stays_with_its_service() {
+    let mut rig = Rig::start();
+    let (_, servers) = servers_at(&mut rig.worker, [10, 0, 0, 100], 80);
+    let counted = rig.worker.counters.server(servers[0]);
+    counted.flows.add(3);
+    counted.active.add(2);
+    counted.packets.add(10);
+    counted.bytes.add(1000);
+    let web1 = server(&rig, 0, 0);
+    assert_eq!(web1["connections"], 2);
+    assert_eq!(web1["totals"]["connections"], 3);
+    assert_eq!(web1["totals"]["bytes"], 1000);
+
+    // Another address makes another server of it, which begins at nothing.
+    let patch = json!({ "address": "10.0.0.13" });
+    rig.tell("PATCH", "/api/v1/services/web/servers/web1", &patch);
+    let web1 = server(&rig, 0, 0);
+    assert_eq!((&web1["connections"], &web1["totals"]["packets"]), (&json!(0), &json!(0)));
+    let service = rig.ask("GET", "/api/v1/status").json()["services"][0].clone();
+    assert_eq!(service["totals"]["packets"], 10, "the service has carried what it has carried");
+
+    // Slots that are given away again begin at nothing too.
+    for round in 0..4 {
+        let patch = json!({ "address": format!("10.0.0.{}", 14 + round) });
+        rig.tell("PATCH", "/api/v1/services/web/servers/web1", &patch);
+        assert_eq!(server(&rig, 0, 0)["totals"]["packets"], 0);
+    }
+    let service = rig.ask("GET", "/api/v1/status").json()["services"][0].clone();
+    assert_eq!(service["totals"]["packets"], 10);
+}
+
+#[test]
+fn rates_are_per_second() {
+    let mut rig = Rig::start();
+    let (_, servers) = servers_at(&mut rig.worker, [10, 0, 0, 100], 80);
+    let counters = rig.worker.counters.clone();
+    let mut most = 0;
+    for _ in 0..300 {
+        counters.server(servers[0]).packets.add(1);
+        thread::sleep(Duration::from_millis(10));
+        most = most.max(server(&rig, 0, 0)["rates"]["packets"].as_u64().unwrap());
+    }
+    assert!((20..=110).contains(&most), "{most} packets a second, at most 100 were counted");
+}
+
+#[test]
+fn every_drop_reason_is_counted_and_explained() {
+    let rig = Rig::start();
+    rig.worker.counters.received.add(5);
+    rig.worker.counters.transmitted.add(3);
+    rig.worker.counters.drop_one(Reason::NoService);
+    rig.worker.counters.drop_one(Reason::NoService);
+    let counters = rig.ask("GET", "/api/v1/counters").json();
+    let worker = &counters["workers"][0];
+    assert_eq!((&worker["received"], &worker["dropped"]), (&json!(5), &json!(2)));
+    let drops = worker["drops"].as_array().unwrap();
+    assert_eq!(drops.len(), Reason::ALL.len());
+    let found = drops.iter().find(|drop| drop["reason"] == "no_service").unwrap();
+    assert_eq!(found["frames"], 2);
+    assert!(found["explanation"].as_str().unwrap().contains("no virtual service"));
+}
+
+#[test]
+fn metrics_are_what_prometheus_reads() {
+    let mut rig = Rig::start();
+    rig.worker.counters.drop_one(Reason::Fragment);
+    let (_, servers) = servers_at(&mut rig.worker, [10, 0, 0, 100], 80);
+    rig.worker.counters.server(servers[0]).bytes.add(77);
+    let answer = rig.ask("GET", "/metrics");
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let mut families = HashSet::new();
+    let mut samples = HashSet::new();
+    for line in answer.text().lines() {
+        if let Some(family) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = family.split_once(' ').unwrap();
+            assert!(families.insert(name.to_owned()), "{name} is there twice");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+        } else if !line.starts_with("# HELP ") {
+            let (sample, value) = line.rsplit_once(' ').unwrap();
+            let name = sample.split('{').next().unwrap();
+            assert!(name.starts_with("sluice_") && families.contains(name), "{line}");
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            assert!(samples.insert(sample.to_owned()), "{sample} is there twice");
+        }
+    }
+    for line in [
+        "sluice_dropped_frames_total{worker=\"0\",reason=\"fragment\"} 1",
+        "sluice_server_bytes_total{service=\"web\",server=\"web1\"} 77",
+        "sluice_service_bytes_total{service=\"web\"} 77",
+        "sluice_interface_received_frames_total{interface=\"wan\"} 7",
+        "sluice_buffers_available 1000",
+        "sluice_service_up{service=\"dns\"} 0",
+    ] {
+        assert!(answer.text().lines().any(|found| found == line), "{line}");
+    }
+    let drops = samples.iter().filter(|sample| sample.starts_with("sluice_dropped_frames")).count();
+    assert_eq!(drops, Reason::ALL.len());
+}
+
+/// Asks while the test stands in for the worker.
+fn flows(rig: &mut Rig, query: &str, answer: impl FnOnce(Command, &mut Worker)) -> Reply {
+    let Rig { worker, .. } = rig;
+    let mut answer = Some(answer);
+    thread::scope(|scope| {
+        let asked = {
+            let (socket, path) = (rig.directory.path().join("run/admin.sock"), query.to_owned());
+            scope.spawn(move || {
+                let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+                crate::rig::converse(&mut stream, &crate::rig::request("GET", &path, &[], b""))
+            })
+        };
+        wait_until("the worker is asked", || match worker.commands.pop() {
+            Ok(command) => {
+                answer.take().unwrap()(command, worker);
+                true
+            }
+            Err(_) => false,
+        });
+        asked.join().unwrap()
+    })
+}
+
+fn flow(service: ServiceId, server: ServerId, port: u16) -> FlowReport {
+    FlowReport {
+        protocol: Protocol::Tcp,
+        state: FlowState::Established,
+        client: (CLIENT, port),
+        virtual_address: (Ipv4Addr::new(10, 0, 0, 101), 53),
+        service,
+        server,
+        created: Moment::from_nanos(1_000_000_000),
+        last_seen: Moment::from_nanos(3_000_000_000),
+        now: Moment::from_nanos(3_500_000_000),
+        packets: 12,
+        bytes: 3456,
+    }
+}
+
+#[test]
+fn flows_are_the_workers_answers_with_names() {
+    let mut rig = Rig::start();
+    let (service, servers) = servers_at(&mut rig.worker, [10, 0, 0, 101], 53);
+    let gone = ServerId::new(999, 0);
+    let query = "/api/v1/flows?service=dns&server=dns1&client=192.0.2.9&limit=5";
+    let reply = flows(&mut rig, query, |command, worker| {
+        let Command::ListFlows { question, filter, limit } = command;
+        let FlowFilter { service: of, server: at, client } = filter;
+        assert_eq!((of, at, client), (Some(service), Some(servers[0]), Some(CLIENT)));
+        assert!(limit >= 5);
+        let stray = Event::Flow { question: question.wrapping_sub(1), flow: flow(service, gone, 1) };
+        worker.events.push(stray).unwrap();
+        for (server, port) in [(servers[0], 40000), (gone, 40001)] {
+            let flow = flow(service, server, port);
+            worker.events.push(Event::Flow { question, flow }).unwrap();
+        }
+        worker.events.push(Event::FlowsListed { question }).unwrap();
+        worker.events.push(Event::FlowsListed { question }).unwrap(); // once too often
+    });
+    assert_eq!(reply.status, 200);
+    let answer = reply.json();
+    assert_eq!(answer["complete"], true);
+    assert_eq!(
+        answer["flows"][0],
+        json!({
+            "protocol": "tcp", "state": "established",
+            "client": "192.0.2.9:40000", "virtual": "10.0.0.101:53", "real": "192.168.1.53:5353",
+            "service": "dns", "server": "dns1",
+            "age": 2.5, "idle": 0.5, "packets": 12, "bytes": 3456,
+        })
+    );
+    let second = &answer["flows"][1];
+    assert_eq!(second["client"], "192.0.2.9:40001");
+    assert_eq!(second.get("server"), None, "a server that is gone has no name");
+    assert_eq!(answer["flows"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn more_flows_than_asked_for_are_cut_off_and_said_to_be() {
+    let mut rig = Rig::start();
+    let (service, servers) = servers_at(&mut rig.worker, [10, 0, 0, 101], 53);
+    let reply = flows(&mut rig, "/api/v1/flows?limit=2", |command, worker| {
+        let Command::ListFlows { question, .. } = command;
+        for port in 0..100 {
+            let flow = flow(service, servers[0], port);
+            worker.events.push(Event::Flow { question, flow }).unwrap();
+        }
+        worker.events.push(Event::FlowsListed { question }).unwrap();
+    });
+    let answer = reply.json();
+    assert_eq!(answer["complete"], false);
+    assert_eq!(answer["flows"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_worker_that_does_not_finish_is_not_waited_for() {
+    let mut rig = Rig::start();
+    let (service, servers) = servers_at(&mut rig.worker, [10, 0, 0, 101], 53);
+    let reply = flows(&mut rig, "/api/v1/flows", |command, worker| {
+        let Command::ListFlows { question, .. } = command;
+        let flow = flow(service, servers[0], 1);
+        worker.events.push(Event::Flow { question, flow }).unwrap();
+    });
+    let answer = reply.json();
+    assert_eq!(answer["complete"], false);
+    assert_eq!(answer["flows"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn too_many_listings_at_once_are_refused_and_then_taken_again() {
+    let rig = Rig::start();
+    let statuses: Vec<_> = thread::scope(|scope| {
+        let ask = || rig.ask("GET", "/api/v1/flows").status;
+        let asked: Vec<_> = (0..12).map(|_| scope.spawn(ask)).collect();
+        asked.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert!(statuses.iter().all(|status| [200, 429].contains(status)), "{statuses:?}");
+    assert_eq!(statuses.iter().filter(|&&status| status == 429).count(), 4);
+}
+
+/// An ARP packet as RFC 826 draws it.
+fn arp(operation: u16, from: (Mac, [u8; 4]), to: (Mac, [u8; 4]), destination: Mac) -> Vec<u8> {
+    let mut frame = Vec::new();
+    frame.extend(destination.0);
+    frame.extend(from.0.0);
+    frame.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4]);
+    frame.extend(operation.to_be_bytes());
+    frame.extend(from.0.0);
+    frame.extend(from.1);
+    frame.extend(to.0.0);
+    frame.extend(to.1);
+    frame
+}
+
+const STATION: Mac = Mac([2, 0, 0, 0, 0, 0x99]);
+
+#[test]
+fn who_asks_for_a_virtual_address_is_told_ours() {
+    let mut rig = Rig::start();
+    let asked = arp(1, (STATION, [10, 0, 0, 9]), (Mac([0; 6]), [10, 0, 0, 100]), Mac::BROADCAST);
+    rig.worker.punt.push(Copied::of(InterfaceId(0), &asked).unwrap()).ok().unwrap();
+    let expected = arp(2, (MACS[0], [10, 0, 0, 100]), (STATION, [10, 0, 0, 9]), STATION);
+    wait_until("the answer is to be sent", || match rig.worker.injected.pop() {
+        Ok(sent) => sent.interface == InterfaceId(0) && sent.bytes().starts_with(&expected),
+        Err(_) => false,
+    });
+    let control = rig.ask("GET", "/api/v1/counters").json()["control"].clone();
+    assert_eq!(control["arp_received"], 1);
+    assert!(control["sent"].as_u64().unwrap() >= 1);
+}
+
+#[test]
+fn a_server_that_answers_arp_is_in_the_next_snapshot() {
+    let mut rig = Rig::start();
+    let server: Ipv4Addr = [10, 0, 0, 12].into();
+    wait_until("the server is asked for", || match rig.worker.injected.pop() {
+        Ok(sent) => sent.bytes().get(38..42) == Some(&server.octets()[..]),
+        Err(_) => false,
+    });
+    let answer = arp(2, (STATION, server.octets()), (MACS[0], [10, 0, 0, 2]), MACS[0]);
+    rig.worker.punt.push(Copied::of(InterfaceId(0), &answer).unwrap()).ok().unwrap();
+    wait_until("the workers know it", || {
+        rig.worker.reader.current().neighbours.get(&server) == Some(&STATION)
+    });
+    let (_, servers) = servers_at(&mut rig.worker, [10, 0, 0, 100], 80);
+    let snapshot = rig.worker.reader.current();
+    assert!(servers.iter().all(|&id| snapshot.server(id).unwrap().hop.mac.is_some()));
+    let neighbours = rig.ask("GET", "/api/v1/neighbours").json();
+    let found = neighbours.as_array().unwrap().iter().find(|one| one["address"] == "10.0.0.12");
+    let found = found.expect("the server is a neighbour");
+    assert_eq!(found["mac"], STATION.to_string());
+    assert_eq!((&found["interface"], &found["state"]), (&json!("wan"), &json!("reachable")));
+}
+
+#[test]
+fn an_echo_request_is_answered_where_it_came_from() {
+    let mut rig = Rig::start();
+    let mut request = Vec::new();
+    request.extend(MACS[0].0);
+    request.extend(STATION.0);
+    request.extend([0x08, 0x00]);
+    // IPv4, 28 bytes, from 10.0.0.9 to 10.0.0.100, then an echo request with identifier 1.
+    let mut ip = vec![0x45, 0, 0, 28, 0, 7, 0, 0, 64, 1, 0, 0, 10, 0, 0, 9, 10, 0, 0, 100];
+    let mut icmp = vec![8, 0, 0, 0, 0, 1, 0, 1];
+    for header in [&mut ip, &mut icmp] {
+        let at = if header.len() == 20 { 10 } else { 2 };
+        let words = header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+        let sum: u32 = words.sum();
+        let folded = !((sum & 0xffff) + (sum >> 16)) as u16;
+        header[at..at + 2].copy_from_slice(&folded.to_be_bytes());
+    }
+    request.extend(&ip);
+    request.extend(&icmp);
+    rig.worker.punt.push(Copied::of(InterfaceId(0), &request).unwrap()).ok().unwrap();
+    wait_until("the answer is to be sent", || match rig.worker.injected.pop() {
+        Ok(sent) => {
+            let bytes = sent.bytes();
+            bytes[..6] == STATION.0 && bytes.get(34) == Some(&0) && bytes[26..30] == [10, 0, 0, 100]
+        }
+        Err(_) => false,
+    });
+    assert_eq!(rig.ask("GET", "/api/v1/counters").json()["control"]["echoes_answered"], 1);
+}
+
+#[test]
+fn routes_are_listed_the_longest_prefix_first() {
+    let rig = Rig::start();
+    let routes = rig.ask("GET", "/api/v1/routes").json();
+    assert_eq!(
+        routes,
+        json!([
+            { "to": "10.0.0.0/24", "interface": "wan" },
+            { "to": "192.168.1.0/24", "interface": "lan" },
+            { "to": "0.0.0.0/0", "interface": "wan", "via": "10.0.0.1" },
+        ])
+    );
+}
+
+#[test]
+fn the_description_covers_every_route_and_refers_to_nothing_that_is_missing() {
+    let rig = Rig::start();
+    let description = rig.ask("GET", "/api/openapi.json").json();
+    assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
+    for (path, methods) in [
+        ("/api/v1/config", &["get", "put"][..]),
+        ("/api/v1/config/validate", &["post"]),
+        ("/api/v1/services", &["get", "post"]),
+        ("/api/v1/services/{service}", &["get", "put", "patch", "delete"]),
+        ("/api/v1/services/{service}/servers", &["get", "post"]),
+        ("/api/v1/services/{service}/servers/{server}", &["get", "put", "patch", "delete"]),
+        ("/api/v1/status", &["get"]),
+        ("/api/v1/counters", &["get"]),
+        ("/api/v1/flows", &["get"]),
+        ("/api/v1/neighbours", &["get"]),
+        ("/api/v1/interfaces", &["get"]),
+        ("/api/v1/routes", &["get"]),
+        ("/metrics", &["get"]),
+        ("/healthz", &["get"]),
+        ("/readyz", &["get"]),
+    ] {
+        for method in methods {
+            let described = &description["paths"][path][method];
+            assert!(described["responses"].is_object(), "{method} {path}");
+        }
+    }
+    let mut references = Vec::new();
+    collect(&description, &mut references);
+    assert!(references.len() > 20);
+    for reference in references {
+        let pointer = reference.strip_prefix('#').expect("it points into the description");
+        assert!(description.pointer(pointer).is_some(), "{reference}");
+    }
+    let schemas = &description["components"]["schemas"];
+    assert!(schemas["Service"]["properties"]["scheduler"].is_object(), "as configured");
+    assert!(schemas["ServiceStatus"].to_string().contains("\"state\""), "as it is");
+}
+
+fn collect(value: &Value, references: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => {
+            if let Some(Value::String(reference)) = members.get("$ref") {
+                references.push(reference.clone());
+            }
+            members.values().for_each(|member| collect(member, references));
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect(item, references)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_page_to_try_the_api_needs_nothing_from_elsewhere() {
+    let rig = Rig::start();
+    let page = rig.ask("GET", "/api/docs/");
+    assert_eq!(page.status, 200);
+    let mut parts = 0;
+    for attribute in ["src=\"", "href=\""] {
+        for rest in page.text().split(attribute).skip(1) {
+            let target = rest.split('"').next().unwrap();
+            assert!(!target.contains("//"), "{target} lies elsewhere");
+            let path = format!("/api/docs/{}", target.trim_start_matches("./"));
+            assert_eq!(rig.ask("GET", &path).status, 200, "{path}");
+            parts += 1;
+        }
+    }
+    assert!(parts >= 4);
+    let settings = rig.ask("GET", "/api/docs/swagger-initializer.js");
+    assert!(settings.text().contains("/api/openapi.json"));
+}
