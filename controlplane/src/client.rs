@@ -403,8 +403,18 @@ fn status(status: &Status) -> String {
 
 fn services(all: &[Service]) -> String {
     let mut table = Table::new(&[
-        "SERVICE", "ADDRESS", "PORTS", "PROTOCOL", "MODE", "SCHEDULER", "STATE", "SERVERS", "CONNS",
-        "CONNS/S", "PACKETS/S", "BITS/S",
+        "SERVICE",
+        "ADDRESS",
+        "PORTS",
+        "PROTOCOL",
+        "MODE",
+        "SCHEDULER",
+        "STATE",
+        "SERVERS",
+        "CONNS",
+        "CONNS/S",
+        "PACKETS/S",
+        "BITS/S",
     ]);
     for service in all {
         let online = service.servers.iter().filter(|server| server.actual == "online").count();
@@ -431,7 +441,15 @@ fn service_cells(service: &Service) -> Vec<String> {
 
 fn servers(services: &[Service]) -> String {
     let mut table = Table::new(&[
-        "SERVICE", "SERVER", "ADDRESS", "MODE", "WEIGHT", "STATE", "CONNS", "CONNS/S", "PACKETS/S",
+        "SERVICE",
+        "SERVER",
+        "ADDRESS",
+        "MODE",
+        "WEIGHT",
+        "STATE",
+        "CONNS",
+        "CONNS/S",
+        "PACKETS/S",
         "BITS/S",
     ]);
     for service in services {
@@ -506,7 +524,14 @@ fn neighbours(all: &[Neighbour]) -> String {
 
 fn interfaces(all: &[Interface]) -> String {
     let mut table = Table::new(&[
-        "INTERFACE", "DEVICE", "DRIVER", "MAC", "ADDRESSES", "LINK", "RECEIVED", "TRANSMITTED",
+        "INTERFACE",
+        "DEVICE",
+        "DRIVER",
+        "MAC",
+        "ADDRESSES",
+        "LINK",
+        "RECEIVED",
+        "TRANSMITTED",
         "MISSED",
     ]);
     for interface in all {

@@ -38,8 +38,8 @@ use crate::identities::Identities;
 use crate::neighbours::Neighbours;
 use crate::plumbing::{Buffers, LiveInterface, Plumbing};
 use crate::publish::Publication;
-use crate::report;
 use crate::random;
+use crate::report;
 use crate::store::{self, Store};
 
 /// How often the workers' rings are looked at.
@@ -547,12 +547,7 @@ impl Inner {
     }
 }
 
-fn send(
-    ring: &mut ControlEnd,
-    interface: InterfaceId,
-    frame: &[u8],
-    frames: &mut report::Control,
-) {
+fn send(ring: &mut ControlEnd, interface: InterfaceId, frame: &[u8], frames: &mut report::Control) {
     let sent = Copied::of(interface, frame).is_some_and(|copy| ring.inject.push(copy).is_ok());
     match sent {
         true => frames.sent += 1,
@@ -562,7 +557,8 @@ fn send(
 
 /// What the compiler wants to know of an interface.
 fn live(interfaces: &[LiveInterface]) -> Vec<compile::LiveInterface> {
-    let live = |of: &LiveInterface| compile::LiveInterface { mac: of.mac, mtu: of.mtu };
+    let live =
+        |of: &LiveInterface| compile::LiveInterface { mac: of.mac, mtu: of.mtu, quiet: of.quiet };
     interfaces.iter().map(live).collect()
 }
 

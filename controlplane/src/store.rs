@@ -96,12 +96,8 @@ impl Store {
         let lock = locked(directory)?;
         let (text, digest) = read(file)?;
         let based_on = Mutex::new(digest.clone());
-        let store = Self {
-            directory: directory.to_owned(),
-            file: file.to_owned(),
-            based_on,
-            _lock: lock,
-        };
+        let store =
+            Self { directory: directory.to_owned(), file: file.to_owned(), based_on, _lock: lock };
         let config = match store.stored() {
             Some((stored, config)) if stored.based_on == digest => {
                 info!("going on with the configuration in {}", store.path(CONFIGURATION).display());

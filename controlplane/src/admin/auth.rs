@@ -68,7 +68,9 @@ impl Tokens {
 pub async fn guard(State(tokens): State<Tokens>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let open = OPEN.contains(&path)
-        || path.strip_prefix(OPEN_PAGE).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        || path
+            .strip_prefix(OPEN_PAGE)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     let caller = request.extensions().get::<Caller>().cloned();
     let known = caller.as_ref().is_some_and(|caller| caller.root)
         || bearer(request.headers()).is_some_and(|token| tokens.holds(token));

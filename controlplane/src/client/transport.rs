@@ -199,8 +199,7 @@ where
         builder = builder.header(header::CONTENT_TYPE, kind);
         body = content;
     }
-    let request =
-        builder.body(Full::new(Bytes::from(body))).map_err(|error| broken(&error))?;
+    let request = builder.body(Full::new(Bytes::from(body))).map_err(|error| broken(&error))?;
     let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
     let status = answer.status();
     let etag = answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
@@ -213,8 +212,8 @@ where
 
 fn token(target: &Target) -> Result<Option<String>, Error> {
     let Some(path) = &target.token_file else { return Ok(target.token.clone()) };
-    let text = fs::read_to_string(path)
-        .map_err(|cause| Error::File { path: path.clone(), cause })?;
+    let text =
+        fs::read_to_string(path).map_err(|cause| Error::File { path: path.clone(), cause })?;
     Ok(Some(text.trim().to_owned()))
 }
 
@@ -236,9 +235,11 @@ fn trust(target: &Target) -> Result<ClientConfig, Error> {
             }
         }
         // One that rustls cannot read is one that nobody is trusted by.
-        None => drop(roots.add_parsable_certificates(
-            certificate::chain(TRUSTED.as_ref()).unwrap_or_default(),
-        )),
+        None => {
+            drop(roots.add_parsable_certificates(
+                certificate::chain(TRUSTED.as_ref()).unwrap_or_default(),
+            ))
+        }
     }
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

@@ -55,10 +55,7 @@ impl Node {
             current,
             etag: view.etag.clone(),
             flows: self.counters.iter().map(flows).fold(Capacity::default(), |sum, worker| {
-                Capacity {
-                    used: sum.used + worker.used,
-                    capacity: sum.capacity + worker.capacity,
-                }
+                Capacity { used: sum.used + worker.used, capacity: sum.capacity + worker.capacity }
             }),
             buffers,
             interfaces,
@@ -246,16 +243,14 @@ fn server_report(
 }
 
 fn interfaces(live: &[LiveInterface], view: &View) -> Vec<report::Interface> {
-    let report = |(interface, config): (&LiveInterface, &config::Interface)| {
-        report::Interface {
-            name: interface.name.clone(),
-            device: interface.device.clone(),
-            driver: interface.driver.clone(),
-            mac: interface.mac.to_string(),
-            mtu: interface.mtu,
-            addresses: config.addresses.clone(),
-            statistics: (interface.statistics)(),
-        }
+    let report = |(interface, config): (&LiveInterface, &config::Interface)| report::Interface {
+        name: interface.name.clone(),
+        device: interface.device.clone(),
+        driver: interface.driver.clone(),
+        mac: interface.mac.to_string(),
+        mtu: interface.mtu,
+        addresses: config.addresses.clone(),
+        statistics: (interface.statistics)(),
     };
     live.iter().zip(&view.config.interfaces).map(report).collect()
 }

@@ -299,8 +299,7 @@ fn a_thousand_services_with_ten_servers_each_are_taken_up_in_time() {
     let small = rig.ask("GET", "/api/v1/config").json();
     let mut document = large(&small);
     // Live changes leave the interfaces alone: the node starts with the wide subnet.
-    let text = CONFIGURATION
-        .replace("[\"10.0.0.2/24\"]", "[\"10.0.0.2/24\", \"10.1.255.254/16\"]");
+    let text = CONFIGURATION.replace("[\"10.0.0.2/24\"]", "[\"10.0.0.2/24\", \"10.1.255.254/16\"]");
     if rig.tell("POST", "/api/v1/config/validate", &document).json()["live"] != true {
         rig = Rig::in_directory(tempfile::tempdir().unwrap(), &text);
         document["admin"] = rig.ask("GET", "/api/v1/config").json()["admin"].clone();

@@ -81,7 +81,8 @@ impl Reply {
         assert!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
         let errors = problem["errors"].as_array().cloned().unwrap_or_default();
         let words = |error: &Value| {
-            let part = |name: &str| error[name].as_str().expect("a mistake has three parts").to_owned();
+            let part =
+                |name: &str| error[name].as_str().expect("a mistake has three parts").to_owned();
             format!("{}: expected {}, found {}", part("path"), part("expected"), part("found"))
         };
         errors.iter().map(words).collect()
@@ -240,18 +241,26 @@ impl Rig {
     }
 
     /// Sends anything over TLS.
-    pub fn send_tls(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    pub fn send_tls(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Reply {
         let mut stream = self.tls(&[b"http/1.1"]);
         converse(&mut stream, &request(method, path, headers, body))
     }
 
     /// A TLS connection that trusts the node's certificate alone.
-    pub fn tls(&self, protocols: &[&[u8]]) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+    pub fn tls(
+        &self,
+        protocols: &[&[u8]],
+    ) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the port is answered");
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
-        let client =
-            rustls::ClientConnection::new(Arc::new(self.trust(protocols)), name).unwrap();
+        let client = rustls::ClientConnection::new(Arc::new(self.trust(protocols)), name).unwrap();
         rustls::StreamOwned::new(client, stream)
     }
 
@@ -299,7 +308,11 @@ fn plumbing() -> (Plumbing, Worker) {
         mac,
         mtu: 1500,
         quiet: true,
-        statistics: Box::new(|| PortStatistics { link_up: true, received: 7, ..Default::default() }),
+        statistics: Box::new(|| PortStatistics {
+            link_up: true,
+            received: 7,
+            ..Default::default()
+        }),
     };
     let begin = Instant::now();
     let plumbing = Plumbing {
@@ -314,7 +327,10 @@ fn plumbing() -> (Plumbing, Worker) {
         clock: Box::new(move || Moment::from_nanos(begin.elapsed().as_nanos() as u64)),
     };
     let reader = readers.remove(0);
-    (plumbing, Worker { reader, counters, punt, injected, events: events_in, commands: commands_out })
+    (
+        plumbing,
+        Worker { reader, counters, punt, injected, events: events_in, commands: commands_out },
+    )
 }
 
 /// A request as it goes over the wire; the connection ends with the answer.

@@ -61,7 +61,10 @@ fn a_server_of_weight_nothing_drains() {
     }
     let status = rig.ask("GET", "/api/v1/status").json();
     let web = &status["services"][0];
-    assert_eq!((&web["servers"][0]["wanted"], &web["servers"][0]["actual"]), (&json!("drain"), &json!("drain")));
+    assert_eq!(
+        (&web["servers"][0]["wanted"], &web["servers"][0]["actual"]),
+        (&json!("drain"), &json!("drain"))
+    );
     assert_eq!((&web["state"], &web["reason"]), (&json!("down"), &json!("all its servers drain")));
 }
 
@@ -215,7 +218,8 @@ fn flows_are_the_workers_answers_with_names() {
         let FlowFilter { service: of, server: at, client } = filter;
         assert_eq!((of, at, client), (Some(service), Some(servers[0]), Some(CLIENT)));
         assert!(limit >= 5);
-        let stray = Event::Flow { question: question.wrapping_sub(1), flow: flow(service, gone, 1) };
+        let stray =
+            Event::Flow { question: question.wrapping_sub(1), flow: flow(service, gone, 1) };
         worker.events.push(stray).unwrap();
         for (server, port) in [(servers[0], 40000), (gone, 40001)] {
             let flow = flow(service, server, port);
