@@ -256,10 +256,10 @@ impl Player {
     /// The books, and what the ports have counted of their own.
     fn report(&self) -> Result<(), Failure> {
         let mut report = serde_json::to_value(self.ends.ledger.report())?;
-        let ports = [("clients", &self.ends.clients.port), ("servers", &self.ends.servers.port)];
-        for (name, port) in ports {
-            let found = port.statistics()?;
-            report[name] = json!({ "received": found.received, "transmitted": found.transmitted });
+        for (name, wire) in [("clients", &self.ends.clients), ("servers", &self.ends.servers)] {
+            let found = wire.port.statistics()?;
+            report["ports"][name] =
+                json!({ "received": found.received, "transmitted": found.transmitted });
         }
         report["buffers"] = json!({
             "capacity": self.pool.capacity(), "available": self.pool.available(),
