@@ -587,6 +587,13 @@ fn counters(counters: &Counters) -> String {
         row("flows_evicted", worker.flows_evicted, "Flows ended early for others.");
         row("without_flow", worker.forwarded_without_flow, "Packets forwarded by hash alone.");
     }
+    let control = &counters.control;
+    let Ok(Value::Object(control)) = serde_json::to_value(control) else {
+        return table.to_string();
+    };
+    for (name, value) in control {
+        table.row(vec!["control".into(), name, value.to_string(), String::new()]);
+    }
     table.to_string()
 }
 

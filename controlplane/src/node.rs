@@ -557,8 +557,10 @@ fn send(ring: &mut ControlEnd, interface: InterfaceId, frame: &[u8], frames: &mu
 
 /// What the compiler wants to know of an interface.
 fn live(interfaces: &[LiveInterface]) -> Vec<compile::LiveInterface> {
-    let live =
-        |of: &LiveInterface| compile::LiveInterface { mac: of.mac, mtu: of.mtu, quiet: of.quiet };
+    let live = |of: &LiveInterface| {
+        let &LiveInterface { mac, mtu, quiet, .. } = of;
+        compile::LiveInterface { mac, mtu, quiet }
+    };
     interfaces.iter().map(live).collect()
 }
 

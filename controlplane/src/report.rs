@@ -235,6 +235,16 @@ pub struct Control {
     pub sent: u64,
     /// Frames lost because a worker's ring was full.
     pub send_ring_full: u64,
+    /// ARP frames that are too short, or not ARP for IPv4 over Ethernet.
+    pub arp_malformed: u64,
+    /// ARP frames whose sender is not the station that sent the frame, or no station.
+    pub arp_forged: u64,
+    /// ARP frames whose sender is not on the interface's subnets.
+    pub arp_stranger: u64,
+    /// ARP frames whose sender claims one of our addresses.
+    pub arp_conflict: u64,
+    /// Workers' questions for a neighbour that were not asked, because too many were under way.
+    pub arp_not_asked: u64,
 }
 
 /// `GET /flows`: current connections.

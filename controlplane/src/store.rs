@@ -244,3 +244,152 @@ fn read(file: &Path) -> Result<(String, String), Error> {
 pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A directory with a FILE whose server has this weight.
+    fn with_weight(weight: u16) -> TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        write_weight(&directory, weight);
+        directory
+    }
+
+    fn write_weight(directory: &TempDir, weight: u16) {
+        let text = format!(
+            "interface = [{{ name = \"wan\", device = \"kernel:wan\", addresses = [\"10.0.0.2/24\"] }}]\n\
+             [[service]]\nname = \"web\"\naddress = \"10.0.0.100\"\nports = \"80\"\n\
+             server = [{{ address = \"10.0.0.11\", weight = {weight} }}]\n"
+        );
+        fs::write(directory.path().join("file.toml"), text).unwrap();
+    }
+
+    fn open(directory: &TempDir) -> Result<(Store, Config), Error> {
+        Store::open(&directory.path().join("state"), &directory.path().join("file.toml"))
+    }
+
+    fn weight(config: &Config) -> u16 {
+        config.services[0].servers[0].weight
+    }
+
+    /// Saves a configuration that FILE does not have.
+    fn save_weight(directory: &TempDir, weight: u16) {
+        let (store, mut config) = open(directory).unwrap();
+        config.services[0].servers[0].weight = weight;
+        store.save(&config).unwrap();
+    }
+
+    #[test]
+    fn a_first_start_takes_the_file() {
+        let directory = with_weight(1);
+        assert_eq!(weight(&open(&directory).unwrap().1), 1);
+    }
+
+    #[test]
+    fn what_was_saved_goes_on_while_the_file_is_the_same() {
+        let directory = with_weight(1);
+        save_weight(&directory, 2);
+        assert_eq!(weight(&open(&directory).unwrap().1), 2);
+        save_weight(&directory, 3);
+        assert_eq!(weight(&open(&directory).unwrap().1), 3);
+    }
+
+    #[test]
+    fn a_changed_file_wins_and_what_it_overrules_is_kept() {
+        let directory = with_weight(1);
+        save_weight(&directory, 2);
+        write_weight(&directory, 4);
+        assert_eq!(weight(&open(&directory).unwrap().1), 4);
+        let overruled = directory.path().join("state").join(OVERRULED);
+        let stored: Stored = serde_json::from_slice(&fs::read(overruled).unwrap()).unwrap();
+        assert_eq!(weight(&Config::read(&stored.configuration).unwrap()), 2);
+        assert_eq!(weight(&open(&directory).unwrap().1), 4);
+    }
+
+    #[test]
+    fn a_file_read_again_is_what_later_changes_are_based_on() {
+        let directory = with_weight(1);
+        let (store, _) = open(&directory).unwrap();
+        write_weight(&directory, 4);
+        let mut config = store.reread().unwrap();
+        assert_eq!(weight(&config), 4);
+        config.services[0].servers[0].weight = 5;
+        store.save(&config).unwrap();
+        drop(store);
+        assert_eq!(weight(&open(&directory).unwrap().1), 5);
+    }
+
+    #[test]
+    fn a_stored_configuration_cut_anywhere_is_passed_over() {
+        let directory = with_weight(1);
+        save_weight(&directory, 2);
+        let path = directory.path().join("state").join(CONFIGURATION);
+        let whole = fs::read(&path).unwrap();
+        for length in (0..whole.len()).step_by(7) {
+            fs::write(&path, &whole[..length]).unwrap();
+            assert_eq!(weight(&open(&directory).unwrap().1), 1, "{length} bytes");
+        }
+        fs::write(&path, [0xff; 100]).unwrap();
+        assert_eq!(weight(&open(&directory).unwrap().1), 1);
+    }
+
+    #[test]
+    fn a_stored_configuration_that_is_refused_today_is_passed_over() {
+        let directory = with_weight(1);
+        save_weight(&directory, 2);
+        let path = directory.path().join("state").join(CONFIGURATION);
+        let text = fs::read_to_string(&path).unwrap().replace("\"weight\": 2", "\"weight\": -2");
+        fs::write(&path, text).unwrap();
+        assert_eq!(weight(&open(&directory).unwrap().1), 1);
+    }
+
+    #[test]
+    fn an_unfinished_write_of_a_killed_instance_changes_nothing() {
+        let directory = with_weight(1);
+        save_weight(&directory, 2);
+        let unfinished = directory.path().join("state").join("config.json.new");
+        fs::write(&unfinished, "{").unwrap();
+        assert_eq!(weight(&open(&directory).unwrap().1), 2);
+        save_weight(&directory, 3);
+        assert!(!unfinished.exists());
+        assert_eq!(weight(&open(&directory).unwrap().1), 3);
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_written_leaves_the_earlier_one() {
+        let directory = with_weight(1);
+        save_weight(&directory, 2);
+        let (store, mut config) = open(&directory).unwrap();
+        config.services[0].servers[0].weight = 3;
+        fs::create_dir(store.path("config.json.new")).unwrap();
+        assert!(matches!(store.save(&config), Err(Error::File { .. })));
+        drop(store);
+        assert_eq!(weight(&open(&directory).unwrap().1), 2);
+    }
+
+    #[test]
+    fn two_instances_cannot_share_a_directory() {
+        let directory = with_weight(1);
+        let first = open(&directory).unwrap();
+        let refused = open(&directory).err().unwrap();
+        assert!(matches!(refused, Error::InUse(_)));
+        assert!(refused.to_string().contains("--state"));
+        drop(first);
+        assert!(open(&directory).is_ok());
+    }
+
+    #[test]
+    fn a_file_with_mistakes_is_refused_with_all_of_them() {
+        let directory = with_weight(1);
+        let file = directory.path().join("file.toml");
+        fs::write(&file, "[node]\nname = 7\ncolour = \"red\"\n").unwrap();
+        let refused = open(&directory).err().unwrap().to_string();
+        assert!(refused.contains("file.toml"), "{refused}");
+        assert!(refused.contains("node.name") && refused.contains("colour"), "{refused}");
+        fs::remove_file(&file).unwrap();
+        assert!(open(&directory).err().unwrap().to_string().contains("file.toml"));
+    }
+}

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::problem::Problem;
 use crate::config::Config;
-use crate::field;
+use crate::field::{self, Tree};
 use crate::node::Refusal;
 
 /// The longest body that is taken, in bytes.
@@ -45,7 +45,9 @@ impl Written {
         };
         match self.kind {
             // Nesting beyond 128 levels is an error here, so that no recursion exhausts the stack.
-            Kind::Json => serde_json::from_slice(&self.bytes).map_err(|error| not("JSON", &error)),
+            Kind::Json => serde_json::from_slice(&self.bytes)
+                .map(|Tree(value)| value)
+                .map_err(|error| not("JSON", &error)),
             Kind::Toml => {
                 let text =
                     std::str::from_utf8(&self.bytes).map_err(|error| not("UTF-8", &error))?;

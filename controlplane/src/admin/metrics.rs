@@ -44,6 +44,11 @@ pub fn text(node: &Node) -> String {
         ("control_echoes_answered_total", "Echo requests answered.", control.echoes_answered),
         ("control_sent_frames_total", "Frames given to the workers to send.", control.sent),
         ("control_lost_frames_total", "Frames lost to a full ring.", control.send_ring_full),
+        ("arp_malformed_frames_total", "ARP frames that are none.", control.arp_malformed),
+        ("arp_forged_frames_total", "ARP frames with a forged sender.", control.arp_forged),
+        ("arp_stranger_frames_total", "ARP frames from another subnet.", control.arp_stranger),
+        ("arp_conflict_frames_total", "ARP frames that claim our address.", control.arp_conflict),
+        ("arp_not_asked_total", "Neighbours not asked for in a flood.", control.arp_not_asked),
     ] {
         page.counter(name, help);
         page.sample(name, &[], value);

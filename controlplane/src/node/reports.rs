@@ -68,7 +68,17 @@ impl Node {
     /// Where every frame went.
     pub fn counters(&self) -> report::Counters {
         let workers = self.counters.iter().map(worker).collect();
-        report::Counters { workers, control: self.inner().frames }
+        let inner = self.inner();
+        let ignored = inner.neighbours.ignored();
+        let control = report::Control {
+            arp_malformed: ignored.malformed,
+            arp_forged: ignored.forged,
+            arp_stranger: ignored.stranger,
+            arp_conflict: ignored.conflict,
+            arp_not_asked: ignored.questions,
+            ..inner.frames
+        };
+        report::Counters { workers, control }
     }
 
     /// Current connections.

@@ -85,11 +85,10 @@ impl Accounts {
     pub fn server(&self, id: ServerId) -> Traffic {
         let Some(account) = self.servers.get(&id) else { return Traffic::default() };
         let active: i64 = self.counters.iter().map(|worker| worker.server(id).active.get()).sum();
-        Traffic {
-            connections: u64::try_from(active).unwrap_or(0),
-            totals: slot(&self.counters, id).zip(account.start, u64::wrapping_sub),
-            rates: account.rates,
-        }
+        let totals = slot(&self.counters, id).zip(account.start, u64::wrapping_sub);
+        // Connections of the slot's earlier owner end one by one; a server has no more than it began.
+        let connections = u64::try_from(active).unwrap_or(0).min(totals.connections);
+        Traffic { connections, totals, rates: account.rates }
     }
 
     /// What a service carries, given what its servers do.

@@ -2,6 +2,9 @@
 //! see of it.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use dataplane::snapshot::Protocol;
@@ -251,14 +254,14 @@ fn a_reload_takes_the_file_and_a_file_with_mistakes_changes_nothing() {
 #[test]
 fn changes_at_the_same_time_are_all_made() {
     let rig = Rig::start();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for number in 0..8 {
-            let rig = &rig;
+            let door = rig.door();
             scope.spawn(move || {
                 for round in 0..5 {
                     let address = format!("10.0.0.{}", 20 + number * 5 + round);
                     let server = json!({ "address": address });
-                    let added = rig.tell("POST", "/api/v1/services/web/servers", &server);
+                    let added = door.tell("POST", "/api/v1/services/web/servers", &server);
                     assert_eq!(added.status, 201, "{}", added.text());
                 }
             });
@@ -331,28 +334,22 @@ fn a_thousand_services_with_ten_servers_each_are_taken_up_in_time() {
     println!("metrics after {:?}", begin.elapsed());
 }
 
-/// How long the control thread leaves a frame unanswered at most: what a stall means in the end.
+/// How long the control thread makes others wait.
 struct Stalls {
-    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
-    thread: std::thread::JoinHandle<Duration>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
 }
 
 impl Stalls {
     fn watch(rig: &Rig) -> Self {
-        use std::sync::atomic::{AtomicBool, Ordering};
-        let stop = std::sync::Arc::new(AtomicBool::new(false));
-        let seen = std::sync::Arc::clone(&stop);
-        let socket = rig.socket();
-        // A request that needs nothing but the control thread.
-        let ask = move || {
-            let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
-            rig::converse(&mut stream, &rig::request("GET", "/healthz", &[], b""))
-        };
-        let thread = std::thread::spawn(move || {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let door = rig.door();
+        let thread = thread::spawn(move || {
             let mut longest = Duration::ZERO;
             while !seen.load(Ordering::Relaxed) {
                 let begin = Instant::now();
-                assert_eq!(ask().status, 200);
+                assert_eq!(door.ask("GET", "/healthz").status, 200); // needs the control thread alone
                 longest = longest.max(begin.elapsed());
             }
             longest
@@ -361,7 +358,7 @@ impl Stalls {
     }
 
     fn longest(self) -> Duration {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the watcher saw answers alone")
     }
 }

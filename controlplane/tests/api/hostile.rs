@@ -13,7 +13,8 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 #[test]
 fn what_is_no_json_is_refused_with_line_and_column() {
     let rig = Rig::start();
-    for body in ["", "{", "{\"service\": [}", "nonsense", "{\"a\": 1} trailing", "\u{0}"] {
+    let twice = "{\"node\": {}, \"node\": {}}";
+    for body in ["", "{", "{\"service\": [}", "nonsense", "{\"a\": 1} trailing", "\u{0}", twice] {
         let refused = rig.send("PUT", "/api/v1/config", &[JSON], body.as_bytes());
         refused.problem(400);
         let detail = refused.json()["detail"].as_str().unwrap().to_owned();

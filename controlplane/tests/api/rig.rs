@@ -223,21 +223,24 @@ impl Rig {
         token.trim().to_owned()
     }
 
+    /// The Unix socket, for another thread too.
+    pub fn door(&self) -> Door {
+        Door(self.socket())
+    }
+
     /// Asks over the Unix socket.
     pub fn ask(&self, method: &str, path: &str) -> Reply {
-        self.send(method, path, &[], b"")
+        self.door().ask(method, path)
     }
 
     /// Sends JSON over the Unix socket.
     pub fn tell(&self, method: &str, path: &str, body: &Value) -> Reply {
-        let headers = [("content-type", "application/json")];
-        self.send(method, path, &headers, body.to_string().as_bytes())
+        self.door().tell(method, path, body)
     }
 
     /// Sends anything over the Unix socket.
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-        let mut stream = UnixStream::connect(self.socket()).expect("the socket is answered");
-        converse(&mut stream, &request(method, path, headers, body))
+        self.door().send(method, path, headers, body)
     }
 
     /// Sends anything over TLS.
@@ -276,6 +279,29 @@ impl Rig {
             .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         config
+    }
+}
+
+/// The Unix socket of a node.
+#[derive(Clone)]
+pub struct Door(PathBuf);
+
+impl Door {
+    /// Asks over the Unix socket.
+    pub fn ask(&self, method: &str, path: &str) -> Reply {
+        self.send(method, path, &[], b"")
+    }
+
+    /// Sends JSON over the Unix socket.
+    pub fn tell(&self, method: &str, path: &str, body: &Value) -> Reply {
+        let headers = [("content-type", "application/json")];
+        self.send(method, path, &headers, body.to_string().as_bytes())
+    }
+
+    /// Sends anything over the Unix socket.
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        let mut stream = UnixStream::connect(&self.0).expect("the socket is answered");
+        converse(&mut stream, &request(method, path, headers, body))
     }
 }
 
