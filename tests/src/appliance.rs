@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -126,17 +126,11 @@ impl Appliance {
 
     /// Starts it and does not wait.
     pub fn launch(&mut self) {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_file())
-            .expect("temporary files can be written");
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace]).arg(program());
         command.arg("run").arg("--config").arg(self.file()).arg("--state").arg(self.state());
         command.args(["--log", "text"]);
-        command.stdout(Stdio::from(log.try_clone().expect("a file can be opened twice")));
-        command.stderr(Stdio::from(log));
+        process::say_to(&mut command, &self.log_file());
         self.running = Some(Background::start(&mut command));
         self.expected_to_run = true;
     }

@@ -143,7 +143,6 @@ impl Client {
     pub fn ping(&self, address: Ipv4Addr, count: u32, size: u32) -> u32 {
         let output = process::output(self.namespace.command("ping").args([
             "-n",
-            "-q",
             "-i0.05",
             "-W2",
             &format!("-c{count}"),
@@ -152,9 +151,13 @@ impl Client {
         ]));
         let text = String::from_utf8_lossy(&output.stdout);
         let received = text.split(" received").next().and_then(|text| text.rsplit(' ').next());
-        received
+        let received = received
             .and_then(|number| number.parse().ok())
-            .unwrap_or_else(|| panic!("ping said neither how many were answered nor why: {text}"))
+            .unwrap_or_else(|| panic!("ping did not say how many were answered: {text}"));
+        if received < count {
+            println!("{text}"); // for whoever wonders which
+        }
+        received
     }
 
     /// The hardware addresses that answer `count` ARP requests for `address`.

@@ -1,6 +1,8 @@
 //! Programs that a test starts, and ends by their own process number.
 
+use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -52,6 +54,14 @@ pub fn feed(command: &mut Command, input: &str) {
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Where a program in the background leaves what it says: nobody reads a pipe of ours once we are
+/// gone, and nobody could end who waits for ours to close.
+pub fn say_to(command: &mut Command, file: &Path) {
+    let log = File::options().create(true).append(true).open(file);
+    let log = log.unwrap_or_else(|why| panic!("{}: {why}", file.display()));
+    command.stdout(log.try_clone().expect("a file can be opened twice")).stderr(log);
 }
 
 /// A program in the background, ended when this value goes out of scope.

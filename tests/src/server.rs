@@ -106,7 +106,7 @@ impl Server {
             "IP4-RECV:4,rcvbuf=4194304",
             "TUN,tun-name=tunl0,iff-no-pi,up",
         ]);
-        self.programs.push(Background::start(&mut socat));
+        self.start_program(&mut socat);
         let there = || {
             let shown = process::output(
                 self.namespace.command("ip").args(["link", "show", "dev", "tunl0", "up"]),
@@ -120,19 +120,24 @@ impl Server {
         self.namespace.sysctl("net.ipv4.conf.tunl0.rp_filter", "0");
     }
 
+    fn start_program(&mut self, program: &mut Command) {
+        process::say_to(program, &self.files.join("log"));
+        self.programs.push(Background::start(program));
+    }
+
     fn serve(&mut self) {
         fs::write(self.files.join("large"), large()).expect("the server's files can be written");
         let configuration = self.files.join("nginx.conf");
         fs::write(&configuration, self.nginx_configuration()).expect("as above");
         let mut nginx = self.namespace.command("nginx");
-        nginx.arg("-c").arg(&configuration).arg("-e").arg(self.files.join("error.log"));
-        self.programs.push(Background::start(&mut nginx));
+        nginx.arg("-c").arg(&configuration).arg("-e").arg(self.files.join("log"));
+        self.start_program(&mut nginx);
         let answers = || {
             let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORTS[0]);
             self.namespace.enter(|| std::net::TcpStream::connect(to)).ok()
         };
         eventually(Duration::from_secs(10), answers).unwrap_or_else(|| {
-            let log = fs::read_to_string(self.files.join("error.log")).unwrap_or_default();
+            let log = fs::read_to_string(self.files.join("log")).unwrap_or_default();
             panic!("{}: nginx did not answer in 10 s: {log}", self.name)
         });
     }
@@ -149,7 +154,7 @@ impl Server {
              master_process off;
              user root;
              pid {files}/nginx.pid;
-             error_log {files}/error.log;
+             error_log {files}/log;
              events {{ worker_connections 4096; }}
              http {{
                  access_log off;
@@ -212,7 +217,7 @@ impl Server {
     pub fn echo_datagrams_without_checksum(&mut self, port: u16) {
         let mut socat = self.namespace.command("socat");
         socat.args([&format!("UDP4-RECVFROM:{port},fork,so-no-check=1"), "EXEC:cat"]);
-        self.programs.push(Background::start(&mut socat));
+        self.start_program(&mut socat);
         let listening = || {
             let sockets = self.namespace.enter(|| fs::read_to_string("/proc/thread-self/net/udp"));
             sockets.is_ok_and(|text| text.contains(&format!(":{port:04X} "))).then_some(())
