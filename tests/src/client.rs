@@ -139,32 +139,32 @@ impl Client {
         self.namespace.enter(make).expect("a UDP socket can be made")
     }
 
-    /// Sends `count` ICMP echo requests of `size` bytes; how many were answered.
-    pub fn ping(&self, address: Ipv4Addr, count: u32, size: u32) -> u32 {
+    /// Sends ICMP echo requests of `size` bytes until `count` were answered, for at most `seconds`;
+    /// how many were.
+    pub fn ping(&self, address: Ipv4Addr, count: u32, size: u32, seconds: u32) -> u32 {
         let output = process::output(self.namespace.command("ping").args([
             "-n",
+            "-q",
             "-i0.05",
-            "-W2",
+            // Without a deadline it would wait for the last answer for two round trips only.
+            &format!("-w{seconds}"),
             &format!("-c{count}"),
             &format!("-s{size}"),
             &address.to_string(),
         ]));
         let text = String::from_utf8_lossy(&output.stdout);
         let received = text.split(" received").next().and_then(|text| text.rsplit(' ').next());
-        let received = received
-            .and_then(|number| number.parse().ok())
-            .unwrap_or_else(|| panic!("ping did not say how many were answered: {text}"));
-        if received < count {
-            println!("{text}"); // for whoever wonders which
-        }
         received
+            .and_then(|number| number.parse().ok())
+            .unwrap_or_else(|| panic!("ping did not say how many were answered: {text}"))
     }
 
-    /// The hardware addresses that answer `count` ARP requests for `address`.
-    pub fn arping(&self, address: Ipv4Addr, count: u32) -> BTreeSet<String> {
+    /// The hardware addresses that answer ARP requests for `address`, one request a second, until
+    /// `count` answers have come, for at most `seconds`.
+    pub fn arping(&self, address: Ipv4Addr, count: u32, seconds: u32) -> BTreeSet<String> {
         let output = process::output(self.namespace.command("arping").args([
             "-b",
-            "-w2",
+            &format!("-w{seconds}"),
             &format!("-c{count}"),
             "-I",
             Self::LEG,

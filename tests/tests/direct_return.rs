@@ -114,8 +114,8 @@ fn datagrams_of_every_length_are_forwarded_as_they_are(rig: &mut Rig) {
 fn exactly_one_station_answers_arp_for_the_virtual_address(rig: &mut Rig) {
     rig.serve([&web(rig)]);
     for client in &rig.lab.clients {
-        assert_eq!(client.arping(DIRECT, 3), BTreeSet::from([text(rig.wan_mac())]));
-        assert_eq!(client.arping(APPLIANCE, 3), BTreeSet::from([text(rig.wan_mac())]));
+        assert_eq!(client.arping(DIRECT, 3, 6), BTreeSet::from([text(rig.wan_mac())]));
+        assert_eq!(client.arping(APPLIANCE, 3, 6), BTreeSet::from([text(rig.wan_mac())]));
     }
 }
 
@@ -125,11 +125,11 @@ fn servers_that_answer_arp_are_noticed_and_the_documented_lines_mend_them(rig: &
     let expected = BTreeSet::from([text(rig.wan_mac())]);
 
     rig.direct().iter().for_each(Server::answer_arp_for_virtual_addresses);
-    let stations = rig.client().arping(DIRECT, 3);
+    let stations = rig.client().arping(DIRECT, 4, 6);
     assert!(stations.len() > 1, "unprepared servers answer as well: {stations:?}");
 
     rig.direct().iter().for_each(Server::stop_answering_arp_for_virtual_addresses);
-    assert_eq!(rig.client().arping(DIRECT, 3), expected);
+    assert_eq!(rig.client().arping(DIRECT, 3, 6), expected);
     rig.client().forget_neighbours();
     let answers = rig.client().connect(&at(DIRECT, 80), 9);
     assert_eq!(rig.direct().each_ref().map(|server| answers.from(server)), [3, 3, 3]);
@@ -139,12 +139,12 @@ fn own_and_virtual_addresses_answer_echo_requests_and_others_do_not(rig: &mut Ri
     rig.serve([&web(rig)]);
     for address in [APPLIANCE, DIRECT] {
         for size in [0, 1, 56, 1472] {
-            assert_eq!(rig.client().ping(address, 3, size), 3, "{address} with {size} bytes");
+            assert_eq!(rig.client().ping(address, 3, size, 10), 3, "{address} with {size} bytes");
         }
     }
-    assert_eq!(rig.client().ping(Ipv4Addr::new(10, 1, 0, 109), 2, 56), 0);
+    assert_eq!(rig.client().ping(Ipv4Addr::new(10, 1, 0, 109), 2, 56, 1), 0);
     let inside = &rig.lab.translated[0].namespace;
-    let ping = inside.shell(&format!("ping -n -q -c 2 -i 0.05 -W 2 {GATEWAY}"));
+    let ping = inside.shell(&format!("ping -n -q -c 2 -i 0.05 -w 10 {GATEWAY}"));
     assert!(ping.contains("2 received"), "{ping}");
 }
 
@@ -152,7 +152,7 @@ fn a_virtual_address_without_its_service_is_no_longer_ours(rig: &mut Rig) {
     rig.serve([&web(rig)]);
     rig.client().connect(&at(DIRECT, 80), 3);
     rig.serve([]);
-    assert_eq!(rig.client().arping(DIRECT, 2), BTreeSet::new());
+    assert_eq!(rig.client().arping(DIRECT, 1, 2), BTreeSet::new());
     // A client that still knows the hardware address is not served either.
     let refused = rig.client().attempt(&at(DIRECT, 80), 1, std::time::Duration::from_millis(300));
     assert!(refused[0].is_err());
