@@ -38,38 +38,10 @@ pub fn program() -> PathBuf {
 }
 
 /// The configuration that the laboratory's appliance starts with: interfaces and no services.
-pub fn interfaces_only(socket: &Path) -> String {
-    format!(
-        r#"
-[node]
-name = "lb1"
+pub const INTERFACES_ONLY: &str = include_str!("../configs/lab.toml");
 
-[dataplane]
-memory = "plain"
-polling = "adaptive"
-flows = 100_000
-
-[admin]
-listen = ["127.0.0.1:9443"]
-socket = "{}"
-
-[[interface]]
-name = "wan"
-device = "kernel:wan"
-addresses = ["10.1.0.2/24"]
-
-[[interface]]
-name = "lan"
-device = "kernel:lan"
-addresses = ["10.2.0.2/24"]
-
-[[route]]
-to = "0.0.0.0/0"
-via = "10.1.0.1"
-"#,
-        socket.display()
-    )
-}
+/// Services for that laboratory, one for each way of reaching servers.
+pub const THREE_MODES: &str = include_str!("../configs/three-modes.toml");
 
 /// The program, running or not, and the files that it was given.
 pub struct Appliance {
@@ -89,7 +61,7 @@ impl Appliance {
             directory: directory.to_owned(),
             expected_to_run: false,
         };
-        appliance.configure(&interfaces_only(&appliance.socket()));
+        appliance.configure(INTERFACES_ONLY);
         appliance
     }
 
@@ -108,9 +80,13 @@ impl Appliance {
         self.directory.join("state")
     }
 
-    /// Writes the configuration file, for the next start or `SIGHUP`.
+    /// Writes the configuration file, for the next start or `SIGHUP`. The Unix socket's usual place
+    /// is replaced by one that is this appliance's alone.
     pub fn configure(&self, text: &str) {
-        fs::write(self.file(), text).expect("temporary files can be written");
+        let own = self.socket();
+        let own = own.to_str().expect("paths of ours are text");
+        fs::write(self.file(), text.replace("/run/sluice/admin.sock", own))
+            .expect("temporary files can be written");
     }
 
     /// The token that it made at its first start.
@@ -124,9 +100,14 @@ impl Appliance {
         token.trim().to_owned()
     }
 
+    /// The file that it logs to.
+    pub fn log_file(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
     /// Everything it has logged since its first start.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+        fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
     /// Its process number, while it runs.
@@ -148,7 +129,7 @@ impl Appliance {
         let log = fs::File::options()
             .create(true)
             .append(true)
-            .open(self.directory.join("log"))
+            .open(self.log_file())
             .expect("temporary files can be written");
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace]).arg(program());
@@ -201,6 +182,16 @@ impl Appliance {
         running
             .wait(Duration::from_secs(15))
             .unwrap_or_else(|late| panic!("SIGTERM: {late}:\n{}", self.log()))
+    }
+
+    /// Waits until it ends by itself, and returns how.
+    ///
+    /// # Panics
+    /// If it does not within `patience`.
+    pub fn end(&mut self, patience: Duration) -> ExitStatus {
+        self.expected_to_run = false;
+        let mut running = self.running.take().expect("sluice was started");
+        running.wait(patience).unwrap_or_else(|late| panic!("{late}:\n{}", self.log()))
     }
 
     /// Asks it to stop and expects it to end well.

@@ -1,7 +1,7 @@
 //! Somebody who asks, and what they were answered.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -251,11 +251,17 @@ pub fn answer(response: &Response) -> Option<Answer> {
     })
 }
 
-/// Writes `text` to a stream and flushes it.
+/// Sends a datagram of each length and waits for its echo before the next.
 ///
-/// # Errors
-/// As the stream does.
-pub fn say(stream: &mut TcpStream, text: &[u8]) -> io::Result<()> {
-    stream.write_all(text)?;
-    stream.flush()
+/// # Panics
+/// If one does not come back as it was sent.
+pub fn echo_every_length(socket: &UdpSocket, lengths: std::ops::RangeInclusive<usize>) {
+    let mut echo = [0; 2048];
+    for length in lengths {
+        let sent: Vec<u8> = (0..length).map(|place| (place + length) as u8).collect();
+        socket.send(&sent).unwrap_or_else(|why| panic!("sending {length} bytes: {why}"));
+        let received =
+            socket.recv(&mut echo).unwrap_or_else(|why| panic!("no echo of {length} bytes: {why}"));
+        assert!(echo[..received] == sent, "{received} bytes came back for {length}");
+    }
 }

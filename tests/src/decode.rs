@@ -195,6 +195,30 @@ pub fn packets(frames: &[Vec<u8>]) -> Vec<Packet> {
     frames.iter().enumerate().filter_map(decode).collect()
 }
 
+/// The packets that go to `address`, each with its frame.
+///
+/// # Panics
+/// At the first frame that is not in order.
+pub fn packets_to(frames: &[Vec<u8>], address: Ipv4Addr) -> Vec<(Packet, &[u8])> {
+    let decoded = frames.iter().filter_map(|frame| {
+        let packet = Packet::of(frame)
+            .unwrap_or_else(|wrong| panic!("a frame is not in order: {wrong}: {frame:02x?}"))?;
+        Some((packet, frame.as_slice()))
+    });
+    decoded.filter(|(packet, _)| packet.destination_address() == address).collect()
+}
+
+/// How many of these frames end one direction of a connection and come from `address`.
+pub fn fins_from(frames: &[Vec<u8>], address: Ipv4Addr) -> usize {
+    let from = |packet: &Packet| packet.is_fin() && packet.source_address() == address;
+    packets(frames).iter().filter(|packet| from(packet)).count()
+}
+
+/// How many of these frames end one direction of a connection.
+pub fn fins(frames: &[Vec<u8>]) -> usize {
+    packets(frames).iter().filter(|packet| packet.is_fin()).count()
+}
+
 /// The IPv4 packet of a frame, byte for byte, without Ethernet's header and padding.
 ///
 /// # Panics

@@ -63,6 +63,26 @@ pub fn exchange(
     })
 }
 
+/// Asks for `path` and leaves the connection open for the next question.
+///
+/// # Errors
+/// When the stream fails or ends before the answer does.
+pub fn ask(mut stream: impl Read + Write, path: &str) -> io::Result<Response> {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: sluice\r\n\r\n").as_bytes())?;
+    let mut bytes = Vec::new();
+    let mut more = [0; 16_384];
+    loop {
+        let length = stream.read(&mut more)?;
+        bytes.extend_from_slice(&more[..length]);
+        let whole = parse(&bytes).filter(|answer| answer.header("content-length").is_some());
+        match (whole, length) {
+            (Some(answer), _) => return Ok(answer),
+            (None, 0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            (None, _) => {}
+        }
+    }
+}
+
 /// Takes a whole answer apart; `None` if it is not one.
 pub fn parse(bytes: &[u8]) -> Option<Response> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;

@@ -21,10 +21,8 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tempfile::TempDir;
-
 use crate::client::Client;
-use crate::namespace::{self, Namespace};
+use crate::namespace::{self, Folder, Namespace};
 use crate::server::{Kind, Server};
 
 /// Where the direct servers are published.
@@ -62,7 +60,7 @@ pub struct Lab {
     pub appliance: Namespace,
     /// The bridges, named `wan`, `lan` and `remote`.
     fabric: Namespace,
-    directory: TempDir,
+    folder: Folder,
 }
 
 impl Lab {
@@ -72,15 +70,12 @@ impl Lab {
         if number == 0 {
             namespace::remove_leftovers();
         }
-        Self::named(&format!("{}-{number}", std::process::id()))
+        Self::named(&format!("{}.{number}", std::process::id()))
     }
 
     /// Builds it under a name of its own, which no other laboratory has.
     pub fn named(name: &str) -> Self {
-        let directory = tempfile::Builder::new()
-            .prefix("sluice-lab-")
-            .tempdir()
-            .expect("the directory for temporary files can be written to");
+        let folder = Folder::new(name);
         let fabric = Namespace::new(name, "fabric");
         let bridges = ["wan", "lan", "remote"];
         fabric.ip(&bridges.map(|bridge| format!("link add {bridge} type bridge\n")).concat());
@@ -102,16 +97,16 @@ impl Lab {
             wires.connect(&namespace, Client::LEG, "wan", Some(address), Some(ROUTER));
             Client { namespace, address }
         });
-        let at = directory.path();
+        let at = folder.path();
         let direct = wires.servers(Kind::Direct, at);
         let translated = wires.servers(Kind::Translated, at);
         let tunnelled = wires.servers(Kind::Tunnelled, at);
-        Self { clients, direct, translated, tunnelled, router, appliance, fabric, directory }
+        Self { clients, direct, translated, tunnelled, router, appliance, fabric, folder }
     }
 
     /// Where files of this laboratory go; removed with it.
     pub fn directory(&self) -> &Path {
-        self.directory.path()
+        self.folder.path()
     }
 
     /// Every server there is.
@@ -128,7 +123,7 @@ impl Lab {
         for server in self.direct.into_iter().chain(self.translated).chain(self.tunnelled) {
             server.keep();
         }
-        let _ = self.directory.keep();
+        self.folder.keep();
     }
 }
 

@@ -1,8 +1,10 @@
 //! One machine of the laboratory: a network namespace, made here and taken down on drop.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::resume_unwind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 
@@ -12,8 +14,11 @@ use nix::unistd::Pid;
 
 use crate::process;
 
-/// Every namespace of ours begins so, and goes on with the number of the process that made it.
+/// Every namespace of ours begins so, and goes on with its laboratory and its machine. Unless a
+/// laboratory is meant to stay, its name begins with the number of the process that made it.
 const PREFIX: &str = "sluice-";
+/// Every folder of ours in /run begins so, and goes on with its laboratory.
+const FOLDER: &str = "sluice-lab-";
 
 /// A network namespace that this value owns.
 pub struct Namespace {
@@ -147,29 +152,90 @@ fn remove(name: &str) {
     }
 }
 
-/// Removes what an earlier run left because it was killed: every namespace of ours whose maker is
-/// no longer there. Returns their names.
-pub fn remove_leftovers() -> Vec<String> {
-    remove_where(|maker| !maker.is_some_and(|maker| Path::new("/proc").join(maker).exists()))
+/// Removes what an earlier run left because it was killed: the namespaces and files of every
+/// laboratory whose maker is no longer there. Returns the laboratories' names.
+pub fn remove_leftovers() -> BTreeSet<String> {
+    remove_laboratories(|name| {
+        let maker = name.split('.').next().unwrap_or(name);
+        // A laboratory with a name instead of a number was meant to stay.
+        maker.parse::<u32>().is_ok() && !Path::new("/proc").join(maker).exists()
+    })
 }
 
-/// Removes every namespace of the laboratory `name`. Returns their names.
-pub fn remove_laboratory(name: &str) -> Vec<String> {
-    remove_where(|maker| maker == Some(name))
+/// Removes the laboratory `name`, if there is one. Returns whether there was.
+pub fn remove_laboratory(name: &str) -> bool {
+    !remove_laboratories(|other| other == name).is_empty()
 }
 
-fn remove_where(unwanted: impl Fn(Option<&str>) -> bool) -> Vec<String> {
-    let Ok(entries) = fs::read_dir("/run/netns") else {
-        return Vec::new(); // no namespace was ever made on this machine
-    };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let unwanted: Vec<String> = names
-        .filter(|name| {
-            name.strip_prefix(PREFIX).is_some_and(|rest| unwanted(rest.split('-').next()))
-        })
-        .collect();
-    for name in &unwanted {
-        remove(name);
+fn remove_laboratories(unwanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
+    let mut removed = BTreeSet::new();
+    for machine in names_in("/run/netns") {
+        let laboratory = laboratory_of(&machine);
+        if let Some(laboratory) = laboratory.filter(|laboratory| unwanted(laboratory)) {
+            remove(&machine);
+            removed.insert(laboratory.to_owned());
+        }
     }
-    unwanted
+    for folder in names_in("/run") {
+        let laboratory = folder.strip_prefix(FOLDER);
+        if let Some(laboratory) = laboratory.filter(|laboratory| unwanted(laboratory)) {
+            remove_folder(&Path::new("/run").join(&folder));
+            removed.insert(laboratory.to_owned());
+        }
+    }
+    removed
+}
+
+/// The laboratory that a namespace of ours belongs to.
+fn laboratory_of(machine: &str) -> Option<&str> {
+    machine.strip_prefix(PREFIX)?.split('-').next()
+}
+
+fn names_in(directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+fn remove_folder(path: &Path) {
+    if let Err(why) = fs::remove_dir_all(path) {
+        eprintln!("{}: {why}", path.display());
+    }
+}
+
+/// Where files of a laboratory go: in /run, where only root writes, and removed on drop.
+pub struct Folder {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Folder {
+    /// Makes it for `laboratory`.
+    ///
+    /// # Panics
+    /// If it is there already.
+    pub fn new(laboratory: &str) -> Self {
+        let path = Path::new("/run").join(format!("{FOLDER}{laboratory}"));
+        let mut builder = fs::DirBuilder::new();
+        let made = builder.mode(0o700).create(&path);
+        made.unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+        Self { path, kept: false }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves it there when this value goes out of scope.
+    pub fn keep(&mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !self.kept {
+            remove_folder(&self.path);
+        }
+    }
 }

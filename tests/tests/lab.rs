@@ -99,13 +99,13 @@ fn checksums_are_complete_on_the_wire(lab: &Lab) {
 #[test]
 fn what_a_killed_run_left_is_removed() {
     // No process has this number: it is beyond the kernel's largest.
-    let mut orphan = Namespace::new("4194305-0", "orphan");
+    let mut orphan = Namespace::new("4194305.0", "orphan");
     let mut sleeper = sluice_tests::process::Background::start(orphan.command("sleep").arg("100"));
     let name = orphan.name().to_owned();
     orphan.keep();
     drop(orphan);
     assert!(Path::new("/run/netns").join(&name).exists());
-    assert!(namespace::remove_leftovers().contains(&name));
+    assert!(namespace::remove_leftovers().contains("4194305.0"));
     assert!(!Path::new("/run/netns").join(&name).exists());
     let ended = sleeper.wait(std::time::Duration::from_secs(5));
     assert!(ended.is_ok(), "what ran in it is ended too");
@@ -115,12 +115,12 @@ fn what_a_killed_run_left_is_removed() {
 fn a_laboratory_leaves_nothing_behind_even_after_a_panic() {
     let before = everything();
     let outcome = std::panic::catch_unwind(|| {
-        let lab = Lab::named(&format!("{}-panic", std::process::id()));
+        let lab = Lab::named(&format!("{}.panic", std::process::id()));
         assert!(lab.servers().count() == 0, "the panic that this test is about");
     });
     assert!(outcome.is_err());
     let after = everything();
-    let mine = |names: &[String]| names.iter().filter(|name| name.contains("-panic-")).count();
+    let mine = |names: &[String]| names.iter().filter(|name| name.contains(".panic-")).count();
     assert_eq!(mine(&before), 0);
     assert_eq!(mine(&after), 0, "{after:?}");
 }
