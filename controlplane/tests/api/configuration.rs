@@ -112,7 +112,7 @@ fn what_needs_a_restart_is_refused_by_a_running_node() {
     let mut next = before.json();
     next["dataplane"]["flows"] = json!(5000);
     let refused = rig.tell("PUT", "/api/v1/config", &next);
-    refused.problem(409);
+    assert!(refused.problem(409)[0].starts_with("dataplane.flows: expected"));
     assert!(refused.json()["detail"].as_str().unwrap().contains("dataplane"));
     assert_eq!(rig.ask("GET", "/api/v1/config").etag(), before.etag());
 
@@ -249,6 +249,21 @@ fn a_reload_takes_the_file_and_a_file_with_mistakes_changes_nothing() {
     let refused = runtime.block_on(rig.node().reload()).err().unwrap();
     assert!(refused.to_string().contains("weight"), "{refused}");
     assert!(rig.worker.reader.current().services.at(WEB, Protocol::Tcp, 81).is_some());
+}
+
+#[test]
+fn a_reload_without_a_change_makes_the_file_the_one_that_counts() {
+    let rig = Rig::start();
+    let file = rig.directory.path().join("sluice.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("# a remark\n{text}")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(rig.node().reload()).unwrap();
+    rig.tell("PATCH", "/api/v1/services/web/servers/web2", &json!({ "weight": 9 }));
+    let (directory, port) = rig.stop();
+    let rig = Rig::restarted(directory, port);
+    let server = rig.ask("GET", "/api/v1/services/web/servers/web2");
+    assert_eq!(server.json()["weight"], 9, "the file has not been changed since it was read");
 }
 
 #[test]
