@@ -148,6 +148,10 @@ impl Memory {
         now: Moment,
         counters: &Counters,
     ) -> Result<&'s Server, Reason> {
+        // Somebody pretends to be us: the reply would come back here, and start again.
+        if snapshot.locals.contains(&packet.flow.source) {
+            return Err(Reason::BadSource);
+        }
         let agreed = || {
             scheduler::agreed(service, &packet.flow, snapshot)
                 .and_then(|id| snapshot.server(id))

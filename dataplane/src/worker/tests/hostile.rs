@@ -81,3 +81,16 @@ fn no_frame_makes_a_worker_panic_or_lose_count_or_a_buffer() {
         counters.dropped_in_all()
     );
 }
+
+#[test]
+fn a_packet_that_claims_to_come_from_us_starts_no_flow() {
+    let mut worker =
+        TestWorker::serving("192.0.2.1:53/udp nat 10.0.0.7\n192.0.2.3:53/udp dr 10.0.0.8");
+    for ours in ["192.0.2.3:53", "192.0.2.2:53", "10.0.0.2:53"] {
+        worker.receives(&udp(ours, "192.0.2.1:53", b"x"));
+    }
+    assert!(worker.transmitted().is_empty());
+    assert_eq!(worker.dropped(Reason::BadSource), 3);
+    assert_eq!(worker.counters.flows.get(), 0);
+    worker.balances();
+}
