@@ -140,7 +140,7 @@ pub struct FlowReport {
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowState {
-    /// A SYN was seen and nothing that follows from it.
+    /// A SYN was seen, or a packet in mid-flow that nobody remembered, and nothing that follows from it.
     HalfOpen,
     /// Packets flow.
     Established,

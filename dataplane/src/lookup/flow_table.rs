@@ -33,7 +33,7 @@ pub const MAX_FLOWS: usize = 1 << 30;
 /// How long a flow is remembered after its last packet (FEATURES NAT-07, PER-10).
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// After a SYN that nothing followed.
+    /// After a SYN, or a packet in mid-flow that nobody remembered, that nothing followed.
     pub half_open: Duration,
     /// While a TCP connection stands.
     pub established: Duration,
@@ -569,8 +569,8 @@ fn entry(packet: &Packet, server: &Server, now: Moment) -> Entry {
     let flow = packet.flow;
     let state = match flow.protocol {
         Protocol::Udp => state::DATAGRAMS,
-        Protocol::Tcp if packet.flags.opens() => state::HALF_OPEN,
-        Protocol::Tcp => state::ESTABLISHED,
+        // One packet in mid-flow proves as little as a SYN: a flood of either must give way.
+        Protocol::Tcp => state::HALF_OPEN,
     };
     let (translated, server_port) = match server.mode {
         Mode::Nat { port } => (1, port.unwrap_or(flow.destination_port)),

@@ -94,3 +94,18 @@ fn a_packet_that_claims_to_come_from_us_starts_no_flow() {
     assert_eq!(worker.counters.flows.get(), 0);
     worker.balances();
 }
+
+#[test]
+fn a_flood_in_mid_flow_gives_way_to_real_connections_as_a_flood_of_syn_does() {
+    let mut worker = TestWorker::with(snapshot("192.0.2.1:80 nat 10.0.0.7"), 16);
+    for port in 0..1_000 {
+        worker.receives(&tcp(&format!("198.51.100.9:{port}"), "192.0.2.1:80", ACK));
+    }
+    worker.passes(Duration::from_millis(1_500));
+    worker.transmitted();
+    for port in 2_000..2_005 {
+        worker.receives(&tcp(&format!("198.51.100.9:{port}"), "192.0.2.1:80", SYN));
+    }
+    assert!(!worker.transmitted().is_empty());
+    worker.balances();
+}
