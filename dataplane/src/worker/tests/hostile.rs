@@ -109,3 +109,14 @@ fn a_flood_in_mid_flow_gives_way_to_real_connections_as_a_flood_of_syn_does() {
     assert!(!worker.transmitted().is_empty());
     worker.balances();
 }
+
+#[test]
+fn an_error_is_not_sent_to_a_group_s_hardware_address() {
+    let mut worker = TestWorker::serving("192.0.2.1:53/udp tun 10.0.0.7");
+    let mut frame = udp(CLIENT, "192.0.2.1:53", &[7; 1472]);
+    frame[6..12].fill(0xff);
+    worker.receives(&frame);
+    assert!(worker.transmitted().is_empty());
+    assert_eq!(worker.dropped(Reason::TooBig), 1);
+    worker.balances();
+}
