@@ -177,8 +177,9 @@ impl Memory {
                 }
                 Err(Refused::Full) => {
                     // Every packet of the flow takes this way, so it must not depend on turns.
+                    let server = agreed().and_then(without_memory)?;
                     counters.forwarded_without_flow.add(1);
-                    return agreed().and_then(without_memory);
+                    return Ok(server);
                 }
             }
         }

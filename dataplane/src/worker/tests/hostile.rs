@@ -120,3 +120,21 @@ fn an_error_is_not_sent_to_a_group_s_hardware_address() {
     assert_eq!(worker.dropped(Reason::TooBig), 1);
     worker.balances();
 }
+
+#[test]
+fn a_packet_that_a_full_table_drops_is_not_counted_as_forwarded() {
+    // The agreed server of some flows translates, that of others does not (FWD-17).
+    let mut mixed = snapshot("192.0.2.1:80 dr 10.0.0.7 10.0.0.8");
+    let mut servers = mixed.servers.to_vec();
+    servers[1].as_mut().unwrap().mode = crate::snapshot::Mode::Nat { port: None };
+    mixed.servers = servers.into();
+    let mut worker = TestWorker::with(mixed, 1);
+    for port in 0..100 {
+        worker.receives(&tcp(&format!("198.51.100.9:{port}"), "192.0.2.1:80", SYN));
+    }
+    let remembered = worker.counters.flows_created.get();
+    let sent = worker.transmitted().len() as u64;
+    assert_eq!(worker.counters.forwarded_without_flow.get(), sent - remembered);
+    assert!(worker.dropped(Reason::FlowTableFull) > 0);
+    worker.balances();
+}
