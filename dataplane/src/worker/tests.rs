@@ -536,11 +536,11 @@ fn a_flood_of_one_class_is_limited_and_leaves_room_for_the_other() {
     let mut worker = TestWorker::serving("192.0.2.1:80 dr 10.0.0.7");
     let echo = echo_request(our_address(OUTSIDE), 2);
     (0..10_000).for_each(|_| worker.receives(&echo));
-    assert_eq!(worker.dropped(Reason::PuntRateLimited), 10_000 - 256);
+    assert_eq!(worker.dropped(Reason::PuntRateLimited), 10_000 - 128);
     let mut arp = echo.clone();
     arp[12..14].copy_from_slice(&ethertype::ARP.to_be_bytes());
     worker.receives(&arp);
-    assert_eq!(worker.counters.punted.get(), 257);
+    assert_eq!(worker.counters.punted.get(), 129);
     worker.balances();
 }
 

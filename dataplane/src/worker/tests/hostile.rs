@@ -138,3 +138,16 @@ fn a_packet_that_a_full_table_drops_is_not_counted_as_forwarded() {
     assert!(worker.dropped(Reason::FlowTableFull) > 0);
     worker.balances();
 }
+
+#[test]
+fn all_classes_bursts_fit_the_ring_to_the_control_plane_together() {
+    let mut worker = TestWorker::serving("192.0.2.1:80 dr 10.0.0.7");
+    let echo = echo_request(our_address(OUTSIDE), 2);
+    let mut arp = echo.clone();
+    arp[12..14].copy_from_slice(&ethertype::ARP.to_be_bytes());
+    (0..1_000).for_each(|_| worker.receives(&arp));
+    (0..1_000).for_each(|_| worker.receives(&echo));
+    assert_eq!(worker.dropped(Reason::PuntRingFull), 0);
+    assert!(worker.counters.punted.get() > 256, "both got through");
+    worker.balances();
+}
