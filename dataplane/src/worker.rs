@@ -81,6 +81,8 @@ impl<L: Link> Worker<L> {
         let Self { links, snapshots, memory, rewriter, outboxes, waiting, desk, counters } = self;
         let snapshot = snapshots.current(); // one configuration for the whole turn
 
+        // Before anything that came later, so that they stay in order.
+        outboxes.waited(links, waiting, snapshot, now, counters);
         let mut handled =
             desk.injected(|interface, bytes| inject(interface, bytes, links, outboxes, counters));
         for index in 0..links.len() {
@@ -104,7 +106,6 @@ impl<L: Link> Worker<L> {
             let outbound = rewriter.packets(routed, id, snapshot, now, counters);
             outboxes.frames(outbound, links, waiting, snapshot, now, counters);
         }
-        outboxes.waited(links, waiting, snapshot, now, counters);
         outboxes.flush(links, counters);
         while let Some(question) = waiting.next_question() {
             desk.ask(question);

@@ -151,3 +151,22 @@ fn all_classes_bursts_fit_the_ring_to_the_control_plane_together() {
     assert!(worker.counters.punted.get() > 256, "both got through");
     worker.balances();
 }
+
+#[test]
+fn frames_that_waited_leave_before_those_that_came_later() {
+    let resolved = snapshot("192.0.2.1:80 dr 10.0.0.7");
+    let mut server = resolved.servers[0].clone().unwrap();
+    server.hop.mac = None;
+    let unresolved = Snapshot {
+        servers: [Some(server)].into(),
+        neighbours: Default::default(),
+        ..resolved.clone()
+    };
+    let mut worker = TestWorker::with(unresolved, 16);
+    let [first, second] = [SYN, ACK].map(|flags| tcp(CLIENT, "192.0.2.1:80", flags));
+    worker.receives(&first);
+    worker.publisher.publish(Snapshot { generation: 2, ..resolved });
+    worker.receives(&second);
+    let sent = worker.transmitted_on(INSIDE);
+    assert_eq!([&sent[0][14..], &sent[1][14..]], [&first[14..], &second[14..]]);
+}
