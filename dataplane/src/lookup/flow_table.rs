@@ -30,6 +30,9 @@ const NOWHERE: u32 = u32::MAX;
 /// The largest table: positions must leave [`REPLY`] and [`NOWHERE`] free.
 pub const MAX_FLOWS: usize = 1 << 30;
 
+/// The longest time between two packets that can be told, in milliseconds: 24 days.
+const LONGEST_IDLE: u32 = u32::MAX >> 1;
+
 /// How long a flow is remembered after its last packet (FEATURES NAT-07, PER-10).
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
@@ -59,7 +62,7 @@ impl Timeouts {
             FlowState::Closing => self.closing,
             FlowState::Datagrams => self.datagrams,
         };
-        u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX >> 1)
+        u32::try_from(timeout.as_millis()).unwrap_or(LONGEST_IDLE).min(LONGEST_IDLE)
     }
 }
 
@@ -212,8 +215,11 @@ impl Entry {
         }
     }
 
+    /// Milliseconds since the last packet. A clock that steps back (a virtual machine moved to another
+    /// host) must not make every flow look 49 days old.
     fn idle(&self, now: Moment) -> u32 {
-        milliseconds(now).wrapping_sub(self.last_seen)
+        let idle = milliseconds(now).wrapping_sub(self.last_seen);
+        if idle > LONGEST_IDLE { 0 } else { idle }
     }
 
     fn matches(&self, filter: &FlowFilter) -> bool {

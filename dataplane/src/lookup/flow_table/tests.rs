@@ -135,6 +135,19 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[test]
+fn a_clock_that_steps_back_ends_no_flow() {
+    let (counters, server) = (Counters::new(), server(1, Mode::DirectReturn));
+    let mut table = table(16);
+    let packet = packet(1);
+    let hash = table.hash(&packet.flow);
+    let later = Moment::START.plus(Duration::from_secs(1_000));
+    table.create(&packet, hash, &server, later, &counters).unwrap();
+    table.swept = Moment::START;
+    table.expire(Moment::START.plus(Duration::from_secs(999)), &counters);
+    assert_eq!(counters.flows.get(), 1);
+}
+
 proptest! {
     #[test]
     fn the_table_agrees_with_a_plain_map(capacity in prop_oneof![1usize..=16, Just(256)], steps in prop::collection::vec(step(), 1..600)) {
