@@ -267,8 +267,11 @@ pub struct FlowTable {
 /// Bits of pi, so that a poor key still makes good hashes; the secrecy is in the key.
 const SPREAD: [u64; 4] =
     [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
-/// In this time expiry has looked at every entry once.
+/// In this time expiry has looked at every entry once, unless turns are long and far between.
 const ROUND: Duration = Duration::from_secs(4);
+/// Entries that expiry looks at in one turn: ending a flow may wait for memory several times, and
+/// frames must not pile up meanwhile.
+const MOST_AT_ONCE: usize = 256;
 /// Above this share of the capacity, in 32nds, flows that hardly live are let go early.
 const CROWDED: usize = 30;
 
@@ -433,15 +436,15 @@ impl FlowTable {
 
     /// Ends flows whose time is over, among the few entries whose turn it is.
     pub fn expire(&mut self, now: Moment, counters: &Counters) {
-        let elapsed = now.since(self.swept);
-        let share = (self.touched as u128 * elapsed.as_nanos() / ROUND.as_nanos()) as usize;
+        let elapsed = now.since(self.swept).min(ROUND);
+        // No overflow: 2^30 entries and 4e9 nanoseconds at most.
+        let share = self.touched as u64 * elapsed.as_nanos() as u64 / ROUND.as_nanos() as u64;
         if share == 0 && elapsed < Duration::from_millis(1) {
             return;
         }
         self.swept = now;
         let crowded = self.used * 32 > self.capacity() * CROWDED;
-        // A long pause is caught up with in several turns, not in one.
-        for _ in 0..(share + 1).min(self.touched).min(4096) {
+        for _ in 0..(share as usize + 1).min(self.touched).min(MOST_AT_ONCE) {
             self.hand = if self.hand + 1 < self.touched { self.hand + 1 } else { 0 };
             let entry = &self.entries[self.hand];
             let Some(state) = entry.state() else { continue };

@@ -148,6 +148,25 @@ fn a_clock_that_steps_back_ends_no_flow() {
     assert_eq!(counters.flows.get(), 1);
 }
 
+#[test]
+fn a_worker_catches_up_with_expiry_in_small_steps() {
+    let (counters, server) = (Counters::new(), server(1, Mode::DirectReturn));
+    let mut table = table(4_096);
+    for client in 0..4_000 {
+        let packet = packet(client);
+        let hash = table.hash(&packet.flow);
+        table.create(&packet, hash, &server, Moment::START, &counters).unwrap();
+    }
+    let mut now = Moment::START.plus(Duration::from_secs(3_600));
+    table.expire(now, &counters);
+    assert!(counters.flows.get() >= 4_000 - 256, "{}", counters.flows.get());
+    for _ in 0..4_000 {
+        now = now.plus(Duration::from_millis(1));
+        table.expire(now, &counters);
+    }
+    assert_eq!(counters.flows.get(), 0);
+}
+
 proptest! {
     #[test]
     fn the_table_agrees_with_a_plain_map(capacity in prop_oneof![1usize..=16, Just(256)], steps in prop::collection::vec(step(), 1..600)) {
