@@ -111,7 +111,7 @@ impl<L: Link> Worker<L> {
             desk.ask(question);
         }
         desk.answer(&memory.flows, now);
-        memory.flows.expire(now, counters);
+        memory.flows.expire(now, |server| snapshot.server(server).is_some(), counters);
         if handled == 0 { &counters.idle_turns } else { &counters.busy_turns }.add(1);
         handled
     }

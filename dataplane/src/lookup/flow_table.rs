@@ -434,8 +434,13 @@ impl FlowTable {
         counters.server(entry.server).active.add(-1);
     }
 
-    /// Ends flows whose time is over, among the few entries whose turn it is.
-    pub fn expire(&mut self, now: Moment, counters: &Counters) {
+    /// Ends flows whose time is over, and those whose server is gone, among the few entries whose turn it is.
+    pub fn expire(
+        &mut self,
+        now: Moment,
+        is_there: impl Fn(ServerId) -> bool,
+        counters: &Counters,
+    ) {
         let elapsed = now.since(self.swept).min(ROUND);
         // No overflow: 2^30 entries and 4e9 nanoseconds at most.
         let share = self.touched as u64 * elapsed.as_nanos() as u64 / ROUND.as_nanos() as u64;
@@ -450,7 +455,7 @@ impl FlowTable {
             let Some(state) = entry.state() else { continue };
             let allowed = self.timeouts.milliseconds(state);
             let allowed = if crowded { allowed.min(patience(state)) } else { allowed };
-            if entry.idle(now) >= allowed {
+            if entry.idle(now) >= allowed || !is_there(entry.server) {
                 self.end(Place(self.hand as u32), counters);
             }
         }

@@ -144,7 +144,7 @@ fn a_clock_that_steps_back_ends_no_flow() {
     let later = Moment::START.plus(Duration::from_secs(1_000));
     table.create(&packet, hash, &server, later, &counters).unwrap();
     table.swept = Moment::START;
-    table.expire(Moment::START.plus(Duration::from_secs(999)), &counters);
+    table.expire(Moment::START.plus(Duration::from_secs(999)), |_| true, &counters);
     assert_eq!(counters.flows.get(), 1);
 }
 
@@ -158,11 +158,11 @@ fn a_worker_catches_up_with_expiry_in_small_steps() {
         table.create(&packet, hash, &server, Moment::START, &counters).unwrap();
     }
     let mut now = Moment::START.plus(Duration::from_secs(3_600));
-    table.expire(now, &counters);
+    table.expire(now, |_| true, &counters);
     assert!(counters.flows.get() >= 4_000 - 256, "{}", counters.flows.get());
     for _ in 0..4_000 {
         now = now.plus(Duration::from_millis(1));
-        table.expire(now, &counters);
+        table.expire(now, |_| true, &counters);
     }
     assert_eq!(counters.flows.get(), 0);
 }
@@ -206,7 +206,7 @@ proptest! {
                     now = now.plus(Duration::from_secs(u64::from(seconds)));
                     for _ in 0..3 {
                         now = now.plus(ROUND);
-                        table.expire(now, &counters);
+                        table.expire(now, |_| true, &counters);
                     }
                     map.retain(|&client, _| {
                         let flow = packet(client).flow;

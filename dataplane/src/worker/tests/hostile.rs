@@ -170,3 +170,18 @@ fn frames_that_waited_leave_before_those_that_came_later() {
     let sent = worker.transmitted_on(INSIDE);
     assert_eq!([&sent[0][14..], &sent[1][14..]], [&first[14..], &second[14..]]);
 }
+
+#[test]
+fn flows_of_a_removed_server_do_not_linger() {
+    let mut worker = TestWorker::serving("192.0.2.1:80 nat 10.0.0.7\n192.0.2.1:81 dr 10.0.0.8");
+    worker.receives(&syn("192.0.2.1:80"));
+    worker.receives(&syn("192.0.2.1:81"));
+    let mut without = snapshot("192.0.2.1:80 nat 10.0.0.7\n192.0.2.1:81 dr 10.0.0.8");
+    let mut servers = without.servers.to_vec();
+    let removed = servers[0].take().unwrap();
+    (without.generation, without.servers) = (2, servers.into());
+    worker.publisher.publish(without);
+    (0..5).for_each(|_| worker.passes(Duration::from_secs(1)));
+    assert_eq!(worker.counters.flows.get(), 1);
+    assert_eq!(worker.counters.server(removed.id).active.get(), 0);
+}
