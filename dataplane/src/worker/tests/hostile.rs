@@ -185,3 +185,63 @@ fn flows_of_a_removed_server_do_not_linger() {
     assert_eq!(worker.counters.flows.get(), 1);
     assert_eq!(worker.counters.server(removed.id).active.get(), 0);
 }
+
+#[test]
+fn options_that_are_not_for_every_fragment_are_in_the_first_alone() {
+    let mut worker = TestWorker::serving("192.0.2.1:53/udp dr 10.0.0.7");
+    let mut narrow = snapshot("192.0.2.1:53/udp dr 10.0.0.7");
+    let mut interfaces = narrow.interfaces.to_vec();
+    interfaces[1].mtu = 700;
+    (narrow.generation, narrow.interfaces) = (2, interfaces.into());
+    worker.publisher.publish(narrow);
+    let plain = fragmentable(udp(CLIENT, "192.0.2.1:53", &[7; 1000]));
+    // Record route (7, not copied), then a router alert (148, copied); RFC 791 section 3.1.
+    let options = [7, 7, 4, 1, 2, 3, 4, 1, 148, 4, 0, 0];
+    let mut frame = [&plain[..34], &options, &plain[34..]].concat();
+    frame[14] = 0x48;
+    let total = (frame.len() - 14) as u16;
+    frame[16..18].copy_from_slice(&total.to_be_bytes());
+    frame[24..26].fill(0);
+    let checksum = crate::wire::checksum::of(&frame[14..46]);
+    frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+    worker.receives(&frame);
+    let sent = worker.transmitted_on(INSIDE);
+    assert_eq!(sent.len(), 2);
+    assert_eq!(sent[0][34..46], options);
+    assert_eq!(sent[1][34..46], [1, 1, 1, 1, 1, 1, 1, 1, 148, 4, 0, 0]);
+    let payload = [&sent[0][46..], &sent[1][46..]].concat();
+    assert_eq!(payload, plain[34..]);
+    for part in sent {
+        assert_eq!(crate::wire::checksum::of(&part[14..46]), 0);
+    }
+    worker.balances();
+}
+
+#[test]
+fn fragments_put_together_are_the_packet_whatever_the_way_out_takes() {
+    for mtu in [69, 76, 100, 101, 576, 1479] {
+        let mut worker = TestWorker::serving("192.0.2.1:53/udp tun 10.0.0.7");
+        let mut narrow = snapshot("192.0.2.1:53/udp tun 10.0.0.7");
+        let mut interfaces = narrow.interfaces.to_vec();
+        interfaces[1].mtu = mtu;
+        (narrow.generation, narrow.interfaces) = (2, interfaces.into());
+        worker.publisher.publish(narrow);
+        for length in [mtu - 47, mtu, mtu * 2, 1472.min(mtu * 12)] {
+            let bytes: Vec<u8> = (0..length).map(|at| (at * 7) as u8).collect();
+            let frame =
+                fragmentable(udp(CLIENT, "192.0.2.1:53", &bytes[..usize::from(length.min(1472))]));
+            worker.receives(&frame);
+            let mut inner = vec![0; frame.len() - 14];
+            for part in worker.transmitted_on(INSIDE) {
+                assert!(part.len() - 14 <= usize::from(mtu));
+                let (outer, rest) = etherparse::Ipv4Header::from_slice(&part[14..]).unwrap();
+                assert_eq!(outer.header_checksum, outer.calc_header_checksum());
+                let at = usize::from(outer.fragment_offset.value()) * 8;
+                inner[at..at + rest.len()].copy_from_slice(rest);
+                assert_eq!(outer.more_fragments, at + rest.len() < inner.len());
+            }
+            assert_eq!(inner, frame[14..], "{length} bytes over {mtu}");
+            worker.balances();
+        }
+    }
+}
