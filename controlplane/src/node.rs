@@ -46,6 +46,8 @@ use crate::store::{self, Store};
 const TURN: Duration = Duration::from_millis(1);
 /// How many frames and events of each worker are taken in one turn.
 const BURST: usize = 512;
+/// How many changes of one configuration are logged one by one.
+const LOGGED: usize = 50;
 /// Why a request was refused; nothing has changed.
 #[derive(Debug, Error)]
 pub enum Refusal {
@@ -401,22 +403,11 @@ impl Node {
     }
 
     /// What a configuration would change.
-    ///
-    /// # Errors
-    ///
-    /// When it would be refused.
-    pub async fn validate(
-        self: &Arc<Self>,
-        next: impl FnOnce() -> Result<Config, Refusal> + Send + 'static,
-    ) -> Result<report::Verdict, Refusal> {
+    pub fn validate(&self, next: &Config) -> report::Verdict {
         let view = self.view();
-        helped(move || {
-            let next = next()?;
-            let restart_needed = view.config.restart_needed(&next);
-            let changes = view.config.changes(&next);
-            Ok(report::Verdict { live: restart_needed.is_empty(), restart_needed, changes })
-        })
-        .await
+        let restart_needed = view.config.restart_needed(next);
+        let changes = view.config.changes(next);
+        report::Verdict { live: restart_needed.is_empty(), restart_needed, changes }
     }
 
     /// One change, from beginning to end on a helper thread: a caller that goes away meanwhile
@@ -442,9 +433,7 @@ impl Node {
             let mut assigned = identities.clone();
             assigned.assign(&next);
             node.store.save(&next)?;
-            for change in view.config.changes(&next) {
-                info!("configuration: {change}");
-            }
+            log_changes(&view.config.changes(&next));
             let next = Arc::new(View::new(next, &assigned));
             node.take_up(&next, &assigned);
             *identities = assigned;
@@ -473,6 +462,16 @@ impl Node {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first of them, and how many there are.
+fn log_changes(changes: &[String]) {
+    for change in changes.iter().take(LOGGED) {
+        info!("configuration: {change}");
+    }
+    if changes.len() > LOGGED {
+        info!("configuration: {} more changes", changes.len() - LOGGED);
     }
 }
 
