@@ -148,6 +148,10 @@ impl Memory {
         now: Moment,
         counters: &Counters,
     ) -> Result<&'s Server, Reason> {
+        // Somebody pretends to be us: the reply would come back here, and start again.
+        if snapshot.locals.contains(&packet.flow.source) {
+            return Err(Reason::BadSource);
+        }
         let agreed = || {
             scheduler::agreed(service, &packet.flow, snapshot)
                 .and_then(|id| snapshot.server(id))
@@ -173,8 +177,9 @@ impl Memory {
                 }
                 Err(Refused::Full) => {
                     // Every packet of the flow takes this way, so it must not depend on turns.
+                    let server = agreed().and_then(without_memory)?;
                     counters.forwarded_without_flow.add(1);
-                    return agreed().and_then(without_memory);
+                    return Ok(server);
                 }
             }
         }

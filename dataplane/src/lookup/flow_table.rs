@@ -30,10 +30,13 @@ const NOWHERE: u32 = u32::MAX;
 /// The largest table: positions must leave [`REPLY`] and [`NOWHERE`] free.
 pub const MAX_FLOWS: usize = 1 << 30;
 
+/// The longest time between two packets that can be told, in milliseconds: 24 days.
+const LONGEST_IDLE: u32 = u32::MAX >> 1;
+
 /// How long a flow is remembered after its last packet (FEATURES NAT-07, PER-10).
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// After a SYN that nothing followed.
+    /// After a SYN, or a packet in mid-flow that nobody remembered, that nothing followed.
     pub half_open: Duration,
     /// While a TCP connection stands.
     pub established: Duration,
@@ -59,7 +62,7 @@ impl Timeouts {
             FlowState::Closing => self.closing,
             FlowState::Datagrams => self.datagrams,
         };
-        u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX >> 1)
+        u32::try_from(timeout.as_millis()).unwrap_or(LONGEST_IDLE).min(LONGEST_IDLE)
     }
 }
 
@@ -212,8 +215,11 @@ impl Entry {
         }
     }
 
+    /// Milliseconds since the last packet. A clock that steps back (a virtual machine moved to another
+    /// host) must not make every flow look 49 days old.
     fn idle(&self, now: Moment) -> u32 {
-        milliseconds(now).wrapping_sub(self.last_seen)
+        let idle = milliseconds(now).wrapping_sub(self.last_seen);
+        if idle > LONGEST_IDLE { 0 } else { idle }
     }
 
     fn matches(&self, filter: &FlowFilter) -> bool {
@@ -261,8 +267,11 @@ pub struct FlowTable {
 /// Bits of pi, so that a poor key still makes good hashes; the secrecy is in the key.
 const SPREAD: [u64; 4] =
     [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
-/// In this time expiry has looked at every entry once.
+/// In this time expiry has looked at every entry once, unless turns are long and far between.
 const ROUND: Duration = Duration::from_secs(4);
+/// Entries that expiry looks at in one turn: ending a flow may wait for memory several times, and
+/// frames must not pile up meanwhile.
+const MOST_AT_ONCE: usize = 256;
 /// Above this share of the capacity, in 32nds, flows that hardly live are let go early.
 const CROWDED: usize = 30;
 
@@ -425,23 +434,28 @@ impl FlowTable {
         counters.server(entry.server).active.add(-1);
     }
 
-    /// Ends flows whose time is over, among the few entries whose turn it is.
-    pub fn expire(&mut self, now: Moment, counters: &Counters) {
-        let elapsed = now.since(self.swept);
-        let share = (self.touched as u128 * elapsed.as_nanos() / ROUND.as_nanos()) as usize;
+    /// Ends flows whose time is over, and those whose server is gone, among the few entries whose turn it is.
+    pub fn expire(
+        &mut self,
+        now: Moment,
+        is_there: impl Fn(ServerId) -> bool,
+        counters: &Counters,
+    ) {
+        let elapsed = now.since(self.swept).min(ROUND);
+        // No overflow: 2^30 entries and 4e9 nanoseconds at most.
+        let share = self.touched as u64 * elapsed.as_nanos() as u64 / ROUND.as_nanos() as u64;
         if share == 0 && elapsed < Duration::from_millis(1) {
             return;
         }
         self.swept = now;
         let crowded = self.used * 32 > self.capacity() * CROWDED;
-        // A long pause is caught up with in several turns, not in one.
-        for _ in 0..(share + 1).min(self.touched).min(4096) {
+        for _ in 0..(share as usize + 1).min(self.touched).min(MOST_AT_ONCE) {
             self.hand = if self.hand + 1 < self.touched { self.hand + 1 } else { 0 };
             let entry = &self.entries[self.hand];
             let Some(state) = entry.state() else { continue };
             let allowed = self.timeouts.milliseconds(state);
             let allowed = if crowded { allowed.min(patience(state)) } else { allowed };
-            if entry.idle(now) >= allowed {
+            if entry.idle(now) >= allowed || !is_there(entry.server) {
                 self.end(Place(self.hand as u32), counters);
             }
         }
@@ -569,8 +583,8 @@ fn entry(packet: &Packet, server: &Server, now: Moment) -> Entry {
     let flow = packet.flow;
     let state = match flow.protocol {
         Protocol::Udp => state::DATAGRAMS,
-        Protocol::Tcp if packet.flags.opens() => state::HALF_OPEN,
-        Protocol::Tcp => state::ESTABLISHED,
+        // One packet in mid-flow proves as little as a SYN: a flood of either must give way.
+        Protocol::Tcp => state::HALF_OPEN,
     };
     let (translated, server_port) = match server.mode {
         Mode::Nat { port } => (1, port.unwrap_or(flow.destination_port)),

@@ -189,6 +189,31 @@ pub fn write_fragment(header: &mut [u8], offset: u16, more: bool, total: u16) {
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
+/// Takes those options out that belong in the first fragment alone (RFC 791 section 3.1, "copied"), and
+/// leaves "no operation" in their place. Options that make no sense stay as they are.
+pub fn keep_copied_options(mut options: &mut [u8]) {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const COPIED: u8 = 0x80;
+    while let [kind, rest @ ..] = &*options {
+        let length = match (*kind, rest.first()) {
+            (END, _) => return,
+            (NO_OPERATION, _) => 1,
+            (_, Some(&length)) if length >= 2 => usize::from(length),
+            _ => return,
+        };
+        let copied = *kind & COPIED != 0;
+        let Some((option, others)) = std::mem::take(&mut options).split_at_mut_checked(length)
+        else {
+            return;
+        };
+        if !copied {
+            option.fill(NO_OPERATION);
+        }
+        options = others;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,5 +288,19 @@ mod tests {
         let mut bytes = header(20);
         bytes[8] ^= 1;
         assert!(!Ipv4::split(&mut bytes).unwrap().0.checksum_is_right());
+    }
+
+    #[test]
+    fn options_of_any_shape_are_walked_to_their_end_and_no_further() {
+        let kept = |options: &[u8]| {
+            let mut options = options.to_vec();
+            keep_copied_options(&mut options);
+            options
+        };
+        assert_eq!(kept(&[7, 3, 4, 148, 4, 0, 0, 0]), [1, 1, 1, 148, 4, 0, 0, 0]);
+        assert_eq!(kept(&[1, 0, 7, 3]), [1, 0, 7, 3], "nothing follows the end");
+        for senseless in [&[7][..], &[7, 0], &[7, 1, 0, 0], &[7, 9, 0, 0], &[]] {
+            assert_eq!(kept(senseless), senseless);
+        }
     }
 }
