@@ -200,7 +200,7 @@ fn every_example_configuration_is_accepted(rig: &mut Rig) {
 /// A SYN for the direct service from a client that does not exist, as a start for bad frames.
 fn ends(rig: &Rig) -> Ends {
     Ends {
-        macs: [rig.client().mac(), rig.wan_mac()],
+        macs: [rig.second_client().mac(), rig.wan_mac()],
         source: SocketAddrV4::new([10, 1, 0, 77].into(), 1234),
         destination: SocketAddrV4::new(DIRECT, 80),
     }
@@ -246,7 +246,7 @@ fn every_kind_of_unusable_frame_is_dropped_for_its_reason(rig: &mut Rig) {
         ("not_our_address", to([10, 1, 0, 200].into(), 80).tcp("S", b"")),
         ("no_service", to(DIRECT, 81).tcp("S", b"")),
     ];
-    let frames = rig.client().frames();
+    let frames = rig.second_client().frames();
     for (reason, frame) in cases {
         let before = rig.books();
         for _ in 0..EACH {
