@@ -51,8 +51,8 @@ pub struct Memory {
     pub schedules: Schedules,
 }
 
-/// Finds the server of every packet in a burst. Two passes over the table before the decisions, so that the
-/// burst waits for memory together.
+/// Finds the server of every packet in a burst. Two passes over the table before the decisions, and a third
+/// for flows that lie in their other bucket, so that the burst waits for memory together.
 pub fn servers<'s, F>(
     matched: Burst<Matched<'s, F>>,
     snapshot: &'s Snapshot,
@@ -65,8 +65,10 @@ pub fn servers<'s, F>(
     for &hash in &hashes {
         memory.flows.prefetch_bucket(hash);
     }
-    for &hash in &hashes {
-        memory.flows.prefetch_entry(hash);
+    let spilled: ArrayVec<u64, BURST> =
+        hashes.iter().copied().filter(|&hash| memory.flows.prefetch_entry(hash)).collect();
+    for hash in spilled {
+        memory.flows.prefetch_spilled(hash);
     }
     let mut routed = Burst::new();
     for (Matched { frame, packet, belongs }, hash) in matched.into_iter().zip(hashes) {
