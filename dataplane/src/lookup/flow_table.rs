@@ -58,6 +58,7 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
+    #[inline]
     fn milliseconds(&self, state: FlowState) -> u32 {
         let timeout = match state {
             FlowState::HalfOpen => self.half_open,
@@ -186,6 +187,7 @@ impl Entry {
     }
 
     /// The key as the client addresses the flow.
+    #[inline]
     fn original(&self) -> Flow {
         Flow {
             protocol: self.protocol(),
@@ -197,6 +199,7 @@ impl Entry {
     }
 
     /// The key as the server answers the flow, if it answers through us.
+    #[inline]
     fn reply(&self) -> Option<Flow> {
         (self.translated != 0).then(|| Flow {
             protocol: self.protocol(),
@@ -211,6 +214,7 @@ impl Entry {
         if self.protocol == Protocol::Tcp as u8 { Protocol::Tcp } else { Protocol::Udp }
     }
 
+    #[inline]
     fn is(&self, flow: &Flow, direction: Direction) -> bool {
         match direction {
             Direction::Original => self.original() == *flow,
@@ -220,6 +224,7 @@ impl Entry {
 
     /// Milliseconds since the last packet. A clock that steps back (a virtual machine moved to another
     /// host) must not make every flow look 49 days old.
+    #[inline]
     fn idle(&self, now: Moment) -> u32 {
         let idle = milliseconds(now).wrapping_sub(self.last_seen);
         if idle > LONGEST_IDLE { 0 } else { idle }
