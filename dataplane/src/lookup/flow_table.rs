@@ -1,7 +1,8 @@
 //! Step 4a: the server that a flow already has. One worker's own table, never shared.
 //!
 //! - An index of cache-line buckets: eight 16-bit signatures, compared at once, and eight positions.
-//!   A key may lie in either of two buckets; the second is looked at only if the first has spilled.
+//!   A key may lie in either of two buckets; the second is looked at only if the first has spilled,
+//!   and takes few keys as long as there is room, because each look at it waits for memory.
 //! - Entries of one cache line each. A translated (NAT) flow is in the index twice: as the client
 //!   addresses it and as the server answers it.
 //! - The hash is keyed, anew in each process, so that nobody can craft collisions.
@@ -23,6 +24,8 @@ use crate::snapshot::{Mode, Protocol, Server, ServerId, ServiceId};
 
 /// Slots in a bucket.
 const WAYS: usize = 8;
+/// A key goes to its second bucket only if the first has no more empty slots than this.
+const RESERVE: u32 = 3;
 /// Marks the position of a flow that is found as its server answers it.
 const REPLY: u32 = 1 << 31;
 /// The end of the list of free entries.
@@ -55,6 +58,7 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
+    #[inline]
     fn milliseconds(&self, state: FlowState) -> u32 {
         let timeout = match state {
             FlowState::HalfOpen => self.half_open,
@@ -183,6 +187,7 @@ impl Entry {
     }
 
     /// The key as the client addresses the flow.
+    #[inline]
     fn original(&self) -> Flow {
         Flow {
             protocol: self.protocol(),
@@ -194,6 +199,7 @@ impl Entry {
     }
 
     /// The key as the server answers the flow, if it answers through us.
+    #[inline]
     fn reply(&self) -> Option<Flow> {
         (self.translated != 0).then(|| Flow {
             protocol: self.protocol(),
@@ -208,6 +214,7 @@ impl Entry {
         if self.protocol == Protocol::Tcp as u8 { Protocol::Tcp } else { Protocol::Udp }
     }
 
+    #[inline]
     fn is(&self, flow: &Flow, direction: Direction) -> bool {
         match direction {
             Direction::Original => self.original() == *flow,
@@ -217,6 +224,7 @@ impl Entry {
 
     /// Milliseconds since the last packet. A clock that steps back (a virtual machine moved to another
     /// host) must not make every flow look 49 days old.
+    #[inline]
     fn idle(&self, now: Moment) -> u32 {
         let idle = milliseconds(now).wrapping_sub(self.last_seen);
         if idle > LONGEST_IDLE { 0 } else { idle }
@@ -325,15 +333,32 @@ impl FlowTable {
         prefetch(&self.buckets[self.first(hash)]);
     }
 
-    /// Starts loading what [`FlowTable::find`] looks at next.
+    /// Starts loading what [`FlowTable::find`] looks at next; `true` if that is the other bucket, for
+    /// [`FlowTable::prefetch_spilled`] to go on from.
     #[inline]
-    pub fn prefetch_entry(&self, hash: u64) {
+    pub fn prefetch_entry(&self, hash: u64) -> bool {
         let bucket = &self.buckets[self.first(hash)];
+        let spilled = !self.prefetch_entry_in(bucket, hash) && bucket.spilled != 0;
+        if spilled {
+            prefetch(&self.buckets[self.second(hash)]);
+        }
+        spilled
+    }
+
+    /// Starts loading what [`FlowTable::find`] looks at in the other bucket.
+    #[inline]
+    pub fn prefetch_spilled(&self, hash: u64) {
+        self.prefetch_entry_in(&self.buckets[self.second(hash)], hash);
+    }
+
+    #[inline]
+    fn prefetch_entry_in(&self, bucket: &Bucket, hash: u64) -> bool {
         let found = bucket.matching(signature(hash));
         if found != 0 {
             let position = bucket.positions[found.trailing_zeros() as usize] & !REPLY;
             prefetch(&self.entries[position as usize]);
         }
+        found != 0
     }
 
     /// Where a flow is, if it is known.
@@ -398,6 +423,7 @@ impl FlowTable {
             self.end(other, counters);
         }
         let position = self.take_free(hash, now, counters).ok_or(Refused::Full)?;
+        self.entries[position as usize] = entry;
         if !self.insert(hash, position) {
             self.give_back(position);
             return Err(Refused::Full);
@@ -409,7 +435,6 @@ impl FlowTable {
             self.give_back(position);
             return Err(Refused::Full);
         }
-        self.entries[position as usize] = entry;
         self.used += 1;
         counters.flows.add(1);
         counters.flows_created.add(1);
@@ -490,25 +515,56 @@ impl FlowTable {
     fn second(&self, hash: u64) -> usize {
         let others = self.buckets.len().saturating_sub(1).max(1);
         let step = 1 + reduce((hash >> 16) as u32, others);
-        (self.first(hash) + step) % self.buckets.len()
+        let second = self.first(hash) + step;
+        if second < self.buckets.len() { second } else { second - self.buckets.len() }
     }
 
     fn insert(&mut self, hash: u64, position: u32) -> bool {
         let [first, second] = [self.first(hash), self.second(hash)];
-        let room = |bucket: &Bucket| bucket.matching(0).count_ones();
-        let spills = room(&self.buckets[second]) > room(&self.buckets[first]);
-        let chosen = &mut self.buckets[if spills { second } else { first }];
-        let empty = chosen.matching(0);
-        if empty == 0 {
+        let room = |bucket: usize| self.buckets[bucket].matching(0).count_ones();
+        let crowded = room(first) <= RESERVE;
+        let spills = crowded && room(second) > room(first);
+        let chosen = if spills { second } else { first };
+        if !self.put(chosen, hash, position)
+            && !(self.make_room(chosen) && self.put(chosen, hash, position))
+        {
             return false;
         }
-        let slot = empty.trailing_zeros() as usize;
-        chosen.signatures[slot] = signature(hash);
-        chosen.positions[slot] = position;
         if spills {
             self.buckets[first].spilled += 1;
         }
         true
+    }
+
+    fn put(&mut self, bucket: usize, hash: u64, position: u32) -> bool {
+        let bucket = &mut self.buckets[bucket];
+        let empty = bucket.matching(0);
+        if empty != 0 {
+            let slot = empty.trailing_zeros() as usize;
+            bucket.signatures[slot] = signature(hash);
+            bucket.positions[slot] = position;
+        }
+        empty != 0
+    }
+
+    /// Moves one key of a full bucket to its other bucket, if that has room for one.
+    #[cold]
+    fn make_room(&mut self, bucket: usize) -> bool {
+        for slot in 0..WAYS {
+            let position = self.buckets[bucket].positions[slot];
+            let entry = &self.entries[(position & !REPLY) as usize];
+            let flow = if position & REPLY == 0 { Some(entry.original()) } else { entry.reply() };
+            let Some(hash) = flow.map(|flow| self.hash(&flow)) else { continue };
+            let [first, second] = [self.first(hash), self.second(hash)];
+            let (other, spills) = if bucket == first { (second, true) } else { (first, false) };
+            if first != second && self.put(other, hash, position) {
+                self.buckets[bucket].signatures[slot] = 0;
+                let spilled = &mut self.buckets[first].spilled;
+                *spilled = if spills { *spilled + 1 } else { *spilled - 1 };
+                return true;
+            }
+        }
+        false
     }
 
     fn remove(&mut self, hash: u64, position: u32) {

@@ -65,11 +65,13 @@ impl<'p> Ipv4<'p> {
     }
 
     /// Type of service: differentiated services and congestion notification (RFC 2474, RFC 3168).
+    #[inline]
     pub fn type_of_service(&self) -> u8 {
         self.fixed[1]
     }
 
     /// Whether routers must not fragment the packet.
+    #[inline]
     pub fn must_not_be_fragmented(&self) -> bool {
         self.word(6) & DONT_FRAGMENT != 0
     }
@@ -114,17 +116,20 @@ impl<'p> Ipv4<'p> {
     }
 
     /// Replaces the source and mends the checksum.
+    #[inline]
     pub fn set_source(&mut self, to: Ipv4Addr) {
         self.mend(Change::of_address(self.source(), to));
         self.fixed[12..16].copy_from_slice(&to.octets());
     }
 
     /// Replaces the destination and mends the checksum.
+    #[inline]
     pub fn set_destination(&mut self, to: Ipv4Addr) {
         self.mend(Change::of_address(self.destination(), to));
         self.fixed[16..].copy_from_slice(&to.octets());
     }
 
+    #[inline]
     fn mend(&mut self, change: Change) {
         let mended = change.mend(self.word(10)); // RFC 1624: mended, not recomputed
         self.fixed[10..12].copy_from_slice(&mended.to_be_bytes());
@@ -160,6 +165,7 @@ pub const TIME_TO_LIVE: u8 = 64;
 
 impl Header {
     /// The header's bytes, with a right checksum.
+    #[inline]
     pub fn to_bytes(self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         bytes[0] = 0x45;

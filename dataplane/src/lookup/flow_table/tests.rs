@@ -167,6 +167,22 @@ fn a_worker_catches_up_with_expiry_in_small_steps() {
     assert_eq!(counters.flows.get(), 0);
 }
 
+#[test]
+fn a_table_of_translated_flows_fills_to_its_capacity_whatever_its_size() {
+    for capacity in [1, 2, 3, 5, 16, 100, 1_000, 600_000] {
+        let (counters, server) = (Counters::new(), server(1, Mode::Nat { port: None }));
+        let mut table = table(capacity);
+        for client in 0..capacity {
+            let mut packet = packet(client as u16);
+            packet.flow.source = Ipv4Addr::from_bits(client as u32);
+            let hash = table.hash(&packet.flow);
+            let made = table.create(&packet, hash, &server, Moment::START, &counters);
+            assert!(made.is_ok(), "flow {client} of {capacity}");
+        }
+        assert_eq!(contradiction(&table), None);
+    }
+}
+
 proptest! {
     #[test]
     fn the_table_agrees_with_a_plain_map(capacity in prop_oneof![1usize..=16, Just(256)], steps in prop::collection::vec(step(), 1..600)) {
