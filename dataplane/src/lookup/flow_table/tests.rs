@@ -185,6 +185,15 @@ fn a_table_of_translated_flows_fills_to_its_capacity_whatever_its_size() {
 
 proptest! {
     #[test]
+    fn signatures_are_compared_as_a_loop_would(signatures in prop::array::uniform8(prop_oneof![Just(0u16), Just(1), Just(0x8001), any::<u16>()]), wanted: prop::sample::Index) {
+        let bucket = Bucket { signatures, ..Bucket::new_zeroed() };
+        for signature in [signatures[wanted.index(WAYS)], 0, 1, 0x7fff, 0x8000, 0xffff] {
+            let plain = (0..WAYS).filter(|&slot| signatures[slot] == signature);
+            prop_assert_eq!(bucket.matching(signature), plain.map(|slot| 1 << slot).sum::<u8>());
+        }
+    }
+
+    #[test]
     fn the_table_agrees_with_a_plain_map(capacity in prop_oneof![1usize..=16, Just(256)], steps in prop::collection::vec(step(), 1..600)) {
         let counters = Counters::new();
         let mut table = table(capacity);
