@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
@@ -14,7 +15,9 @@ use sluice_tests::decode::Ends;
 use sluice_tests::namespace::{Namespace, parse_mac, remove_leftovers};
 use sluice_tests::process;
 
-const OPERATING: &str = include_str!("../../docs/operating.md");
+static OPERATING: LazyLock<String> = LazyLock::new(|| {
+    fs::read_to_string(root().join("docs/operating.md")).expect("there is such a page")
+});
 
 /// Virtual devices instead of cards, ordinary memory, and a socket that [`Appliance`] makes its own.
 const HERE: &str = "[dataplane]\nmemory = \"plain\"\nflows = 10_000\n\
@@ -134,7 +137,7 @@ impl Bench {
     /// Runs the configuration that the page begins with, on devices on which nobody speaks.
     fn running() -> Self {
         let mut bench = Self::new();
-        let blocks = blocks(OPERATING);
+        let blocks = blocks(&OPERATING);
         let first = blocks.iter().find(|block| block.info == "toml").expect("there is an example");
         let configuration = first
             .text
@@ -171,11 +174,10 @@ impl Bench {
              curl() {{ {curl}; }}
              sluice() {{
                  case \"$*\" in
-                 *' --url '* | run*) command sluice \"$@\" ;;
+                 *' --url '*) command sluice \"$@\" ;;
                  *) command sluice \"$1\" --socket {socket} \"${{@:2}}\" ;;
                  esac
              }}
-             timeout() {{ command timeout \"$@\"; }}
              {lines}",
             folder = self.directory.path().display(),
             programs = folder.display(),
@@ -229,22 +231,20 @@ fn configurations_on_the_pages_are_accepted_and_those_marked_refused_are_refused
 fn the_commands_on_the_operating_page_do_what_it_says() {
     let mut bench = Bench::running();
     let mut all = String::new();
-    let commands = blocks(OPERATING);
+    let commands = blocks(&OPERATING);
     let commands: Vec<_> =
         commands.iter().filter(|it| it.info.starts_with("sh") && it.info != "sh replay").collect();
     assert!(commands.len() > 5);
     for block in commands {
-        let status = match block.info.split_once(' ') {
-            None => None,
-            Some((_, marks)) => Some(marks.strip_prefix("status=").expect("status=CODE")),
-        };
+        let marks = block.info.split_once(' ').map(|(_, marks)| marks);
+        let status = marks.map(|marks| marks.strip_prefix("status=").expect("status=CODE"));
         let output = bench.shell(&block.text, status);
         all += &said(&output);
         assert!(bench.appliance.runs(), "line {}: {}", block.line, bench.appliance.log());
         let told = said(&output);
         assert!(output.status.success(), "line {}: {}: {told}", block.line, output.status);
     }
-    for answer in code_spans(OPERATING).iter().filter(|span| span.starts_with("{\"")) {
+    for answer in code_spans(&OPERATING).iter().filter(|span| span.starts_with("{\"")) {
         assert!(all.contains(answer.as_str()), "nothing answered {answer}");
     }
     bench.appliance.stop();
@@ -253,7 +253,7 @@ fn the_commands_on_the_operating_page_do_what_it_says() {
 #[test]
 fn the_capture_on_the_operating_page_is_replayed() {
     let bench = Bench::new();
-    let all = blocks(OPERATING);
+    let all = blocks(&OPERATING);
     let commands = all.iter().position(|block| block.info == "sh replay").expect("it is shown");
     let configuration = all[commands - 1].text.replace(
         "listen = []",
@@ -290,7 +290,7 @@ fn every_drop_reason_metric_and_setting_is_on_the_operating_page_and_no_other() 
         .iter()
         .map(|drop| (text(&drop["reason"]), text(&drop["explanation"])))
         .collect();
-    let shown: BTreeMap<String, String> = rows(OPERATING, "Drop reasons")
+    let shown: BTreeMap<String, String> = rows(&OPERATING, "Drop reasons")
         .into_iter()
         .map(|row| (row[0].clone(), row[1].clone()))
         .collect();
@@ -302,7 +302,7 @@ fn every_drop_reason_metric_and_setting_is_on_the_operating_page_and_no_other() 
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .collect();
     let letter = |letter: char| letter.is_ascii_lowercase() || letter == '_';
-    let page = prose(OPERATING);
+    let page = prose(&OPERATING);
     let shown: BTreeSet<&str> = page
         .match_indices("sluice_")
         .map(|(at, _)| {
@@ -327,7 +327,7 @@ fn every_drop_reason_metric_and_setting_is_on_the_operating_page_and_no_other() 
         let known = &description["components"]["schemas"][schema]["properties"];
         let known: BTreeSet<&str> =
             known.as_object().expect(schema).keys().map(String::as_str).collect();
-        let rows = rows(OPERATING, heading);
+        let rows = rows(&OPERATING, heading);
         let shown: BTreeSet<&str> = rows.iter().map(|row| &*row[0]).collect();
         assert_eq!(shown, known, "{heading}");
     }
@@ -338,15 +338,11 @@ fn every_link_leads_somewhere() {
     let pages = pages();
     let mut followed = 0;
     for (page, text) in &pages {
-        for (_, rest) in prose(text).match_indices("](").map(|(at, _)| ((), at)).collect::<Vec<_>>()
-        {
-            let text = prose(text);
-            let target = text[rest + 2..].split(')').next().unwrap_or_default().to_owned();
-            if target.contains("://") {
-                continue;
-            }
+        let prose = prose(text);
+        let targets = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.contains("://")) {
             let place = format!("{}: {target}", page.display());
-            let (file, heading) = target.split_once('#').unwrap_or((&target, ""));
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
             let folder = page.parent().expect("a page is in a folder");
             let path = if file.is_empty() { page.clone() } else { folder.join(file) };
             let path = path.canonicalize().unwrap_or_else(|why| panic!("{place}: {why}"));
