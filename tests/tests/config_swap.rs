@@ -364,7 +364,7 @@ fn other(at: usize, variant: Variant) -> Value {
     });
     json!({
         "name": format!("many-{at}"), "address": other_address(at), "ports": "80",
-        "protocol": "tcp", "mode": mode, "scheduler": if at % 2 == 0 { "rr" } else { "wrr" },
+        "protocol": "tcp", "mode": mode, "scheduler": if at.is_multiple_of(2) { "rr" } else { "wrr" },
         "check": { "type": "on" },
         "server": servers.collect::<Vec<_>>(),
     })
