@@ -128,8 +128,8 @@ const LONG_PATIENCE: u32 = 10_000;
 /// Adaptive polling: a packet that comes after a pause waits for one nap at most.
 fn rest_when_idle(idle_turns: u32) {
     match idle_turns {
-        ..PATIENCE => std::hint::spin_loop(),
-        ..LONG_PATIENCE => lcore::nap(Duration::from_micros(50)),
+        0..PATIENCE => std::hint::spin_loop(),
+        PATIENCE..LONG_PATIENCE => lcore::nap(Duration::from_micros(50)),
         _ => lcore::nap(Duration::from_micros(85)),
     }
 }

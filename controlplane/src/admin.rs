@@ -4,7 +4,7 @@
 //! 2. [`auth`]: who may ask
 //! 3. [`body`]: what is sent, within bounds
 //! 4. [`configuration`], [`services`], [`observe`], [`metrics`]: the routes
-//! 5. [`problem`]: every refusal
+//! 5. [`answer`]: what is sent back, and [`problem`]: every refusal
 
 pub mod listen;
 
@@ -13,6 +13,8 @@ pub mod certificate;
 pub mod auth;
 
 mod body;
+
+mod answer;
 
 mod configuration;
 

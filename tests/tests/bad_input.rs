@@ -200,7 +200,7 @@ fn every_example_configuration_is_accepted(rig: &mut Rig) {
 /// A SYN for the direct service from a client that does not exist, as a start for bad frames.
 fn ends(rig: &Rig) -> Ends {
     Ends {
-        macs: [rig.client().mac(), rig.wan_mac()],
+        macs: [rig.second_client().mac(), rig.wan_mac()],
         source: SocketAddrV4::new([10, 1, 0, 77].into(), 1234),
         destination: SocketAddrV4::new(DIRECT, 80),
     }
@@ -215,6 +215,8 @@ fn with(mut frame: Vec<u8>, at: usize, value: u8) -> Vec<u8> {
     frame
 }
 
+/// Fragments are not among them: AF_PACKET puts them together before it hands them over, so it is
+/// replay.rs that shows what becomes of those.
 fn every_kind_of_unusable_frame_is_dropped_for_its_reason(rig: &mut Rig) {
     const EACH: u64 = 20;
     serve_web(rig);
@@ -236,17 +238,15 @@ fn every_kind_of_unusable_frame_is_dropped_for_its_reason(rig: &mut Rig) {
         ("bad_checksum", bad_sum),
         ("vlan", tagged),
         ("not_ipv4", ipv6),
-        ("fragment", with(good.clone(), 20, 0x20)), // more fragments
-        ("fragment", with(good.clone(), 21, 0x10)), // an offset
         ("not_tcp_or_udp", with(good.clone(), 23, 89)),
         ("not_our_mac", elsewhere.tcp("S", b"")),
         ("bad_source", from(Ipv4Addr::LOCALHOST).tcp("S", b"")),
         ("bad_source", from([224, 0, 0, 5].into()).tcp("S", b"")),
-        ("bad_source", from(APPLIANCE).tcp("S", b"")),
+        ("bad_source", from(DIRECT).tcp("S", b"")), // to itself
         ("not_our_address", to([10, 1, 0, 200].into(), 80).tcp("S", b"")),
         ("no_service", to(DIRECT, 81).tcp("S", b"")),
     ];
-    let frames = rig.client().frames();
+    let frames = rig.second_client().frames();
     for (reason, frame) in cases {
         let before = rig.books();
         for _ in 0..EACH {

@@ -129,8 +129,10 @@ fn a_packet_that_may_be_fragmented_is_and_arrives_whole(rig: &mut Rig) {
     let echo = tunnel("echo", TUNNELLED, "9000").with("protocol", "udp").to(&rig.tunnelled()[1]);
     rig.serve([&echo]);
     rig.tunnelled()[1].echo_datagrams(SocketAddrV4::new(TUNNELLED, 9000));
-    // Linux then sends its datagrams without "don't fragment".
+    // Linux then sends its datagrams without "don't fragment" ...
     rig.client().namespace.sysctl("net.ipv4.ip_no_pmtu_disc", "1");
+    // ... and whole, once it has forgotten what the case above has taught it.
+    rig.client().namespace.shell("ip route flush cache");
     let sent = Capture::start(&rig.client().namespace, Client::LEG, "udp and dst 10.1.0.102");
     let wire = Capture::start(&rig.lab.router, "wan", "ip proto 4 and src 10.1.0.2");
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sluice_tests::appliance::Appliance;
 use sluice_tests::books::Books;
 use sluice_tests::capture;
-use sluice_tests::decode::{Ends, Packet, Transport, packet, packet_bytes};
+use sluice_tests::decode::{Ends, Packet, Transport, internet_checksum, packet, packet_bytes};
 use sluice_tests::namespace::{Namespace, parse_mac, remove_leftovers};
 use sluice_tests::process::eventually;
 
@@ -204,10 +204,21 @@ fn nat_keeps_checksums_right_for_every_length_in_both_directions() {
 fn frames_that_are_not_in_order_are_dropped_and_the_others_are_not_held_up() {
     let good = connections(DIRECT);
     let mut frames = Vec::new();
-    for frame in &good {
-        frames.extend([frame[..30].to_vec(), frame.clone(), vec![0xff; 9], vec![0; 1514]]);
+    for (number, frame) in good.iter().enumerate() {
+        // "More fragments", or an offset: the ports are not in every one of them.
+        let flags = if number % 2 == 0 { [0x20, 0] } else { [0, 0x10] };
+        let mut fragment = frame.clone();
+        fragment[20..22].copy_from_slice(&flags);
+        fragment[24..26].fill(0);
+        let checksum = internet_checksum(&fragment[14..34]);
+        fragment[24..26].copy_from_slice(&checksum.to_be_bytes());
+        let noise = [frame[..30].to_vec(), vec![0xff; 9], vec![0; 1514], fragment];
+        frames.push(frame.clone());
+        frames.extend(noise);
     }
     let (sent, books) = replay(&frames);
     assert_eq!(sent.len(), good.len());
-    assert_eq!(books.dropped_in_all(), 3 * good.len() as u64);
+    assert_eq!(books.dropped_in_all(), 4 * good.len() as u64);
+    assert_eq!(books.dropped("fragment"), good.len() as u64);
+    assert_eq!(books.dropped("truncated"), 2 * good.len() as u64, "{books}");
 }

@@ -80,8 +80,8 @@ fn demonstrate(keep: bool) {
 
     println!("Sending 9 requests to each of them ...\n");
     println!(
-        "{:<10} {:<4} {:<15} {:<10} {:<8} {:<15} which was asked on",
-        "service", "mode", "address", "client", "answered", "saw client"
+        "{:<10} {:<4} {:<15} {:<10} {:<7} {:<12} the server was asked at",
+        "service", "mode", "address", "client", "server", "server saw"
     );
     services.iter().for_each(|published| show(&rig, published));
 
@@ -166,7 +166,7 @@ fn show(rig: &Rig, published: &Published) {
             false => "  <- not the client's own address",
         };
         println!(
-            "{name:<10} {mode:<4} {:<15} {:<10} {server:<8} {:<15} {local}{verdict}",
+            "{name:<10} {mode:<4} {:<15} {:<10} {server:<7} {:<12} {local}{verdict}",
             at(*address, 80),
             client.address,
             peer.ip()
