@@ -525,15 +525,10 @@ impl FlowTable {
         let crowded = room(first) <= RESERVE;
         let spills = crowded && room(second) > room(first);
         let chosen = if spills { second } else { first };
-        if !self.put(chosen, hash, position)
-            && !(self.make_room(chosen) && self.put(chosen, hash, position))
-        {
-            return false;
-        }
-        if spills {
-            self.buckets[first].spilled += 1;
-        }
-        true
+        let inserted = self.put(chosen, hash, position)
+            || (self.make_room(chosen) && self.put(chosen, hash, position));
+        self.buckets[first].spilled += u32::from(inserted && spills);
+        inserted
     }
 
     fn put(&mut self, bucket: usize, hash: u64, position: u32) -> bool {
@@ -701,8 +696,8 @@ impl Bucket {
         let [a, b, c, d, e, f, g, h] = self.signatures.map(u64::from);
         let halves = [a | b << 16 | c << 32 | d << 48, e | f << 16 | g << 32 | h << 48];
         let [low, high] = halves.map(|half| {
-            let different = half ^ u64::from(signature) * EACH;
-            let same = !((different & LOW) + LOW | different | LOW); // the top bit of each lane
+            let different = half ^ (u64::from(signature) * EACH);
+            let same = !(((different & LOW) + LOW) | different | LOW); // the top bit of each lane
             ((same >> 15).wrapping_mul(GATHER) >> 48) as u8 & 0x0f
         });
         low | high << 4
