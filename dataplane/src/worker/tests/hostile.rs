@@ -245,3 +245,43 @@ fn fragments_put_together_are_the_packet_whatever_the_way_out_takes() {
         }
     }
 }
+
+#[test]
+fn of_many_frames_that_wait_each_leaves_once_and_the_rest_expire() {
+    let text: String =
+        (1..=20).map(|host| format!("192.0.2.1:{host} dr 10.0.1.{host}\n")).collect();
+    let full = snapshot(&text);
+    let known = |hosts: u8| {
+        let mut part = full.clone();
+        let mut servers = part.servers.to_vec();
+        servers.iter_mut().flatten().for_each(|server| server.hop.mac = None);
+        let of = |host: u8| Ipv4Addr::new(10, 0, 1, host);
+        part.servers = servers.into();
+        part.neighbours =
+            std::sync::Arc::new((1..=hosts).map(|at| (of(at), mac_of(of(at)))).collect());
+        part.generation = 1 + u64::from(hosts);
+        part
+    };
+    let mut worker = TestWorker::with(known(0), 1_024);
+    for client in 0..12 {
+        for host in 1..=20 {
+            worker.receives(&tcp(
+                &format!("198.51.100.9:{client}"),
+                &format!("192.0.2.1:{host}"),
+                SYN,
+            ));
+        }
+    }
+    assert_eq!(worker.counters.waiting.get(), 240);
+    for hosts in [3, 4, 15] {
+        worker.publisher.publish(known(hosts));
+        worker.passes(Duration::from_millis(100));
+        worker.turn();
+        assert_eq!(worker.counters.waiting.get(), 240 - 12 * i64::from(hosts));
+        worker.balances();
+    }
+    assert_eq!(worker.transmitted().len(), 180);
+    worker.passes(Duration::from_secs(1));
+    assert_eq!(worker.dropped(Reason::Unresolved), 60);
+    worker.balances();
+}
