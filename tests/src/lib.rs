@@ -9,7 +9,7 @@
 //! 6. [`rig`]: all of these together, which is what most tests start from
 //! 7. [`service`]: virtual services as a test writes them down
 //! 8. [`capture`] and [`decode`]: what was on a wire, judged by a decoder that is not ours
-//! 9. [`wire`]: an Ethernet wire into a virtual machine, and the stations on its other end
+//! 9. [`cable`]: an Ethernet cable into a virtual machine, and the stations on its other end
 //! 10. [`books`]: frames in = frames out + drops by reason; asserted after every case
 //! 11. [`cases`]: several tests over one rig
 //!
@@ -36,7 +36,7 @@ pub mod capture;
 
 pub mod decode;
 
-pub mod wire;
+pub mod cable;
 
 pub mod books;
 

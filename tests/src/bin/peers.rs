@@ -14,8 +14,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use sluice_tests::books::Books;
+use sluice_tests::cable::{Cable, Station};
 use sluice_tests::decode::{Ends, Packet, Transport, internet_checksum};
-use sluice_tests::wire::{Station, Wire};
 
 /// How long an answer may take. The guest's processor is emulated, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -59,8 +59,8 @@ fn main() -> ExitCode {
 /// Does what the guest asks for until it is gone. Whether it asked for something and all of it
 /// was as it should be.
 fn serve(folder: &Path) -> std::io::Result<bool> {
-    let wan = Wire::into_guest(folder, "wan", &[ROUTER, DIRECT_SERVER])?;
-    let lan = Wire::into_guest(folder, "lan", &[TRANSLATED_SERVER])?;
+    let wan = Cable::into_guest(folder, "wan", &[ROUTER, DIRECT_SERVER])?;
+    let lan = Cable::into_guest(folder, "lan", &[TRANSLATED_SERVER])?;
     let (guest, _) = UnixListener::bind(folder.join("talk"))?.accept()?;
     let mut guest = Guest::new(guest)?;
     let mut verdicts = Vec::new();
@@ -71,6 +71,7 @@ fn serve(folder: &Path) -> std::io::Result<bool> {
             ["forwards", occasion, wan_mac, lan_mac] => {
                 judge.forwards(occasion, [wan_mac, lan_mac])
             }
+            ["forget"] => judge.forget(),
             ["books", occasion] => {
                 let answers = [guest.hears(), guest.hears()];
                 judge.books(occasion, answers.map(Option::unwrap_or_default))
@@ -109,13 +110,13 @@ impl Guest {
 
 /// Tries things, and says what came of them.
 struct Judge<'w> {
-    wan: &'w Wire,
-    lan: &'w Wire,
+    wan: &'w Cable,
+    lan: &'w Cable,
     failed: bool,
 }
 
 impl<'w> Judge<'w> {
-    fn new(wan: &'w Wire, lan: &'w Wire) -> Self {
+    fn new(wan: &'w Cable, lan: &'w Cable) -> Self {
         Self { wan, lan, failed: false }
     }
 
@@ -136,8 +137,6 @@ impl<'w> Judge<'w> {
             println!("FAIL: {occasion}: {macs:?} are not hardware addresses");
             return false;
         };
-        self.wan.forget();
-        self.lan.forget();
         let trial = Trial { wan: self.wan, lan: self.lan, wan_mac: wan, lan_mac: lan };
         self.check(occasion, "each card answers for its own address", trial.own_addresses());
         if self.failed {
@@ -159,6 +158,13 @@ impl<'w> Judge<'w> {
             trial.burst(),
         );
         !self.failed
+    }
+
+    /// Whatever has been on the wires until now.
+    fn forget(self) -> bool {
+        self.wan.forget();
+        self.lan.forget();
+        true
     }
 
     /// Whether every frame is accounted for.
@@ -187,8 +193,8 @@ fn mac_of(text: &str) -> Option<[u8; 6]> {
 
 /// One occasion, and the addresses that the kernel read from the cards before they were taken.
 struct Trial<'w> {
-    wan: &'w Wire,
-    lan: &'w Wire,
+    wan: &'w Cable,
+    lan: &'w Cable,
     wan_mac: [u8; 6],
     lan_mac: [u8; 6],
 }
@@ -375,7 +381,7 @@ impl Trial<'_> {
 
 /// The next IPv4 packet on `wire`, if it goes from and to whom it should and every checksum is
 /// right.
-fn arrival(wire: &Wire, ends: Ends) -> Result<Packet, String> {
+fn arrival(wire: &Cable, ends: Ends) -> Result<Packet, String> {
     let frame = wire
         .find(PATIENCE, |frame| (frame.get(12..14) == Some(&[8, 0])).then(|| frame.to_vec()))
         .ok_or_else(|| format!("nothing comes to {}", ends.destination))?;

@@ -1,4 +1,4 @@
-//! An Ethernet wire into a virtual machine, and the stations on its other end. QEMU carries each
+//! An Ethernet cable into a virtual machine, and the stations on its other end. QEMU carries each
 //! frame as one datagram between two Unix sockets (`-netdev dgram`), so no interface, no address
 //! and no port of this machine is needed.
 
@@ -25,16 +25,16 @@ pub struct Station {
     pub address: Ipv4Addr,
 }
 
-/// Our end of a wire.
-pub struct Wire {
+/// Our end of a cable.
+pub struct Cable {
     socket: Arc<UnixDatagram>,
     guest: PathBuf,
     frames: Receiver<Vec<u8>>,
     questions: Arc<Mutex<Vec<ArpEthIpv4Packet>>>,
 }
 
-impl Wire {
-    /// Our end of the wire `name`: frames come to `FOLDER/NAME.outside` and go to
+impl Cable {
+    /// Our end of the cable `name`: frames come to `FOLDER/NAME.outside` and go to
     /// `FOLDER/NAME.guest`. From now on `stations` answer when they are asked for.
     ///
     /// # Errors
@@ -90,7 +90,7 @@ impl Wire {
         self.questions.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Who has asked for `address` since the last [`Wire::forget`].
+    /// Who has asked for `address` since the last [`Cable::forget`].
     pub fn asked_for(&self, address: Ipv4Addr) -> Vec<Station> {
         let questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
         let about = questions.iter().filter(|question| question.target_ipv4 == address.octets());
