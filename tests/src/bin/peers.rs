@@ -258,7 +258,7 @@ impl Trial<'_> {
 
     fn direct_return(&self) -> Result<(), String> {
         for length in [0, 1, 2, 18, 19, 500, 1471, 1472] {
-            let sent = self.to_service(40_000 + length as u16, DIRECT).udp(&data(length, 3));
+            let sent = self.client_to(40_000 + length as u16, DIRECT).udp(&data(length, 3));
             let expected = self.forwarded(&sent);
             self.wan.send(&sent)?;
             let came = self.wan.find(PATIENCE, |frame| {
@@ -289,11 +289,11 @@ impl Trial<'_> {
         for (index, length) in [0, 1, 2, 3, 501, 1471, 1472].into_iter().enumerate() {
             let client = SocketAddrV4::new(CLIENT, 41_000 + index as u16);
             let request = data(length, 5);
-            self.wan.send(&self.to_service(client.port(), TRANSLATED).udp(&request))?;
+            self.wan.send(&self.client_to(client.port(), TRANSLATED).udp(&request))?;
             let came = self.at_server(client)?;
             expect("the request", came.data(), Some(&request[..]))?;
             let reply = data(length, 9);
-            self.lan.send(&self.from_server(client).udp(&reply))?;
+            self.lan.send(&self.server_to(client).udp(&reply))?;
             let came = self.at_client(client)?;
             expect("the reply", came.data(), Some(&reply[..]))?;
         }
@@ -302,8 +302,8 @@ impl Trial<'_> {
 
     fn translated_tcp(&self) -> Result<(), String> {
         let client = SocketAddrV4::new(CLIENT, 42_000);
-        let there = self.to_service(client.port(), TRANSLATED);
-        let back = self.from_server(client);
+        let there = self.client_to(client.port(), TRANSLATED);
+        let back = self.server_to(client);
         let (request, reply) = (data(1460, 11), data(1459, 13));
         let segments: [(bool, &str, &[u8]); 7] = [
             (true, "S", b""),
@@ -338,7 +338,7 @@ impl Trial<'_> {
                 let Some(number) = sent.next() else { break };
                 let mut data = data(4 + (number as usize * 7) % 1400, number as u8);
                 data[..4].copy_from_slice(&number.to_be_bytes());
-                let frame = self.to_service(43_000 + (number % 500) as u16, DIRECT).udp(&data);
+                let frame = self.client_to(43_000 + (number % 500) as u16, DIRECT).udp(&data);
                 missing.insert(self.forwarded(&frame));
                 self.wan.send(&frame)?;
             }
@@ -349,7 +349,7 @@ impl Trial<'_> {
     }
 
     /// From the client, by way of the router.
-    fn to_service(&self, port: u16, service: SocketAddrV4) -> Ends {
+    fn client_to(&self, port: u16, service: SocketAddrV4) -> Ends {
         Ends {
             macs: [ROUTER.mac, self.wan_mac],
             source: SocketAddrV4::new(CLIENT, port),
@@ -358,7 +358,7 @@ impl Trial<'_> {
     }
 
     /// From the server of the NAT service, whose gateway the appliance is.
-    fn from_server(&self, client: SocketAddrV4) -> Ends {
+    fn server_to(&self, client: SocketAddrV4) -> Ends {
         Ends {
             macs: [TRANSLATED_SERVER.mac, self.lan_mac],
             source: TRANSLATED_TO,
