@@ -364,8 +364,8 @@ fn secure_pool(
     let missing = asked - there;
     let short = |got, reason| Error::Shortfall(Shortfall { pool, asked, got, reason });
 
-    if let Some(available) = available(host)
-        && missing.saturating_mul(pool.size.bytes()) > available.saturating_sub(LEFT_FOR_THE_HOST)
+    if let (Some(available), Some(spare)) = (available(host), spare(host))
+        && missing.saturating_mul(pool.size.bytes()) > spare
         && missing > 0
     {
         return Err(short(there, ShortfallReason::WouldStarveTheHost(available)));
@@ -401,6 +401,12 @@ fn secured_before(journal: &Journal, pool: Pool) -> u64 {
 fn promised(host: &Host, size: PageSize) -> u64 {
     let file = format!("/sys/kernel/mm/hugepages/{}/resv_hugepages", size.folder());
     number(host, &file).unwrap_or(0)
+}
+
+/// Bytes that a program may take, in pages of any size, without the rest of the host having to make
+/// room; `None` if the kernel does not say what there is.
+pub fn spare(host: &Host) -> Option<u64> {
+    Some(available(host)?.saturating_sub(LEFT_FOR_THE_HOST))
 }
 
 /// Bytes of memory that can be had without pushing anything out to swap.
