@@ -21,7 +21,7 @@ use dpdk_sys::lcore::{self, PinnedThread};
 use dpdk_sys::{Eal, EalOptions, LogLevel, Mempool, Port, PortSettings, StartedPort};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::cores::Cores;
 use crate::link::PortLink;
@@ -204,7 +204,11 @@ fn open(eal: &Eal, interface: &Interface, pool: &Mempool) -> Result<(LiveInterfa
     let mac = Mac(port.mac());
     info!(interface = interface.name, device = shown, driver = port.driver_name(), %mac, "interface opened");
     if !port.link_up() {
-        warn!(interface = interface.name, "no link yet: is the cable in, and the other end up?");
+        // A card takes a moment after its start, so this is no reason to worry yet.
+        info!(
+            interface = interface.name,
+            "no link yet; `sluice ctl interfaces` says when there is"
+        );
     }
     let (receive, transmit) =
         receive.into_iter().zip(transmit).next().context("the port has no queue")?;
