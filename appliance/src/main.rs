@@ -8,6 +8,8 @@
 
 #![forbid(unsafe_code)]
 
+mod cards;
+
 mod cores;
 
 mod host;

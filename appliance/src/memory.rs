@@ -6,7 +6,7 @@ use hugepages::memory::PageRequest;
 use hugepages::{Host, OnShortfall, PageSize, PciAddress, Plan, devices};
 use tracing::warn;
 
-use crate::wiring::cards;
+use crate::cards;
 
 /// What DPDK's memory is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,8 @@ impl Memory {
 /// # Errors
 /// If a card cannot be taken, or there is too little memory of the kind that is asked for, or that the cards can reach.
 pub fn prepare(host: &Host, config: &Config, mut plan: Plan) -> Result<Memory> {
-    plan.cards = cards(config).iter().map(|card| card.parse()).collect::<Result<_, _>>()?;
+    plan.cards =
+        cards::named_in(config).iter().map(|card| card.parse()).collect::<Result<_, _>>()?;
     let plain = plain_would_do(host, config, &plan.cards);
     let wanted = config.dataplane.memory;
     if wanted == Some(config::Memory::Plain) {

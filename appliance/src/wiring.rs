@@ -23,6 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tracing::{error, info};
 
+use crate::cards;
 use crate::cores::Cores;
 use crate::link::PortLink;
 use crate::memory::{self, Memory};
@@ -51,7 +52,7 @@ impl Wiring {
             program: "sluice".into(),
             memory: memory.of_eal(config),
             control_core: cores.control,
-            allowed: cards(config),
+            allowed: cards::named_in(config),
             log: LogLevel::Warning,
         })?;
         let clock = Clock::starting_now(eal.tsc_hz());
@@ -168,15 +169,6 @@ impl Running {
             .join()
             .map_err(|_| anyhow!("the worker had stopped because of a mistake in the program"))
     }
-}
-
-/// The PCI addresses that `config` names.
-pub fn cards(config: &Config) -> Vec<String> {
-    let address = |interface: &Interface| match &interface.device {
-        Device::Pci(address) => Some(address.clone()),
-        Device::Kernel(_) | Device::Virtual(_) => None,
-    };
-    config.interfaces.iter().filter_map(address).collect()
 }
 
 fn open(eal: &Eal, interface: &Interface, pool: &Mempool) -> Result<(LiveInterface, PortLink)> {
