@@ -22,7 +22,7 @@ impl Cores {
     /// If the configured core does not exist.
     pub fn choose(host: &Host, config: &Config) -> Result<Self> {
         let cards: Vec<_> =
-            crate::wiring::cards(config).iter().filter_map(|card| card.parse().ok()).collect();
+            crate::cards::named_in(config).iter().filter_map(|card| card.parse().ok()).collect();
         let online: Vec<u32> = hugepages::cores::cores(host)?.online.iter().collect();
         let chosen = hugepages::cores::workers(host, &cards)?.cores;
         let worker = config.dataplane.workers.first().copied().or(chosen.first().copied());

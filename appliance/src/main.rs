@@ -8,6 +8,8 @@
 
 #![forbid(unsafe_code)]
 
+mod cards;
+
 mod cores;
 
 mod host;
@@ -30,21 +32,28 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use controlplane::client::Ctl;
 use controlplane::config::Config;
+use nix::unistd::geteuid;
 use tracing_subscriber::EnvFilter;
 
-/// A load balancer that forwards packets on cores of its own, through DPDK.
+/// A load balancer that forwards packets on cores of its own, through DPDK
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true)]
+#[command(version, propagate_version = true, after_help = FIRST_STEPS)]
 struct Sluice {
     #[command(subcommand)]
     command: Command,
 }
 
+const FIRST_STEPS: &str = "\
+First steps, as root:
+  sluice check lb.toml          every mistake in a configuration
+  sluice run --config lb.toml   forwards until it is told to stop
+  sluice ctl status             what it does now";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the appliance until SIGTERM; SIGHUP reads the configuration again
     Run(Run),
-    /// Say what is wrong with a configuration file, all of it
+    /// Say what is wrong with a configuration file: every mistake, one a line
     Check {
         /// The configuration, in TOML
         file: PathBuf,
@@ -65,8 +74,8 @@ struct Run {
     /// Where it keeps what must survive a restart
     #[arg(long, value_name = "DIR", default_value = controlplane::store::DIRECTORY)]
     state: PathBuf,
-    /// How log lines are written to stderr; RUST_LOG says which
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    /// How log lines are written to stderr; the variable RUST_LOG says which are (info, warn, …)
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log: LogFormat,
 }
 
@@ -93,6 +102,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sluice: {error:#}");
+            if !geteuid().is_root() {
+                eprintln!("sluice: it was not started as root, which may be why");
+            }
             ExitCode::FAILURE
         }
     }
@@ -123,24 +135,22 @@ fn check(file: &PathBuf) -> ExitCode {
         Ok(config) => {
             let servers: usize = config.services.iter().map(|service| service.servers.len()).sum();
             println!(
-                "{}: correct, with {} services and {servers} servers",
+                "{}: correct, with {} and {}",
                 file.display(),
-                config.services.len()
+                counted(config.services.len(), "service"),
+                counted(servers, "server")
             );
             ExitCode::SUCCESS
         }
         Err(mistakes) => {
             mistakes.iter().for_each(|mistake| println!("{mistake}"));
-            eprintln!(
-                "sluice: {}: {} refused",
-                file.display(),
-                if mistakes.len() == 1 {
-                    "one entry".into()
-                } else {
-                    format!("{} entries", mistakes.len())
-                }
-            );
+            eprintln!("sluice: {}: {}", file.display(), counted(mistakes.len(), "mistake"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Such as "1 server" or "2 servers".
+fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

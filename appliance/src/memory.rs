@@ -1,12 +1,12 @@
 //! How much memory the data plane needs, and whether it is huge pages.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use controlplane::config::{self, Config};
 use hugepages::memory::PageRequest;
-use hugepages::{Host, OnShortfall, PageSize, Plan};
+use hugepages::{Host, OnShortfall, PageSize, PciAddress, Plan, devices};
 use tracing::warn;
 
-use crate::wiring::cards;
+use crate::cards;
 
 /// What DPDK's memory is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,19 +60,28 @@ impl Memory {
 /// Reserves the pages and takes the cards that `config` needs; what was there before is noted in `plan`'s record.
 ///
 /// # Errors
-/// If a card cannot be taken, or if huge pages are insisted on and there are not enough.
+/// If a card cannot be taken, or there is too little memory of the kind that is asked for, or that the cards can reach.
 pub fn prepare(host: &Host, config: &Config, mut plan: Plan) -> Result<Memory> {
-    plan.cards = cards(config).iter().map(|card| card.parse()).collect::<Result<_, _>>()?;
+    plan.cards =
+        cards::named_in(config).iter().map(|card| card.parse()).collect::<Result<_, _>>()?;
+    let plain = plain_would_do(host, config, &plan.cards);
     let wanted = config.dataplane.memory;
-    if wanted != Some(config::Memory::Plain) {
+    if wanted == Some(config::Memory::Plain) {
+        plain?;
+    } else {
         // DPDK wants whole pages for each zone, so a few more than the sum.
         let pages = megabytes(config).div_ceil(2) + 8;
         plan.pages = vec![PageRequest { size: PageSize::TwoMiB, pages, node: None }];
+        if wanted.is_none() && plain.is_ok() {
+            plan.on_shortfall = OnShortfall::Plain;
+        }
     }
-    if wanted.is_none() {
-        plan.on_shortfall = OnShortfall::Plain;
-    }
-    let prepared = hugepages::prepare(host, &plan).context("the host could not be made ready")?;
+    let prepared = hugepages::prepare(host, &plan)
+        .map_err(|error| match &error {
+            hugepages::Error::Shortfall(_) => anyhow!("{error}; {}", what_helps(config)),
+            _ => error.into(),
+        })
+        .context("the host could not be made ready")?;
     match (wanted, prepared.memory) {
         (Some(config::Memory::Plain), _) => Ok(Memory::Plain),
         (_, hugepages::memory::Memory::Plain { because }) => {
@@ -81,4 +90,40 @@ pub fn prepare(host: &Host, config: &Config, mut plan: Plan) -> Result<Memory> {
         }
         _ => Ok(Memory::Huge),
     }
+}
+
+/// Plain memory has to be there as much as huge pages have; and a card without an IOMMU needs to know where in the
+/// machine's memory a buffer lies, which the kernel keeps still for huge pages only.
+fn plain_would_do(host: &Host, config: &Config, cards: &[PciAddress]) -> Result<()> {
+    let needed = megabytes(config);
+    if let Some(spare) = hugepages::memory::spare(host).map(|bytes| bytes >> 20)
+        && needed > spare
+    {
+        let help = what_helps(config);
+        bail!("{needed} MiB of memory are needed, and {spare} MiB can be had; {help}");
+    }
+    let found = devices::cards(host);
+    let bare = |card: &&devices::Card| {
+        cards.contains(&card.address)
+            && card.iommu_group.is_none()
+            && matches!(devices::choose(host, card), Ok(devices::Choice::Bind(_)))
+    };
+    if let Some(card) = found.iter().find(bare) {
+        let address = card.address;
+        bail!(
+            "dataplane.memory: card {address} is not behind an IOMMU, so it can use huge pages only: expected \
+             \"huge\", found \"plain\" (or switch the IOMMU on: intel_iommu=on on the kernel's command line)"
+        );
+    }
+    Ok(())
+}
+
+/// To somebody who has too little memory.
+fn what_helps(config: &Config) -> String {
+    let flows = config.dataplane.flows;
+    format!(
+        "{} of the {} MiB are for the {flows} flows of dataplane.flows: lower that, or give the machine more memory",
+        (u64::from(flows) * FLOW).div_ceil(1 << 20),
+        megabytes(config)
+    )
 }

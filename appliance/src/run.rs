@@ -36,9 +36,8 @@ pub fn run(file: &Path, state: &Path) -> Result<()> {
         control.run(start, |_| running = Some(wiring.start()))?;
         running.context("the control plane ended before it began")??.stop()
     });
-    match hugepages::restore(&host, &record) {
-        Ok(restored) => restored.given_back.iter().for_each(|done| info!("{done}")),
-        Err(problem) => warn!("{problem}"),
+    if let Err(problem) = hugepages::restore(&host, &record) {
+        warn!("{problem}");
     }
     outcome.inspect(|()| info!("stopped"))
 }

@@ -21,8 +21,9 @@ use dpdk_sys::lcore::{self, PinnedThread};
 use dpdk_sys::{Eal, EalOptions, LogLevel, Mempool, Port, PortSettings, StartedPort};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
+use crate::cards;
 use crate::cores::Cores;
 use crate::link::PortLink;
 use crate::memory::{self, Memory};
@@ -51,7 +52,7 @@ impl Wiring {
             program: "sluice".into(),
             memory: memory.of_eal(config),
             control_core: cores.control,
-            allowed: cards(config),
+            allowed: cards::named_in(config),
             log: LogLevel::Warning,
         })?;
         let clock = Clock::starting_now(eal.tsc_hz());
@@ -128,8 +129,8 @@ const LONG_PATIENCE: u32 = 10_000;
 /// Adaptive polling: a packet that comes after a pause waits for one nap at most.
 fn rest_when_idle(idle_turns: u32) {
     match idle_turns {
-        ..PATIENCE => std::hint::spin_loop(),
-        ..LONG_PATIENCE => lcore::nap(Duration::from_micros(50)),
+        0..PATIENCE => std::hint::spin_loop(),
+        PATIENCE..LONG_PATIENCE => lcore::nap(Duration::from_micros(50)),
         _ => lcore::nap(Duration::from_micros(85)),
     }
 }
@@ -170,15 +171,6 @@ impl Running {
     }
 }
 
-/// The PCI addresses that `config` names.
-pub fn cards(config: &Config) -> Vec<String> {
-    let address = |interface: &Interface| match &interface.device {
-        Device::Pci(address) => Some(address.clone()),
-        Device::Kernel(_) | Device::Virtual(_) => None,
-    };
-    config.interfaces.iter().filter_map(address).collect()
-}
-
 fn open(eal: &Eal, interface: &Interface, pool: &Mempool) -> Result<(LiveInterface, PortLink)> {
     let (device, shown) = match &interface.device {
         Device::Pci(address) => {
@@ -204,7 +196,11 @@ fn open(eal: &Eal, interface: &Interface, pool: &Mempool) -> Result<(LiveInterfa
     let mac = Mac(port.mac());
     info!(interface = interface.name, device = shown, driver = port.driver_name(), %mac, "interface opened");
     if !port.link_up() {
-        warn!(interface = interface.name, "no link yet: is the cable in, and the other end up?");
+        // A card takes a moment after its start, so this is no reason to worry yet.
+        info!(
+            interface = interface.name,
+            "no link yet; `sluice ctl interfaces` says when there is"
+        );
     }
     let (receive, transmit) =
         receive.into_iter().zip(transmit).next().context("the port has no queue")?;

@@ -4,7 +4,7 @@
 //! 2. [`auth`]: who may ask
 //! 3. [`body`]: what is sent, within bounds
 //! 4. [`configuration`], [`services`], [`observe`], [`metrics`]: the routes
-//! 5. [`problem`]: every refusal
+//! 5. [`answer`]: what is sent back, and [`problem`]: every refusal
 
 pub mod listen;
 
@@ -13,6 +13,8 @@ pub mod certificate;
 pub mod auth;
 
 mod body;
+
+mod answer;
 
 mod configuration;
 
@@ -56,6 +58,7 @@ struct Login;
 
 impl Modify for Login {
     fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
+        description.info.license = None; // an empty one is made up where none is given
         let token = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         let components = description.components.get_or_insert_default();
         components.add_security_scheme("token", token);
@@ -65,8 +68,10 @@ impl Modify for Login {
 /// Every route, its description and the page to try it.
 pub fn router(node: Arc<Node>, tokens: Tokens) -> Router {
     let (router, description) = described().split_for_parts();
+    // The page must not ask anybody else's server whether the description is valid.
+    let page = utoipa_swagger_ui::Config::default().validator_url("none");
     router
-        .merge(SwaggerUi::new("/api/docs").url("/api/openapi.json", description))
+        .merge(SwaggerUi::new("/api/docs").url("/api/openapi.json", description).config(page))
         .fallback(async |uri: Uri| Problem::not_found(uri.path()))
         .method_not_allowed_fallback(async |uri: Uri| {
             let detail = format!("{} does not take this method", uri.path());

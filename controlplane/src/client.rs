@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use hyper::Method;
+use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -188,7 +188,7 @@ pub enum Error {
 
 /// Every mistake, or what the node said if there was none in particular.
 fn refusal(problem: &Problem) -> String {
-    if problem.errors.is_empty() {
+    if problem.status != StatusCode::UNPROCESSABLE_ENTITY.as_u16() || problem.errors.is_empty() {
         return problem.detail.clone();
     }
     let lines: Vec<_> = problem.errors.iter().map(ToString::to_string).collect();

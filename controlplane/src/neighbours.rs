@@ -239,7 +239,10 @@ impl Neighbours {
             .retain(|(_, (interface, address), _)| self.ours.get(address) == Some(interface));
         let is_heard = |(interface, _): &Key| self.own(*interface).is_some_and(|own| !own.quiet);
         let new: Vec<_> = new.into_iter().filter(is_heard).collect();
-        self.announcements.extend(new.into_iter().map(|key| (now, key, ANNOUNCEMENTS)));
+        // In front, because the queue is in order of time and everything else is due now or later.
+        for key in new.into_iter().rev() {
+            self.announcements.push_front((now, key, ANNOUNCEMENTS));
+        }
         self.replace_entries(now, &plan.wanted, &plan.fixed);
     }
 

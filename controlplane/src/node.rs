@@ -40,12 +40,14 @@ use crate::plumbing::{Buffers, LiveInterface, Plumbing};
 use crate::publish::Publication;
 use crate::random;
 use crate::report;
-use crate::store::{self, Store};
+use crate::store::{self, Digest, Store};
 
 /// How often the workers' rings are looked at.
 const TURN: Duration = Duration::from_millis(1);
 /// How many frames and events of each worker are taken in one turn.
 const BURST: usize = 512;
+/// How many changes of one configuration are logged one by one.
+const LOGGED: usize = 50;
 /// Why a request was refused; nothing has changed.
 #[derive(Debug, Error)]
 pub enum Refusal {
@@ -267,6 +269,21 @@ struct Question {
     answer: oneshot::Sender<Vec<FlowReport>>,
 }
 
+/// What is to be taken up.
+struct Change<T> {
+    config: Config,
+    /// The operator's FILE, if that is where it comes from.
+    file: Option<Digest>,
+    /// What its maker wants to know of it afterwards.
+    edited: T,
+}
+
+impl<T> Change<T> {
+    fn to(config: Config, edited: T) -> Self {
+        Self { config, file: None, edited }
+    }
+}
+
 impl Node {
     /// Gives the workers their first configuration.
     pub fn start(start: Start) -> Arc<Self> {
@@ -358,7 +375,7 @@ impl Node {
         guard: Guard,
         next: impl FnOnce() -> Result<Config, Refusal> + Send + 'static,
     ) -> Result<Arc<View>, Refusal> {
-        let (view, ()) = self.change(guard, |_| Ok((next()?, ()))).await?;
+        let (view, ()) = self.change(guard, |_| Ok(Change::to(next()?, ()))).await?;
         Ok(view)
     }
 
@@ -381,7 +398,7 @@ impl Node {
                 let mistakes = mistakes.into_iter().map(|mistake| place.relative(mistake));
                 Refusal::Invalid(mistakes.collect())
             };
-            Ok((Config::read(&document).map_err(relative)?, place))
+            Ok(Change::to(Config::read(&document).map_err(relative)?, place))
         };
         self.change(guard, next).await
     }
@@ -393,30 +410,21 @@ impl Node {
     /// When FILE cannot be read, and as for [`replace`](Self::replace).
     pub async fn reload(self: &Arc<Self>) -> Result<Arc<View>, Refusal> {
         let node = Arc::clone(self);
-        self.replace(Guard::any(), move || match node.store.reread() {
+        let next = move |_: &View| match node.store.reread() {
+            Ok((config, file)) => Ok(Change { file: Some(file), ..Change::to(config, ()) }),
             Err(store::Error::Refused { mistakes, .. }) => Err(Refusal::Invalid(mistakes)),
-            read => Ok(read?),
-        })
-        .await
+            Err(error) => Err(error.into()),
+        };
+        let (view, ()) = self.change(Guard::any(), next).await?;
+        Ok(view)
     }
 
     /// What a configuration would change.
-    ///
-    /// # Errors
-    ///
-    /// When it would be refused.
-    pub async fn validate(
-        self: &Arc<Self>,
-        next: impl FnOnce() -> Result<Config, Refusal> + Send + 'static,
-    ) -> Result<report::Verdict, Refusal> {
+    pub fn validate(&self, next: &Config) -> report::Verdict {
         let view = self.view();
-        helped(move || {
-            let next = next()?;
-            let restart_needed = view.config.restart_needed(&next);
-            let changes = view.config.changes(&next);
-            Ok(report::Verdict { live: restart_needed.is_empty(), restart_needed, changes })
-        })
-        .await
+        let restart_needed = view.config.restart_needed(next);
+        let changes = view.config.changes(next);
+        report::Verdict { live: restart_needed.is_empty(), restart_needed, changes }
     }
 
     /// One change, from beginning to end on a helper thread: a caller that goes away meanwhile
@@ -424,15 +432,18 @@ impl Node {
     async fn change<T: Send + 'static>(
         self: &Arc<Self>,
         guard: Guard,
-        next: impl FnOnce(&View) -> Result<(Config, T), Refusal> + Send + 'static,
+        next: impl FnOnce(&View) -> Result<Change<T>, Refusal> + Send + 'static,
     ) -> Result<(Arc<View>, T), Refusal> {
         let mut identities = Arc::clone(&self.changing).lock_owned().await;
         let node = Arc::clone(self);
         helped(move || {
             let view = node.view();
             guard.check(&view.etag)?;
-            let (next, edited) = next(&view)?;
+            let Change { config: next, file, edited } = next(&view)?;
             if next == view.config {
+                if file.is_some() {
+                    node.store.save(&next, file)?;
+                }
                 return Ok((view, edited));
             }
             let needed = view.config.restart_needed(&next);
@@ -441,10 +452,8 @@ impl Node {
             }
             let mut assigned = identities.clone();
             assigned.assign(&next);
-            node.store.save(&next)?;
-            for change in view.config.changes(&next) {
-                info!("configuration: {change}");
-            }
+            node.store.save(&next, file)?;
+            log_changes(&view.config.changes(&next));
             let next = Arc::new(View::new(next, &assigned));
             node.take_up(&next, &assigned);
             *identities = assigned;
@@ -473,6 +482,16 @@ impl Node {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first of them, and how many there are.
+fn log_changes(changes: &[String]) {
+    for change in changes.iter().take(LOGGED) {
+        info!("configuration: {change}");
+    }
+    if changes.len() > LOGGED {
+        info!("configuration: {} more changes", changes.len() - LOGGED);
     }
 }
 

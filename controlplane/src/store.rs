@@ -69,16 +69,21 @@ fn listed(mistakes: &[Invalid]) -> String {
 pub struct Store {
     directory: PathBuf,
     file: PathBuf,
-    /// The digest of FILE as it was last taken in.
-    based_on: Mutex<String>,
+    /// FILE as it was last taken in.
+    based_on: Mutex<Digest>,
     _lock: File,
 }
+
+/// Tells one FILE from another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Digest(String);
 
 /// What lies in the stored file.
 #[derive(Serialize, Deserialize)]
 struct Stored {
-    /// The digest of FILE when it was last taken in.
-    based_on: String,
+    /// FILE as it was last taken in.
+    based_on: Digest,
     configuration: Value,
 }
 
@@ -119,31 +124,33 @@ impl Store {
         &self.directory
     }
 
-    /// Remembers `config` for the next start. When this returns, it is on the disk.
+    /// Remembers `config` for the next start, and which FILE it is based on if that is another from
+    /// now on. When this returns, it is on the disk.
     ///
     /// # Errors
     ///
     /// When the file cannot be written; then the earlier one is still there, whole.
-    pub fn save(&self, config: &Config) -> Result<(), Error> {
-        let based_on = self.based_on.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    pub fn save(&self, config: &Config, file: Option<Digest>) -> Result<(), Error> {
+        let mut based_on = self.based_on.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = file.unwrap_or_else(|| based_on.clone());
         let cannot = |cause| Error::File { path: self.path(CONFIGURATION), cause };
         let configuration =
             serde_json::to_value(config.document()).map_err(|error| cannot(error.into()))?;
-        let stored = Stored { based_on, configuration };
+        let stored = Stored { based_on: next, configuration };
         let bytes = serde_json::to_vec_pretty(&stored).map_err(|error| cannot(error.into()))?;
-        self.write(CONFIGURATION, &bytes)
+        self.write(CONFIGURATION, &bytes)?;
+        *based_on = stored.based_on;
+        Ok(())
     }
 
-    /// Reads FILE again; from now on it is the one that accepted configurations are based on.
+    /// Reads FILE again. It counts as taken in once its configuration is saved with its digest.
     ///
     /// # Errors
     ///
     /// When FILE cannot be read or holds mistakes.
-    pub fn reread(&self) -> Result<Config, Error> {
+    pub fn reread(&self) -> Result<(Config, Digest), Error> {
         let (text, digest) = read(&self.file)?;
-        let config = self.parse(&text)?;
-        *self.based_on.lock().unwrap_or_else(PoisonError::into_inner) = digest;
-        Ok(config)
+        Ok((self.parse(&text)?, digest))
     }
 
     /// Writes a file of the directory, readable by its owner alone, whole or not at all.
@@ -227,7 +234,7 @@ fn locked(directory: &Path) -> Result<File, Error> {
 }
 
 /// The operator's FILE with its digest.
-fn read(file: &Path) -> Result<(String, String), Error> {
+fn read(file: &Path) -> Result<(String, Digest), Error> {
     let cannot = |cause| Error::File { path: file.to_owned(), cause };
     let mut text = String::new();
     let opened = File::open(file).map_err(cannot)?;
@@ -236,8 +243,8 @@ fn read(file: &Path) -> Result<(String, String), Error> {
         let cause = io::Error::other(format!("longer than {} MiB", LONGEST >> 20));
         return Err(cannot(cause));
     }
-    let digest = hexadecimal(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
-    Ok((text, digest))
+    let digest = digest::digest(&digest::SHA256, text.as_bytes());
+    Ok((text, Digest(hexadecimal(digest.as_ref()))))
 }
 
 /// Two digits a byte.
@@ -279,7 +286,7 @@ mod tests {
     fn save_weight(directory: &TempDir, weight: u16) {
         let (store, mut config) = open(directory).unwrap();
         config.services[0].servers[0].weight = weight;
-        store.save(&config).unwrap();
+        store.save(&config, None).unwrap();
     }
 
     #[test]
@@ -314,12 +321,25 @@ mod tests {
         let directory = with_weight(1);
         let (store, _) = open(&directory).unwrap();
         write_weight(&directory, 4);
-        let mut config = store.reread().unwrap();
+        let (mut config, digest) = store.reread().unwrap();
         assert_eq!(weight(&config), 4);
+        store.save(&config, Some(digest)).unwrap();
         config.services[0].servers[0].weight = 5;
-        store.save(&config).unwrap();
+        store.save(&config, None).unwrap();
         drop(store);
         assert_eq!(weight(&open(&directory).unwrap().1), 5);
+    }
+
+    #[test]
+    fn a_file_read_again_in_vain_wins_at_the_next_start() {
+        let directory = with_weight(1);
+        let (store, mut config) = open(&directory).unwrap();
+        write_weight(&directory, 4);
+        store.reread().unwrap();
+        config.services[0].servers[0].weight = 5;
+        store.save(&config, None).unwrap();
+        drop(store);
+        assert_eq!(weight(&open(&directory).unwrap().1), 4);
     }
 
     #[test]
@@ -365,7 +385,7 @@ mod tests {
         let (store, mut config) = open(&directory).unwrap();
         config.services[0].servers[0].weight = 3;
         fs::create_dir(store.path("config.json.new")).unwrap();
-        assert!(matches!(store.save(&config), Err(Error::File { .. })));
+        assert!(matches!(store.save(&config, None), Err(Error::File { .. })));
         drop(store);
         assert_eq!(weight(&open(&directory).unwrap().1), 2);
     }

@@ -31,13 +31,13 @@ pub enum Belongs<'s> {
 
 /// Parts a burst into packets to forward and messages for the control plane.
 pub fn services<'s, F>(
-    parsed: Burst<Parsed<F>>,
+    mut parsed: Burst<Parsed<F>>,
     snapshot: &'s Snapshot,
     counters: &Counters,
     mut punt: impl FnMut(F, Class),
 ) -> Burst<Matched<'s, F>> {
     let mut matched = Burst::new();
-    for Parsed { frame, content } in parsed {
+    for Parsed { frame, content } in parsed.drain(..) {
         match answer(content, snapshot) {
             Answer::Forward(packet, belongs) => matched.push(Matched { frame, packet, belongs }),
             Answer::Punt(class) => punt(frame, class),

@@ -54,7 +54,7 @@ reasons! {
     /// The frame is addressed to another station's hardware address, or to a group's.
     NotOurMac => "not_our_mac",
     /// The source address cannot be a station's: multicast, broadcast, loopback or zero, or it is the
-    /// destination too.
+    /// destination too, or one of our own or virtual addresses.
     BadSource => "bad_source",
     /// The destination is not an address of ours, and no flow of ours leads back through here.
     NotOurAddress => "not_our_address",

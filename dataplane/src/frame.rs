@@ -18,6 +18,9 @@ pub trait Frame: Sized {
     /// The same, to be changed.
     fn bytes_mut(&mut self) -> &mut [u8];
 
+    /// Asks the processor to have the headers at hand soon.
+    fn prefetch(&self) {}
+
     /// Makes room for `by` bytes in front; `false`, and no change, if the buffer has none left.
     fn grow_front(&mut self, by: usize) -> bool;
 
@@ -61,6 +64,11 @@ mod dpdk {
         #[inline]
         fn bytes_mut(&mut self) -> &mut [u8] {
             Mbuf::bytes_mut(self)
+        }
+
+        #[inline]
+        fn prefetch(&self) {
+            Mbuf::prefetch(self);
         }
 
         #[inline]

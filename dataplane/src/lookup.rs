@@ -51,10 +51,10 @@ pub struct Memory {
     pub schedules: Schedules,
 }
 
-/// Finds the server of every packet in a burst. Two passes over the table before the decisions, so that the
-/// burst waits for memory together.
+/// Finds the server of every packet in a burst. Two passes over the table before the decisions, and a third
+/// for flows that lie in their other bucket, so that the burst waits for memory together.
 pub fn servers<'s, F>(
-    matched: Burst<Matched<'s, F>>,
+    mut matched: Burst<Matched<'s, F>>,
     snapshot: &'s Snapshot,
     memory: &mut Memory,
     now: Moment,
@@ -65,11 +65,13 @@ pub fn servers<'s, F>(
     for &hash in &hashes {
         memory.flows.prefetch_bucket(hash);
     }
-    for &hash in &hashes {
-        memory.flows.prefetch_entry(hash);
+    let spilled: ArrayVec<u64, BURST> =
+        hashes.iter().copied().filter(|&hash| memory.flows.prefetch_entry(hash)).collect();
+    for hash in spilled {
+        memory.flows.prefetch_spilled(hash);
     }
     let mut routed = Burst::new();
-    for (Matched { frame, packet, belongs }, hash) in matched.into_iter().zip(hashes) {
+    for (Matched { frame, packet, belongs }, hash) in matched.drain(..).zip(hashes) {
         let towards = match belongs {
             Belongs::To(service) => {
                 memory.server(service, &packet, hash, snapshot, now, counters).map(Towards::Server)
@@ -148,6 +150,10 @@ impl Memory {
         now: Moment,
         counters: &Counters,
     ) -> Result<&'s Server, Reason> {
+        // Somebody pretends to be us: the reply would come back here, and start again.
+        if snapshot.locals.contains(&packet.flow.source) {
+            return Err(Reason::BadSource);
+        }
         let agreed = || {
             scheduler::agreed(service, &packet.flow, snapshot)
                 .and_then(|id| snapshot.server(id))
@@ -173,8 +179,9 @@ impl Memory {
                 }
                 Err(Refused::Full) => {
                     // Every packet of the flow takes this way, so it must not depend on turns.
+                    let server = agreed().and_then(without_memory)?;
                     counters.forwarded_without_flow.add(1);
-                    return agreed().and_then(without_memory);
+                    return Ok(server);
                 }
             }
         }
@@ -185,6 +192,7 @@ impl Memory {
     ///
     /// # Errors
     /// The reason why the packet is to be dropped.
+    #[inline]
     fn client<'s>(
         &mut self,
         packet: &Packet,
@@ -215,6 +223,7 @@ fn without_memory(server: &Server) -> Result<&Server, Reason> {
     }
 }
 
+#[inline]
 fn count(server: ServerId, packet: &Packet, counters: &Counters) {
     let block = counters.server(server);
     block.packets.add(1);

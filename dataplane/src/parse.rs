@@ -61,12 +61,15 @@ pub struct Flow {
 
 /// Reads every frame of a burst that came in on `interface`.
 pub fn flows<F: Frame>(
-    frames: Burst<F>,
+    mut frames: Burst<F>,
     interface: &Interface,
     counters: &Counters,
 ) -> Burst<Parsed<F>> {
     let mut parsed = Burst::new();
-    for mut frame in frames {
+    for frame in &frames {
+        frame.prefetch();
+    }
+    for mut frame in frames.drain(..) {
         match content(&mut frame, interface) {
             Ok(content) => parsed.push(Parsed { frame, content }),
             Err(reason) => counters.drop_one(reason),
@@ -79,6 +82,7 @@ pub fn flows<F: Frame>(
 ///
 /// # Errors
 /// The reason why it is to be dropped.
+#[inline]
 pub fn content<F: Frame>(frame: &mut F, interface: &Interface) -> Result<Content, Reason> {
     if !frame.is_in_one_piece()
         || frame.bytes().len() > ethernet::HEADER + usize::from(interface.mtu)
@@ -139,6 +143,7 @@ fn packet(bytes: &mut [u8]) -> Result<Content, Reason> {
 
 /// Whether a station may have this address (RFC 1122 section 3.2.1.3): not zero, not loopback,
 /// not multicast, not reserved, not broadcast.
+#[inline]
 fn may_be_a_source(address: Ipv4Addr) -> bool {
     !matches!(address.octets()[0], 0 | 127 | 224..)
 }
@@ -153,6 +158,7 @@ impl From<Malformed> for Reason {
 }
 
 /// The IP packet within a frame that [`content`] has accepted.
+#[inline]
 pub(crate) fn ip_packet(frame: &mut impl Frame) -> &mut [u8] {
     frame.bytes_mut().get_mut(ethernet::HEADER..).unwrap_or_default()
 }

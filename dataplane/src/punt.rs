@@ -52,11 +52,12 @@ pub enum Class {
 }
 
 impl Class {
-    /// Frames a second that one worker hands over, and how many may come at once.
+    /// Frames a second that one worker hands over, and how many may come at once: together fewer than
+    /// the ring holds, so that no class can fill it.
     pub fn limit(self) -> (u32, u32) {
         match self {
-            Self::Arp => (20_000, 512),
-            Self::Icmp => (5_000, 256),
+            Self::Arp => (20_000, 256),
+            Self::Icmp => (5_000, 128),
         }
     }
 }
@@ -140,7 +141,7 @@ pub struct FlowReport {
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowState {
-    /// A SYN was seen and nothing that follows from it.
+    /// A SYN was seen, or a packet in mid-flow that nobody remembered, and nothing that follows from it.
     HalfOpen,
     /// Packets flow.
     Established,

@@ -46,14 +46,14 @@ impl Rewriter {
     /// Rewrites every packet of a burst that came in on `ingress`.
     pub fn packets<F: Frame>(
         &mut self,
-        routed: Burst<Routed<'_, F>>,
+        mut routed: Burst<Routed<'_, F>>,
         ingress: InterfaceId,
         snapshot: &Snapshot,
         now: Moment,
         counters: &Counters,
     ) -> Burst<Outbound<F>> {
         let mut outbound = Burst::new();
-        for Routed { frame, packet, towards } in routed {
+        for Routed { frame, packet, towards } in routed.drain(..) {
             let hop = match towards {
                 Towards::Server(server) => server.hop,
                 Towards::Client { hop, .. } => hop,
@@ -79,7 +79,9 @@ impl Rewriter {
                     }
                     rewritten
                 };
-            outbound.extend(rewritten);
+            if let Some(rewritten) = rewritten {
+                outbound.push(rewritten);
+            }
         }
         outbound
     }

@@ -61,6 +61,7 @@ impl Snapshot {
     }
 
     /// The way to `destination`: the longest matching prefix, then the neighbour on it.
+    #[inline]
     pub fn hop_to(&self, destination: Ipv4Addr) -> Option<Hop> {
         let route = self.routes.to(destination)?;
         let address = route.via.unwrap_or(destination);
@@ -89,6 +90,7 @@ pub struct Interface {
 
 impl Interface {
     /// The address that packets of our own leave with, if there is one.
+    #[inline]
     pub fn source(&self) -> Option<Ipv4Addr> {
         self.addresses.first().map(Ipv4Net::addr)
     }
@@ -198,6 +200,7 @@ impl Services {
         self.service(found)
     }
 
+    #[inline]
     fn in_range(&self, address: Ipv4Addr, protocol: Protocol, port: u16) -> Option<ServiceId> {
         let ranges = self.ranges.get(&(address, protocol))?;
         let above = ranges.partition_point(|range| range.first <= port);
@@ -340,6 +343,7 @@ impl Routes {
     }
 
     /// The route with the longest prefix that holds `destination`.
+    #[inline]
     pub fn to(&self, destination: Ipv4Addr) -> Option<&Route> {
         self.0.iter().find(|route| route.to.contains(&destination))
     }

@@ -31,14 +31,14 @@ impl<F: Frame> Outboxes<F> {
     /// Sends a burst; frames whose next station is not known yet are left at `waiting`.
     pub fn frames<L: Link<Frame = F>>(
         &mut self,
-        outbound: Burst<Outbound<F>>,
+        mut outbound: Burst<Outbound<F>>,
         links: &mut [L],
         waiting: &mut Waiting<F>,
         snapshot: &Snapshot,
         now: Moment,
         counters: &Counters,
     ) {
-        for outbound in outbound {
+        for outbound in outbound.drain(..) {
             match outbound.hop.mac {
                 Some(mac) => self.send(outbound, mac, links, snapshot, counters),
                 None => waiting.add(outbound, now, counters),

@@ -81,6 +81,8 @@ impl<L: Link> Worker<L> {
         let Self { links, snapshots, memory, rewriter, outboxes, waiting, desk, counters } = self;
         let snapshot = snapshots.current(); // one configuration for the whole turn
 
+        // Before anything that came later, so that they stay in order.
+        outboxes.waited(links, waiting, snapshot, now, counters);
         let mut handled =
             desk.injected(|interface, bytes| inject(interface, bytes, links, outboxes, counters));
         for index in 0..links.len() {
@@ -104,13 +106,12 @@ impl<L: Link> Worker<L> {
             let outbound = rewriter.packets(routed, id, snapshot, now, counters);
             outboxes.frames(outbound, links, waiting, snapshot, now, counters);
         }
-        outboxes.waited(links, waiting, snapshot, now, counters);
         outboxes.flush(links, counters);
         while let Some(question) = waiting.next_question() {
             desk.ask(question);
         }
         desk.answer(&memory.flows, now);
-        memory.flows.expire(now, counters);
+        memory.flows.expire(now, |server| snapshot.server(server).is_some(), counters);
         if handled == 0 { &counters.idle_turns } else { &counters.busy_turns }.add(1);
         handled
     }

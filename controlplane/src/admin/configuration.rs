@@ -1,11 +1,11 @@
 //! `/config`: the whole configuration.
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
 
 use super::Shared;
+use super::answer::{Json, made, tagged};
 use super::body::Written;
 use super::problem::Problem;
 use crate::document::Configuration;
@@ -51,22 +51,12 @@ pub async fn replace(
         (status = 422, description = "refused, with every mistake", body = Problem),
     ),
 )]
-pub async fn validate(State(node): Shared, written: Written) -> Result<Json<Verdict>, Problem> {
-    Ok(Json(node.validate(move || written.config()).await?))
+pub async fn validate(State(node): Shared, written: Written) -> Result<Json, Problem> {
+    made(move || Ok(node.validate(&written.config()?))).await
 }
 
 fn whole(view: &View) -> Response {
-    let json = HeaderValue::from_static("application/json");
-    tagged(([(header::CONTENT_TYPE, json)], view.json.clone()), view)
-}
-
-/// An answer that carries the configuration's entity tag.
-pub fn tagged(answer: impl IntoResponse, view: &View) -> Response {
-    let mut response = answer.into_response();
-    if let Ok(etag) = HeaderValue::from_str(&view.etag) {
-        response.headers_mut().insert(header::ETAG, etag);
-    }
-    response
+    tagged(Json(view.json.clone()), view)
 }
 
 /// What the caller's `If-Match` asks for. A weak tag never matches (RFC 9110 section 8.8.3.2).

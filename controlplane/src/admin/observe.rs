@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 
-use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -11,6 +10,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Shared;
+use super::answer::{Json, made};
 use super::metrics;
 use super::problem::Problem;
 use crate::node::helped;
@@ -18,14 +18,14 @@ use crate::report::{Counters, FlowQuestion, Flows, Interface, Neighbour, Route, 
 
 /// The node, its interfaces, and every service and server with what it carries.
 #[utoipa::path(get, path = "/status", tag = "state", responses((status = 200, body = Status)))]
-pub async fn status(State(node): Shared) -> Result<Json<Status>, Problem> {
-    Ok(Json(helped(move || Ok(node.status())).await?))
+pub async fn status(State(node): Shared) -> Result<Json, Problem> {
+    made(move || Ok(node.status())).await
 }
 
 /// Where every frame went.
 #[utoipa::path(get, path = "/counters", tag = "state", responses((status = 200, body = Counters)))]
-pub async fn counters(State(node): Shared) -> Json<Counters> {
-    Json(node.counters())
+pub async fn counters(State(node): Shared) -> Result<Json, Problem> {
+    made(move || Ok(node.counters())).await
 }
 
 /// Which flows are asked for.
@@ -57,7 +57,7 @@ pub struct Wanted {
 pub async fn flows(
     State(node): Shared,
     wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Flows>, Problem> {
+) -> Result<Json, Problem> {
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
     let Query(wanted) = wanted.map_err(|rejection| bad(rejection.body_text()))?;
     let limit = wanted.limit.unwrap_or(100);
@@ -68,7 +68,8 @@ pub async fn flows(
         return Err(bad("server: expected service as well: a server is named within one".into()));
     }
     let Wanted { service, server, client, .. } = wanted;
-    Ok(Json(node.flows(FlowQuestion { service, server, client, limit }).await?))
+    let listed = node.flows(FlowQuestion { service, server, client, limit }).await?;
+    made(move || Ok(listed.report())).await
 }
 
 /// The stations on our subnets.
@@ -76,8 +77,8 @@ pub async fn flows(
     get, path = "/neighbours", tag = "state",
     responses((status = 200, body = Vec<Neighbour>)),
 )]
-pub async fn neighbours(State(node): Shared) -> Json<Vec<Neighbour>> {
-    Json(node.neighbours())
+pub async fn neighbours(State(node): Shared) -> Result<Json, Problem> {
+    made(move || Ok(node.neighbours())).await
 }
 
 /// The interfaces, with what their cards say.
@@ -85,14 +86,14 @@ pub async fn neighbours(State(node): Shared) -> Json<Vec<Neighbour>> {
     get, path = "/interfaces", tag = "state",
     responses((status = 200, body = Vec<Interface>)),
 )]
-pub async fn interfaces(State(node): Shared) -> Json<Vec<Interface>> {
-    Json(node.interfaces())
+pub async fn interfaces(State(node): Shared) -> Result<Json, Problem> {
+    made(move || Ok(node.interfaces())).await
 }
 
 /// The ways out, the longest prefix first.
 #[utoipa::path(get, path = "/routes", tag = "state", responses((status = 200, body = Vec<Route>)))]
-pub async fn routes(State(node): Shared) -> Json<Vec<Route>> {
-    Json(node.routes())
+pub async fn routes(State(node): Shared) -> Result<Json, Problem> {
+    made(move || Ok(node.routes())).await
 }
 
 /// For Prometheus.

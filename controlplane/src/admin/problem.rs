@@ -57,6 +57,14 @@ impl From<Refusal> for Problem {
         let problem = Self::new(status, refusal.to_string());
         match refusal {
             Refusal::Invalid(errors) => Self { errors, ..problem },
+            Refusal::NotLive(paths) => {
+                let mistake = |path| Invalid {
+                    path,
+                    expected: "what the node was started with".into(),
+                    found: "something else".into(),
+                };
+                Self { errors: paths.into_iter().map(mistake).collect(), ..problem }
+            }
             _ => problem,
         }
     }

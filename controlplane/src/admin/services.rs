@@ -4,6 +4,8 @@
 //! had been sent whole, so that no rule is written twice. Mistakes are told with paths that begin
 //! at the service or server that was sent.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -11,8 +13,9 @@ use axum::response::Response;
 use serde_json::{Map, Value};
 
 use super::Shared;
+use super::answer::{made, tagged};
 use super::body::Written;
-use super::configuration::{guard, tagged};
+use super::configuration::guard;
 use super::problem::Problem;
 use crate::document::{Server, Service};
 use crate::node::{Place, Refusal, View};
@@ -22,9 +25,11 @@ use crate::node::{Place, Refusal, View};
     get, path = "/services", tag = "services",
     responses((status = 200, body = Vec<Service>)),
 )]
-pub async fn list(State(node): Shared) -> Response {
+pub async fn list(State(node): Shared) -> Result<Response, Problem> {
     let view = node.view();
-    tagged(Json(&view.document.service), &view)
+    let listed = Arc::clone(&view);
+    let all = made(move || Ok(listed.document.service.clone())).await?;
+    Ok(tagged(all, &view))
 }
 
 /// Adds a virtual service.

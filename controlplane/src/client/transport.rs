@@ -61,7 +61,9 @@ pub struct Target {
 #[derive(Debug, Error)]
 pub enum Error {
     /// Nobody answers.
-    #[error("cannot reach the node at {at}: {cause}")]
+    #[error(
+        "cannot reach the node at {at}: {cause}; does one run there, and may you ask it? --socket and --url say where to ask"
+    )]
     Unreachable {
         /// Where it should be.
         at: String,

@@ -126,6 +126,22 @@ fn new_addresses_are_announced_three_times_and_quiet_interfaces_are_spared() {
 }
 
 #[test]
+fn a_new_address_is_announced_at_once_although_others_wait_for_their_second_announcement() {
+    let mut table = Neighbours::new(1);
+    let mut plan = plan();
+    table.configure(Moment::START, plan.clone());
+    table.tick(Moment::START);
+    frames(&mut table);
+    let new = "192.0.2.101".parse().unwrap();
+    plan.interfaces[0].virtual_addresses.push(new);
+    let now = Moment::START.plus(REPEAT / 2);
+    table.configure(now, plan);
+    table.tick(now);
+    let said: Vec<_> = frames(&mut table).into_iter().map(|(.., message)| message.sender).collect();
+    assert_eq!(said, [new]);
+}
+
+#[test]
 fn a_wanted_station_is_asked_for_and_learnt_and_asked_again_before_it_grows_old() {
     let mut table = Neighbours::new(1);
     table.configure(Moment::START, plan());

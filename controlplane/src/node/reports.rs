@@ -22,6 +22,26 @@ const LISTING: Duration = Duration::from_secs(2);
 /// How many listings may be under way.
 const LISTINGS: usize = 8;
 
+/// Flows as the workers listed them.
+pub struct Listing {
+    view: Arc<View>,
+    newest: Newest,
+    flows: Vec<FlowReport>,
+    complete: bool,
+}
+
+impl Listing {
+    /// The same with names.
+    pub fn report(self) -> report::Flows {
+        let names = names(&self.view);
+        let named = |flow| named(flow, &names, &self.newest);
+        report::Flows {
+            complete: self.complete,
+            flows: self.flows.into_iter().map(named).collect(),
+        }
+    }
+}
+
 impl Node {
     /// The node at a glance.
     pub fn status(&self) -> report::Status {
@@ -86,7 +106,7 @@ impl Node {
     /// # Errors
     ///
     /// When there is no such service or server, and when too many listings are under way.
-    pub async fn flows(&self, asked: FlowQuestion) -> Result<report::Flows, Refusal> {
+    pub async fn flows(&self, asked: FlowQuestion) -> Result<Listing, Refusal> {
         let view = self.view();
         let service = asked.service.as_deref().map(|name| view.service(name)).transpose()?;
         let server = match (service, asked.server.as_deref()) {
@@ -111,10 +131,8 @@ impl Node {
         }
         complete &= flows.len() <= limit;
         flows.truncate(limit);
-        let names = names(&view);
         let newest = self.inner().publication.newest().clone();
-        let flows = flows.into_iter().map(|flow| named(flow, &names, &newest)).collect();
-        Ok(report::Flows { complete, flows })
+        Ok(Listing { view, newest, flows, complete })
     }
 
     /// Puts the question to every worker. One flow more than the limit says that there are more.

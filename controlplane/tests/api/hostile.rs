@@ -124,8 +124,7 @@ fn a_request_that_is_none_ends_its_connection_and_no_other() {
     assert_eq!(rig.ask("GET", "/healthz").status, 200);
 }
 
-/// Three kinds of strangers, more of them than there are seats: silent ones, ones that begin a TLS
-/// handshake and stop, and ones that finish it and send their request one byte at a time.
+/// More strangers than there are seats: silent ones, and ones that stop within the TLS handshake.
 #[test]
 fn strangers_that_say_nothing_keep_nobody_out_for_long() {
     let rig = Rig::start();
@@ -145,7 +144,11 @@ fn strangers_that_say_nothing_keep_nobody_out_for_long() {
     let waited = begin.elapsed();
     assert!(waited < Duration::from_secs(25), "waited for {waited:?}");
     drop((silent, halfway));
+}
 
+#[test]
+fn a_stranger_that_sends_its_headers_byte_by_byte_is_cut_off() {
+    let rig = Rig::start();
     let mut slow = rig.tls(&[b"http/1.1"]);
     let begin = Instant::now();
     for byte in b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: ".iter().chain([&b'y'; 200]) {

@@ -1,7 +1,8 @@
 //! Step 4a: the server that a flow already has. One worker's own table, never shared.
 //!
 //! - An index of cache-line buckets: eight 16-bit signatures, compared at once, and eight positions.
-//!   A key may lie in either of two buckets; the second is looked at only if the first has spilled.
+//!   A key may lie in either of two buckets; the second is looked at only if the first has spilled,
+//!   and takes few keys as long as there is room, because each look at it waits for memory.
 //! - Entries of one cache line each. A translated (NAT) flow is in the index twice: as the client
 //!   addresses it and as the server answers it.
 //! - The hash is keyed, anew in each process, so that nobody can craft collisions.
@@ -23,6 +24,8 @@ use crate::snapshot::{Mode, Protocol, Server, ServerId, ServiceId};
 
 /// Slots in a bucket.
 const WAYS: usize = 8;
+/// A key goes to its second bucket only if the first has no more empty slots than this.
+const RESERVE: u32 = 3;
 /// Marks the position of a flow that is found as its server answers it.
 const REPLY: u32 = 1 << 31;
 /// The end of the list of free entries.
@@ -30,10 +33,13 @@ const NOWHERE: u32 = u32::MAX;
 /// The largest table: positions must leave [`REPLY`] and [`NOWHERE`] free.
 pub const MAX_FLOWS: usize = 1 << 30;
 
+/// The longest time between two packets that can be told, in milliseconds: 24 days.
+const LONGEST_IDLE: u32 = u32::MAX >> 1;
+
 /// How long a flow is remembered after its last packet (FEATURES NAT-07, PER-10).
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// After a SYN that nothing followed.
+    /// After a SYN, or a packet in mid-flow that nobody remembered, that nothing followed.
     pub half_open: Duration,
     /// While a TCP connection stands.
     pub established: Duration,
@@ -52,6 +58,7 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
+    #[inline]
     fn milliseconds(&self, state: FlowState) -> u32 {
         let timeout = match state {
             FlowState::HalfOpen => self.half_open,
@@ -59,7 +66,7 @@ impl Timeouts {
             FlowState::Closing => self.closing,
             FlowState::Datagrams => self.datagrams,
         };
-        u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX >> 1)
+        u32::try_from(timeout.as_millis()).unwrap_or(LONGEST_IDLE).min(LONGEST_IDLE)
     }
 }
 
@@ -180,6 +187,7 @@ impl Entry {
     }
 
     /// The key as the client addresses the flow.
+    #[inline]
     fn original(&self) -> Flow {
         Flow {
             protocol: self.protocol(),
@@ -191,6 +199,7 @@ impl Entry {
     }
 
     /// The key as the server answers the flow, if it answers through us.
+    #[inline]
     fn reply(&self) -> Option<Flow> {
         (self.translated != 0).then(|| Flow {
             protocol: self.protocol(),
@@ -205,6 +214,7 @@ impl Entry {
         if self.protocol == Protocol::Tcp as u8 { Protocol::Tcp } else { Protocol::Udp }
     }
 
+    #[inline]
     fn is(&self, flow: &Flow, direction: Direction) -> bool {
         match direction {
             Direction::Original => self.original() == *flow,
@@ -212,8 +222,12 @@ impl Entry {
         }
     }
 
+    /// Milliseconds since the last packet. A clock that steps back (a virtual machine moved to another
+    /// host) must not make every flow look 49 days old.
+    #[inline]
     fn idle(&self, now: Moment) -> u32 {
-        milliseconds(now).wrapping_sub(self.last_seen)
+        let idle = milliseconds(now).wrapping_sub(self.last_seen);
+        if idle > LONGEST_IDLE { 0 } else { idle }
     }
 
     fn matches(&self, filter: &FlowFilter) -> bool {
@@ -261,8 +275,11 @@ pub struct FlowTable {
 /// Bits of pi, so that a poor key still makes good hashes; the secrecy is in the key.
 const SPREAD: [u64; 4] =
     [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
-/// In this time expiry has looked at every entry once.
+/// In this time expiry has looked at every entry once, unless turns are long and far between.
 const ROUND: Duration = Duration::from_secs(4);
+/// Entries that expiry looks at in one turn: ending a flow may wait for memory several times, and
+/// frames must not pile up meanwhile.
+const MOST_AT_ONCE: usize = 256;
 /// Above this share of the capacity, in 32nds, flows that hardly live are let go early.
 const CROWDED: usize = 30;
 
@@ -316,15 +333,32 @@ impl FlowTable {
         prefetch(&self.buckets[self.first(hash)]);
     }
 
-    /// Starts loading what [`FlowTable::find`] looks at next.
+    /// Starts loading what [`FlowTable::find`] looks at next; `true` if that is the other bucket, for
+    /// [`FlowTable::prefetch_spilled`] to go on from.
     #[inline]
-    pub fn prefetch_entry(&self, hash: u64) {
+    pub fn prefetch_entry(&self, hash: u64) -> bool {
         let bucket = &self.buckets[self.first(hash)];
+        let spilled = !self.prefetch_entry_in(bucket, hash) && bucket.spilled != 0;
+        if spilled {
+            prefetch(&self.buckets[self.second(hash)]);
+        }
+        spilled
+    }
+
+    /// Starts loading what [`FlowTable::find`] looks at in the other bucket.
+    #[inline]
+    pub fn prefetch_spilled(&self, hash: u64) {
+        self.prefetch_entry_in(&self.buckets[self.second(hash)], hash);
+    }
+
+    #[inline]
+    fn prefetch_entry_in(&self, bucket: &Bucket, hash: u64) -> bool {
         let found = bucket.matching(signature(hash));
         if found != 0 {
             let position = bucket.positions[found.trailing_zeros() as usize] & !REPLY;
             prefetch(&self.entries[position as usize]);
         }
+        found != 0
     }
 
     /// Where a flow is, if it is known.
@@ -389,6 +423,7 @@ impl FlowTable {
             self.end(other, counters);
         }
         let position = self.take_free(hash, now, counters).ok_or(Refused::Full)?;
+        self.entries[position as usize] = entry;
         if !self.insert(hash, position) {
             self.give_back(position);
             return Err(Refused::Full);
@@ -400,7 +435,6 @@ impl FlowTable {
             self.give_back(position);
             return Err(Refused::Full);
         }
-        self.entries[position as usize] = entry;
         self.used += 1;
         counters.flows.add(1);
         counters.flows_created.add(1);
@@ -425,23 +459,28 @@ impl FlowTable {
         counters.server(entry.server).active.add(-1);
     }
 
-    /// Ends flows whose time is over, among the few entries whose turn it is.
-    pub fn expire(&mut self, now: Moment, counters: &Counters) {
-        let elapsed = now.since(self.swept);
-        let share = (self.touched as u128 * elapsed.as_nanos() / ROUND.as_nanos()) as usize;
+    /// Ends flows whose time is over, and those whose server is gone, among the few entries whose turn it is.
+    pub fn expire(
+        &mut self,
+        now: Moment,
+        is_there: impl Fn(ServerId) -> bool,
+        counters: &Counters,
+    ) {
+        let elapsed = now.since(self.swept).min(ROUND);
+        // No overflow: 2^30 entries and 4e9 nanoseconds at most.
+        let share = self.touched as u64 * elapsed.as_nanos() as u64 / ROUND.as_nanos() as u64;
         if share == 0 && elapsed < Duration::from_millis(1) {
             return;
         }
         self.swept = now;
         let crowded = self.used * 32 > self.capacity() * CROWDED;
-        // A long pause is caught up with in several turns, not in one.
-        for _ in 0..(share + 1).min(self.touched).min(4096) {
+        for _ in 0..(share as usize + 1).min(self.touched).min(MOST_AT_ONCE) {
             self.hand = if self.hand + 1 < self.touched { self.hand + 1 } else { 0 };
             let entry = &self.entries[self.hand];
             let Some(state) = entry.state() else { continue };
             let allowed = self.timeouts.milliseconds(state);
             let allowed = if crowded { allowed.min(patience(state)) } else { allowed };
-            if entry.idle(now) >= allowed {
+            if entry.idle(now) >= allowed || !is_there(entry.server) {
                 self.end(Place(self.hand as u32), counters);
             }
         }
@@ -476,25 +515,51 @@ impl FlowTable {
     fn second(&self, hash: u64) -> usize {
         let others = self.buckets.len().saturating_sub(1).max(1);
         let step = 1 + reduce((hash >> 16) as u32, others);
-        (self.first(hash) + step) % self.buckets.len()
+        let second = self.first(hash) + step;
+        if second < self.buckets.len() { second } else { second - self.buckets.len() }
     }
 
     fn insert(&mut self, hash: u64, position: u32) -> bool {
         let [first, second] = [self.first(hash), self.second(hash)];
-        let room = |bucket: &Bucket| bucket.matching(0).count_ones();
-        let spills = room(&self.buckets[second]) > room(&self.buckets[first]);
-        let chosen = &mut self.buckets[if spills { second } else { first }];
-        let empty = chosen.matching(0);
-        if empty == 0 {
-            return false;
+        let room = |bucket: usize| self.buckets[bucket].matching(0).count_ones();
+        let crowded = room(first) <= RESERVE;
+        let spills = crowded && room(second) > room(first);
+        let chosen = if spills { second } else { first };
+        let inserted = self.put(chosen, hash, position)
+            || (self.make_room(chosen) && self.put(chosen, hash, position));
+        self.buckets[first].spilled += u32::from(inserted && spills);
+        inserted
+    }
+
+    fn put(&mut self, bucket: usize, hash: u64, position: u32) -> bool {
+        let bucket = &mut self.buckets[bucket];
+        let empty = bucket.matching(0);
+        if empty != 0 {
+            let slot = empty.trailing_zeros() as usize;
+            bucket.signatures[slot] = signature(hash);
+            bucket.positions[slot] = position;
         }
-        let slot = empty.trailing_zeros() as usize;
-        chosen.signatures[slot] = signature(hash);
-        chosen.positions[slot] = position;
-        if spills {
-            self.buckets[first].spilled += 1;
+        empty != 0
+    }
+
+    /// Moves one key of a full bucket to its other bucket, if that has room for one.
+    #[cold]
+    fn make_room(&mut self, bucket: usize) -> bool {
+        for slot in 0..WAYS {
+            let position = self.buckets[bucket].positions[slot];
+            let entry = &self.entries[(position & !REPLY) as usize];
+            let flow = if position & REPLY == 0 { Some(entry.original()) } else { entry.reply() };
+            let Some(hash) = flow.map(|flow| self.hash(&flow)) else { continue };
+            let [first, second] = [self.first(hash), self.second(hash)];
+            let (other, spills) = if bucket == first { (second, true) } else { (first, false) };
+            if first != second && self.put(other, hash, position) {
+                self.buckets[bucket].signatures[slot] = 0;
+                let spilled = &mut self.buckets[first].spilled;
+                *spilled = if spills { *spilled + 1 } else { *spilled - 1 };
+                return true;
+            }
         }
-        true
+        false
     }
 
     fn remove(&mut self, hash: u64, position: u32) {
@@ -569,8 +634,8 @@ fn entry(packet: &Packet, server: &Server, now: Moment) -> Entry {
     let flow = packet.flow;
     let state = match flow.protocol {
         Protocol::Udp => state::DATAGRAMS,
-        Protocol::Tcp if packet.flags.opens() => state::HALF_OPEN,
-        Protocol::Tcp => state::ESTABLISHED,
+        // One packet in mid-flow proves as little as a SYN: a flood of either must give way.
+        Protocol::Tcp => state::HALF_OPEN,
     };
     let (translated, server_port) = match server.mode {
         Mode::Nat { port } => (1, port.unwrap_or(flow.destination_port)),
@@ -620,14 +685,22 @@ fn signature(hash: u64) -> u16 {
 }
 
 impl Bucket {
-    /// The slots with this signature, as bits. The compiler turns it into one SIMD comparison.
+    /// The slots with this signature, as bits. Four lanes at a time in plain registers: compilers make
+    /// half vectors and half branches of the loop that says the same.
     #[inline]
     fn matching(&self, signature: u16) -> u8 {
-        let mut matching = 0;
-        for (slot, &other) in self.signatures.iter().enumerate() {
-            matching |= u8::from(other == signature) << slot;
-        }
-        matching
+        const LOW: u64 = 0x7fff_7fff_7fff_7fff;
+        const EACH: u64 = 0x0001_0001_0001_0001;
+        // Bits 0, 16, 32 and 48 to bits 48 to 51; no two products meet there.
+        const GATHER: u64 = 1 << 48 | 1 << 33 | 1 << 18 | 1 << 3;
+        let [a, b, c, d, e, f, g, h] = self.signatures.map(u64::from);
+        let halves = [a | b << 16 | c << 32 | d << 48, e | f << 16 | g << 32 | h << 48];
+        let [low, high] = halves.map(|half| {
+            let different = half ^ (u64::from(signature) * EACH);
+            let same = !(((different & LOW) + LOW) | different | LOW); // the top bit of each lane
+            ((same >> 15).wrapping_mul(GATHER) >> 48) as u8 & 0x0f
+        });
+        low | high << 4
     }
 }
 

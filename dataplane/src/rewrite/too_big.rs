@@ -19,7 +19,7 @@ pub fn must_not_be_fragmented<F: Frame>(frame: &F) -> bool {
 }
 
 /// Turns `frame` into the error that its sender gets, straight back to the station that it came from.
-/// `None` where we have no address of our own to answer from.
+/// `None` where we have no address of our own to answer from, or the station has none to answer to.
 pub fn answer<F: Frame>(
     mut frame: F,
     ingress: InterfaceId,
@@ -28,7 +28,7 @@ pub fn answer<F: Frame>(
 ) -> Option<Outbound<F>> {
     let from = snapshot.interface(ingress)?.source()?;
     let (ethernet, _) = Ethernet::split(frame.bytes_mut()).ok()?;
-    let station = ethernet.source();
+    let station = Some(ethernet.source()).filter(|mac| mac.is_station())?;
     let (original, _) = Ipv4::split(ip_packet(&mut frame)).ok()?;
     let (to, quoted) = (original.source(), original.length() + icmp::QUOTED);
     let mut quote = [0; QUOTE];

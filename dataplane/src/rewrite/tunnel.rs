@@ -22,7 +22,8 @@ impl Identification {
     /// - "Don't fragment" is copied from the inner packet (RFC 2003 section 3.1), so that path MTU discovery works.
     /// - A packet that must not be fragmented needs no identification (RFC 6864 section 4.1); any other gets the
     ///   next number, because the fragments of two packets must not be mixed up.
-    /// - The type of service is copied (RFC 2003), so that both travel in the same class.
+    /// - The type of service is copied, so that both travel in the same class (RFC 2003) and congestion
+    ///   noted outside counts inside (RFC 6040 section 4.1, "normal mode").
     pub fn wrap<F: Frame>(
         &mut self,
         frame: &mut F,

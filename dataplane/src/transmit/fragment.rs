@@ -11,8 +11,6 @@ pub const MOST: usize = 32;
 
 /// The longest header of a frame: Ethernet, and IPv4 with options.
 const HEADERS: usize = ethernet::HEADER + 60;
-/// The longest fragment, with its Ethernet header.
-const LONGEST: usize = ethernet::HEADER + 9216;
 
 /// Parts `frame` into fragments of at most `mtu` bytes; `None` if buffers run out.
 pub fn split<L: Link>(
@@ -30,17 +28,21 @@ pub fn split<L: Link>(
     }
     let front = ethernet::HEADER + header;
     let mut headers = [0; HEADERS];
-    headers.get_mut(..front)?.copy_from_slice(frame.bytes().get(..front)?);
+    let headers = headers.get_mut(..front)?;
+    headers.copy_from_slice(frame.bytes().get(..front)?);
+    ipv4::keep_copied_options(headers.get_mut(ethernet::HEADER + ipv4::HEADER..)?);
     let mut fragments = ArrayVec::new();
     for at in (share..length).step_by(share) {
         let end = (at + share).min(length);
-        let mut part = [0; LONGEST];
-        let part = part.get_mut(..front + end - at)?;
-        part[..front].copy_from_slice(&headers[..front]);
-        part[front..].copy_from_slice(frame.bytes().get(front + at..front + end)?);
-        let (_, ip) = part.split_at_mut_checked(ethernet::HEADER)?;
-        write(ip, header, at, end < length)?;
+        // The headers go right in front of this share, over the end of the one before, which is put back.
+        let part = frame.bytes_mut().get_mut(at..front + end)?;
+        let mut covered = [0; HEADERS];
+        let covered = covered.get_mut(..front)?;
+        covered.copy_from_slice(part.get(..front)?);
+        part.get_mut(..front)?.copy_from_slice(headers);
+        write(part.get_mut(ethernet::HEADER..)?, header, at, end < length)?;
         fragments.push(link.allocate(part)?);
+        part.get_mut(..front)?.copy_from_slice(covered);
     }
     frame.truncate(front + share);
     write(frame.bytes_mut().get_mut(ethernet::HEADER..)?, header, 0, true)?;

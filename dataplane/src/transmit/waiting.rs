@@ -36,6 +36,8 @@ pub struct Waiting<F> {
     asked: ArrayVec<Question, ROOM>,
     /// The snapshot in which neighbours were last looked up.
     looked_up: u64,
+    /// Up to which frame they were.
+    next: usize,
 }
 
 impl<F> Default for Waiting<F> {
@@ -45,6 +47,7 @@ impl<F> Default for Waiting<F> {
             questions: ArrayVec::new(),
             asked: ArrayVec::new(),
             looked_up: 0,
+            next: 0,
         }
     }
 }
@@ -87,13 +90,15 @@ impl<F> Waiting<F> {
         now: Moment,
         counters: &Counters,
     ) -> Option<(Outbound<F>, Mac)> {
-        while self.frames.first().is_some_and(|(_, since)| now.since(*since) >= PATIENCE) {
-            self.frames.remove(0);
+        let expired =
+            self.frames.iter().take_while(|(_, since)| now.since(*since) >= PATIENCE).count();
+        for _ in self.frames.drain(..expired) {
             counters.waiting.add(-1);
             counters.drop_one(Reason::Unresolved);
         }
-        if self.frames.is_empty() || snapshot.generation == self.looked_up {
-            return None;
+        self.next = self.next.saturating_sub(expired);
+        if snapshot.generation != self.looked_up {
+            (self.looked_up, self.next) = (snapshot.generation, 0);
         }
         let resolved = |(outbound, _): &(Outbound<F>, Moment)| {
             snapshot.neighbours.get(&outbound.hop.address).copied()
@@ -102,11 +107,13 @@ impl<F> Waiting<F> {
             .frames
             .iter()
             .enumerate()
+            .skip(self.next)
             .find_map(|(index, frame)| Some((index, resolved(frame)?)));
         let Some((index, mac)) = found else {
-            self.looked_up = snapshot.generation;
+            self.next = self.frames.len();
             return None;
         };
+        self.next = index;
         counters.waiting.add(-1);
         let (outbound, _) = self.frames.remove(index);
         Some((outbound, mac))

@@ -4,17 +4,20 @@ use std::net::Ipv4Addr;
 
 /// The checksum of `bytes`, as it stands in a header whose checksum field was zero. Over bytes that
 /// include a right checksum the answer is 0.
+#[inline]
 pub fn of(bytes: &[u8]) -> u16 {
     !fold(sum(bytes))
 }
 
 /// The ones' complement sum of 16-bit big-endian words; an odd last byte counts as the high half.
+#[inline]
 fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<2>();
     let whole: u64 = words.iter().map(|&word| u64::from(u16::from_be_bytes(word))).sum();
     whole + rest.first().map_or(0, |&last| u64::from(last) << 8)
 }
 
+#[inline]
 fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -29,17 +32,20 @@ pub struct Change(u64);
 
 impl Change {
     /// One address became another.
+    #[inline]
     pub fn of_address(from: Ipv4Addr, to: Ipv4Addr) -> Self {
         let (from, to) = (from.to_bits(), to.to_bits());
         Self::default().word((from >> 16) as u16, (to >> 16) as u16).word(from as u16, to as u16)
     }
 
     /// And one word, such as a port, became another.
+    #[inline]
     pub fn word(self, from: u16, to: u16) -> Self {
         Self(self.0 + u64::from(!from) + u64::from(to))
     }
 
     /// The checksum after the change.
+    #[inline]
     pub fn mend(self, checksum: u16) -> u16 {
         !fold(u64::from(!checksum) + self.0)
     }

@@ -31,11 +31,13 @@ impl Mac {
     pub const BROADCAST: Self = Self([0xff; 6]);
 
     /// Whether this is a group address (multicast or broadcast): bit 0 of the first byte.
+    #[inline]
     pub fn is_group(self) -> bool {
         self.0[0] & 1 == 1
     }
 
     /// Whether a station may have this address: neither a group address nor all zeroes.
+    #[inline]
     pub fn is_station(self) -> bool {
         !self.is_group() && self.0 != [0; 6]
     }
@@ -80,30 +82,35 @@ pub struct Ethernet<'p>(&'p mut [u8; HEADER]);
 
 impl<'p> Ethernet<'p> {
     /// Splits the header off `frame`: the one place where its length is checked.
+    #[inline]
     pub fn split(frame: &'p mut [u8]) -> Result<(Self, &'p mut [u8]), Malformed> {
         let (header, payload) = frame.split_first_chunk_mut().ok_or(Malformed::Truncated)?;
         Ok((Self(header), payload))
     }
 
     /// Whom the frame is for.
+    #[inline]
     pub fn destination(&self) -> Mac {
         let [a, b, c, d, e, f, ..] = *self.0;
         Mac([a, b, c, d, e, f])
     }
 
     /// Who sent the frame.
+    #[inline]
     pub fn source(&self) -> Mac {
         let [_, _, _, _, _, _, a, b, c, d, e, f, _, _] = *self.0;
         Mac([a, b, c, d, e, f])
     }
 
     /// What the frame carries: one of [`ethertype`].
+    #[inline]
     pub fn ethertype(&self) -> u16 {
         let [.., high, low] = *self.0;
         u16::from_be_bytes([high, low])
     }
 
     /// Sends the frame on from `source` to `destination`; nothing else changes.
+    #[inline]
     pub fn readdress(&mut self, source: Mac, destination: Mac) {
         self.0[..6].copy_from_slice(&destination.0);
         self.0[6..12].copy_from_slice(&source.0);

@@ -65,11 +65,13 @@ impl<'p> Ipv4<'p> {
     }
 
     /// Type of service: differentiated services and congestion notification (RFC 2474, RFC 3168).
+    #[inline]
     pub fn type_of_service(&self) -> u8 {
         self.fixed[1]
     }
 
     /// Whether routers must not fragment the packet.
+    #[inline]
     pub fn must_not_be_fragmented(&self) -> bool {
         self.word(6) & DONT_FRAGMENT != 0
     }
@@ -114,17 +116,20 @@ impl<'p> Ipv4<'p> {
     }
 
     /// Replaces the source and mends the checksum.
+    #[inline]
     pub fn set_source(&mut self, to: Ipv4Addr) {
         self.mend(Change::of_address(self.source(), to));
         self.fixed[12..16].copy_from_slice(&to.octets());
     }
 
     /// Replaces the destination and mends the checksum.
+    #[inline]
     pub fn set_destination(&mut self, to: Ipv4Addr) {
         self.mend(Change::of_address(self.destination(), to));
         self.fixed[16..].copy_from_slice(&to.octets());
     }
 
+    #[inline]
     fn mend(&mut self, change: Change) {
         let mended = change.mend(self.word(10)); // RFC 1624: mended, not recomputed
         self.fixed[10..12].copy_from_slice(&mended.to_be_bytes());
@@ -160,6 +165,7 @@ pub const TIME_TO_LIVE: u8 = 64;
 
 impl Header {
     /// The header's bytes, with a right checksum.
+    #[inline]
     pub fn to_bytes(self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         bytes[0] = 0x45;
@@ -187,6 +193,31 @@ pub fn write_fragment(header: &mut [u8], offset: u16, more: bool, total: u16) {
     header[10..12].fill(0);
     let checksum = checksum::of(header);
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Takes those options out that belong in the first fragment alone (RFC 791 section 3.1, "copied"), and
+/// leaves "no operation" in their place. Options that make no sense stay as they are.
+pub fn keep_copied_options(mut options: &mut [u8]) {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const COPIED: u8 = 0x80;
+    while let [kind, rest @ ..] = &*options {
+        let length = match (*kind, rest.first()) {
+            (END, _) => return,
+            (NO_OPERATION, _) => 1,
+            (_, Some(&length)) if length >= 2 => usize::from(length),
+            _ => return,
+        };
+        let copied = *kind & COPIED != 0;
+        let Some((option, others)) = std::mem::take(&mut options).split_at_mut_checked(length)
+        else {
+            return;
+        };
+        if !copied {
+            option.fill(NO_OPERATION);
+        }
+        options = others;
+    }
 }
 
 #[cfg(test)]
@@ -263,5 +294,19 @@ mod tests {
         let mut bytes = header(20);
         bytes[8] ^= 1;
         assert!(!Ipv4::split(&mut bytes).unwrap().0.checksum_is_right());
+    }
+
+    #[test]
+    fn options_of_any_shape_are_walked_to_their_end_and_no_further() {
+        let kept = |options: &[u8]| {
+            let mut options = options.to_vec();
+            keep_copied_options(&mut options);
+            options
+        };
+        assert_eq!(kept(&[7, 3, 4, 148, 4, 0, 0, 0]), [1, 1, 1, 148, 4, 0, 0, 0]);
+        assert_eq!(kept(&[1, 0, 7, 3]), [1, 0, 7, 3], "nothing follows the end");
+        for senseless in [&[7][..], &[7, 0], &[7, 1, 0, 0], &[7, 9, 0, 0], &[]] {
+            assert_eq!(kept(senseless), senseless);
+        }
     }
 }

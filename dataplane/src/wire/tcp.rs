@@ -17,16 +17,19 @@ impl Flags {
     const ACK: u8 = 0x10;
 
     /// The first packet of a connection: SYN without ACK.
+    #[inline]
     pub fn opens(self) -> bool {
         self.0 & (Self::SYN | Self::ACK) == Self::SYN
     }
 
     /// A packet that ends a connection, or one direction of it: FIN or RST.
+    #[inline]
     pub fn closes(self) -> bool {
         self.0 & (Self::FIN | Self::RST) != 0
     }
 
     /// Whether SYN is set, be it with ACK or without.
+    #[inline]
     pub fn synchronises(self) -> bool {
         self.0 & Self::SYN != 0
     }
@@ -67,17 +70,20 @@ impl<'p> Tcp<'p> {
     }
 
     /// Replaces the source port; `address` is what changed in the pseudo-header.
+    #[inline]
     pub fn set_source(&mut self, port: u16, address: Change) {
         self.mend(address.word(self.source(), port));
         self.0[..2].copy_from_slice(&port.to_be_bytes());
     }
 
     /// Replaces the destination port; `address` is what changed in the pseudo-header.
+    #[inline]
     pub fn set_destination(&mut self, port: u16, address: Change) {
         self.mend(address.word(self.destination(), port));
         self.0[2..4].copy_from_slice(&port.to_be_bytes());
     }
 
+    #[inline]
     fn mend(&mut self, change: Change) {
         let mended = change.mend(u16::from_be_bytes([self.0[16], self.0[17]]));
         self.0[16..18].copy_from_slice(&mended.to_be_bytes());

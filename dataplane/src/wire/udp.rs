@@ -35,17 +35,20 @@ impl<'p> Udp<'p> {
     }
 
     /// Replaces the source port; `address` is what changed in the pseudo-header.
+    #[inline]
     pub fn set_source(&mut self, port: u16, address: Change) {
         self.mend(address.word(self.source(), port));
         self.0[..2].copy_from_slice(&port.to_be_bytes());
     }
 
     /// Replaces the destination port; `address` is what changed in the pseudo-header.
+    #[inline]
     pub fn set_destination(&mut self, port: u16, address: Change) {
         self.mend(address.word(self.destination(), port));
         self.0[2..4].copy_from_slice(&port.to_be_bytes());
     }
 
+    #[inline]
     fn mend(&mut self, change: Change) {
         let checksum = u16::from_be_bytes([self.0[6], self.0[7]]);
         if checksum == 0 {
