@@ -1,7 +1,7 @@
 //! One pointer swap publishes a whole snapshot; an old one is freed when every worker has been
 //! seen between two bursts since (quiescent-state reclamation).
 //!
-//! The one place outside `ffi` with `unsafe`: a worker must borrow the current snapshot at the
+//! With the prefetch instruction, the one place outside `ffi` with `unsafe`: a worker must borrow the current snapshot at the
 //! price of one uncontended load per burst, count no references and never run its destructor.
 //! `an_old_snapshot_is_freed_only_when_no_reader_can_hold_it` and the stress test below check it
 //! against values that know whether they are alive.
