@@ -1,6 +1,8 @@
 //! Header views, one protocol a file and no policy: a fixed-size array carries the proof of
 //! length, so that field access needs no check, cannot panic and copies nothing.
 
+pub mod address;
+
 pub mod ethernet;
 
 pub mod ipv4;
@@ -13,6 +15,7 @@ pub mod icmp;
 
 pub mod checksum;
 
+pub use address::{Address, Family, Prefix};
 pub use ethernet::Mac;
 
 /// Why bytes are not the header that they should be.
