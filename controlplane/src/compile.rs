@@ -9,7 +9,7 @@ use dataplane::snapshot::{
     Candidates, Hop, Interface, InterfaceId, Map, Mode, Routes, Scheduler, Server, Service,
     Services, Snapshot,
 };
-use dataplane::wire::Mac;
+use dataplane::wire::{Mac, Prefix};
 use ipnet::Ipv4Net;
 
 use crate::config::{self, Config, Forwarding};
@@ -148,7 +148,7 @@ fn interfaces(config: &Config, live: &[LiveInterface]) -> Arc<[Interface]> {
 fn plan(config: &Config, live: &[LiveInterface], servers: &[Option<Server>]) -> Plan {
     let own = |(interface, live): (&config::Interface, &LiveInterface)| Own {
         mac: live.mac,
-        addresses: interface.addresses.clone(),
+        addresses: interface.addresses.iter().map(prefix).collect(),
         virtual_addresses: Vec::new(),
         quiet: live.quiet,
     };
@@ -157,16 +157,21 @@ fn plan(config: &Config, live: &[LiveInterface], servers: &[Option<Server>]) -> 
     for address in once_each(published) {
         let Some((InterfaceId(position), _)) = config.connected(address) else { continue };
         if let Some(own) = interfaces.get_mut(usize::from(position)) {
-            own.virtual_addresses.push(address);
+            own.virtual_addresses.push(address.into());
         }
     }
-    let hops = servers.iter().flatten().map(|server| (server.hop.interface, server.hop.address));
-    let gateways = config.routes.iter().map(|route| (route.interface, route.via));
+    let hops =
+        servers.iter().flatten().map(|server| (server.hop.interface, server.hop.address.into()));
+    let gateways = config.routes.iter().map(|route| (route.interface, route.via.into()));
     Plan {
         interfaces,
         wanted: once_each(gateways.chain(hops)),
-        fixed: config.neighbours.iter().map(|it| (it.interface, it.address, it.mac)).collect(),
+        fixed: config.neighbours.iter().map(|it| (it.interface, it.address.into(), it.mac)).collect(),
     }
+}
+
+fn prefix(subnet: &Ipv4Net) -> Prefix {
+    Prefix::new(subnet.addr().into(), subnet.prefix_len())
 }
 
 fn once_each<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
@@ -310,12 +315,12 @@ mod tests {
         config.neighbours =
             vec![config::Neighbour { interface: LAN, address: address("10.2.0.13"), mac: mac(13) }];
         let plan = Compiled::new(&config, &identities, &live()).plan();
-        let wan = ["10.1.0.1", "10.1.0.21", "10.1.0.22", "10.1.0.23"].map(|it| (WAN, address(it)));
-        let lan = ["10.2.0.11", "10.2.0.12", "10.2.0.13"].map(|it| (LAN, address(it)));
+        let wan = ["10.1.0.1", "10.1.0.21", "10.1.0.22", "10.1.0.23"].map(|it| (WAN, address(it).into()));
+        let lan = ["10.2.0.11", "10.2.0.12", "10.2.0.13"].map(|it| (LAN, address(it).into()));
         assert_eq!(plan.wanted, [&wan[..], &lan[..]].concat());
-        assert_eq!(plan.fixed, [(LAN, address("10.2.0.13"), mac(13))]);
+        assert_eq!(plan.fixed, [(LAN, address("10.2.0.13").into(), mac(13))]);
         let virtual_addresses = ["10.1.0.100", "10.1.0.101", "10.1.0.102", "10.1.0.103"];
-        assert_eq!(plan.interfaces[0].virtual_addresses, virtual_addresses.map(address));
+        assert_eq!(plan.interfaces[0].virtual_addresses, virtual_addresses.map(|it| address(it).into()));
         assert!(plan.interfaces[1].virtual_addresses.is_empty());
         assert_eq!(plan.interfaces[1].mac, mac(2));
     }

@@ -5,12 +5,14 @@
 //! swapped in under the lock, which the control thread's loop ([`Node::turn`]) otherwise holds for
 //! some microseconds every millisecond.
 
+mod alarm;
+
 mod reports;
 
 mod traffic;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,8 +21,9 @@ use axum::body::Bytes;
 use dataplane::counters::Counters;
 use dataplane::moment::Moment;
 use dataplane::punt::{ControlEnd, Copied, Event, FlowReport};
-use dataplane::snapshot::{InterfaceId, ServerId, ServiceId};
+use dataplane::snapshot::{InterfaceId, Map, ServerId, ServiceId};
 use dataplane::wire::ethernet::{self, ethertype};
+use dataplane::wire::{Address, Mac};
 use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -28,14 +31,16 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info};
 
+use self::alarm::Alarm;
 use self::traffic::Accounts;
 use crate::compile::{self, Compiled};
 use crate::config::{self, Config};
 use crate::document::{self, Configuration};
 use crate::echo;
 use crate::field::Invalid;
+use crate::icmpv6;
 use crate::identities::Identities;
-use crate::neighbours::Neighbours;
+use crate::neighbours::{self, Neighbours};
 use crate::plumbing::{Buffers, LiveInterface, Plumbing};
 use crate::publish::Publication;
 use crate::random;
@@ -44,7 +49,8 @@ use crate::store::{self, Digest, Store};
 
 /// How often the workers' rings are looked at.
 const TURN: Duration = Duration::from_millis(1);
-/// How many frames and events of each worker are taken in one turn.
+/// How many frames, and how many events, are taken from all workers together in one turn, each as many
+/// as the others; and how many frames are sent.
 const BURST: usize = 512;
 /// How many changes of one configuration are logged one by one.
 const LOGGED: usize = 50;
@@ -250,6 +256,7 @@ struct Inner {
     /// Neighbours have changed since the last snapshot.
     outdated: bool,
     accounts: Accounts,
+    alarm: Alarm,
     rings: Vec<ControlEnd>,
     interfaces: Vec<LiveInterface>,
     buffers: Box<dyn Fn() -> Buffers + Send>,
@@ -263,7 +270,7 @@ struct Inner {
 /// A listing of flows under way.
 struct Question {
     /// Workers that have not finished.
-    left: usize,
+    left: HashSet<usize>,
     flows: Vec<FlowReport>,
     limit: usize,
     answer: oneshot::Sender<Vec<FlowReport>>,
@@ -296,15 +303,17 @@ impl Node {
         let compiled = Compiled::new(&view.config, &identities, &live(&interfaces));
         let mut neighbours = Neighbours::new(u64::from_ne_bytes(random()));
         neighbours.configure(now, compiled.plan());
-        let publication = Publication::new(publisher, compiled, &neighbours.known(), now);
+        let publication = Publication::new(publisher, compiled, &narrow(neighbours.known()), now);
         let mut accounts = Accounts::new(counters.clone(), now);
         accounts.follow(&view);
+        let alarm = Alarm::new(counters.clone(), now);
         let inner = Inner {
             view,
             publication,
             neighbours,
             outdated: false,
             accounts,
+            alarm,
             rings,
             interfaces,
             buffers,
@@ -342,11 +351,12 @@ impl Node {
         inner.outdated |= inner.neighbours.take_changed();
         if inner.outdated && inner.publication.may_refresh(now) {
             inner.outdated = false;
-            let known = inner.neighbours.known();
+            let known = narrow(inner.neighbours.known());
             inner.publication.refresh(&known, now);
         }
         inner.publication.reclaim();
         inner.accounts.tick(now);
+        inner.alarm.tick(now);
         inner.questions.retain(|_, question| !question.answer.is_closed());
     }
 
@@ -474,7 +484,7 @@ impl Node {
             inner.neighbours.take_changed();
             inner.accounts.follow(view);
             let earlier = std::mem::replace(&mut inner.view, Arc::clone(view));
-            let known = inner.neighbours.known();
+            let known = narrow(inner.neighbours.known());
             (earlier, inner.publication.take_up(compiled, &known, now))
         };
         drop(replaced); // a large configuration takes a while to free: not under the lock
@@ -508,70 +518,93 @@ pub(crate) async fn helped<T: Send + 'static>(
 impl Inner {
     /// Takes frames and events from every worker.
     fn listen(&mut self, now: Moment) {
-        for ring in &mut self.rings {
-            for _ in 0..BURST {
-                let Ok(frame) = ring.punted.pop() else { break };
-                match ethertype_of(frame.bytes()) {
-                    Some(ethertype::ARP) => {
-                        self.frames.arp_received += 1;
-                        self.neighbours.receive(now, frame.interface, frame.bytes());
-                    }
-                    Some(ethertype::IPV4) => {
-                        self.frames.icmp_received += 1;
-                        if let Some(reply) = echo::reply(frame.bytes()) {
-                            self.frames.echoes_answered += 1;
-                            send(ring, frame.interface, &reply, &mut self.frames);
-                        }
-                    }
-                    _ => {}
+        let share = BURST / self.rings.len().max(1);
+        for worker in 0..self.rings.len() {
+            for _ in 0..share {
+                let Ok(frame) = self.rings[worker].punted.pop() else { break };
+                self.hear(now, &frame);
+            }
+            for _ in 0..share {
+                let Ok(event) = self.rings[worker].events.pop() else { break };
+                self.learn(now, worker, event);
+            }
+        }
+    }
+
+    fn hear(&mut self, now: Moment, frame: &Copied) {
+        let bytes = frame.bytes();
+        match (ethertype_of(bytes), icmpv6::kind(bytes)) {
+            (Some(ethertype::ARP), _) => {
+                self.frames.arp_received += 1;
+                self.neighbours.receive(now, frame.interface, bytes);
+            }
+            (_, Some(kind)) if neighbours::DISCOVERY.contains(&kind) => {
+                self.frames.nd_received += 1;
+                self.neighbours.receive(now, frame.interface, bytes);
+            }
+            (Some(ethertype::IPV4 | ethertype::IPV6), _) => {
+                self.frames.icmp_received += 1;
+                if let Some(reply) = echo::reply(bytes) {
+                    self.frames.echoes_answered += 1;
+                    self.send(frame.interface, &reply);
                 }
             }
-            for _ in 0..BURST {
-                let Ok(event) = ring.events.pop() else { break };
-                match event {
-                    Event::Unresolved { interface, address } => {
-                        self.neighbours.unresolved(now, interface, address);
-                    }
-                    Event::Flow { question, flow } => {
-                        if let Some(question) = self.questions.get_mut(&question)
-                            && question.flows.len() < question.limit
-                        {
-                            question.flows.push(flow);
-                        }
-                    }
-                    Event::FlowsListed { question } => {
-                        let Entry::Occupied(mut entry) = self.questions.entry(question) else {
-                            continue;
-                        };
-                        entry.get_mut().left -= 1;
-                        if entry.get().left == 0 {
-                            let Question { flows, answer, .. } = entry.remove();
-                            let _ = answer.send(flows); // the caller may have gone
-                        }
-                    }
+            _ => {}
+        }
+    }
+
+    fn learn(&mut self, now: Moment, worker: usize, event: Event) {
+        match event {
+            Event::Unresolved { interface, address } => {
+                self.neighbours.unresolved(now, interface, address.into());
+            }
+            Event::Flow { question, flow } => {
+                if let Some(question) = self.questions.get_mut(&question)
+                    && question.flows.len() < question.limit
+                {
+                    question.flows.push(flow);
+                }
+            }
+            Event::FlowsListed { question: number } => {
+                let Some(question) = self.questions.get_mut(&number) else { return };
+                question.left.remove(&worker);
+                if question.left.is_empty()
+                    && let Some(Question { flows, answer, .. }) = self.questions.remove(&number)
+                {
+                    let _ = answer.send(flows); // the caller may have gone
                 }
             }
         }
     }
 
-    /// Hands what the neighbours have to say to a worker; any of them can send on any interface.
+    /// Hands what the neighbours have to say to the workers. What finds no room waits for the next turn.
     fn speak(&mut self) {
-        let Some(ring) = self.rings.first_mut() else { return };
-        // What finds no room waits for the next turn.
-        while ring.inject.slots() > 0
-            && let Some((interface, frame)) = self.neighbours.next_frame()
-        {
-            send(ring, interface, &frame, &mut self.frames);
+        for _ in 0..BURST {
+            if self.rings.iter().all(|ring| ring.inject.is_full()) {
+                return;
+            }
+            let Some((interface, frame)) = self.neighbours.next_frame() else { return };
+            self.send(interface, &frame);
+        }
+    }
+
+    /// Gives a frame to the first worker that has room for it; any of them can send on any interface.
+    fn send(&mut self, interface: InterfaceId, frame: &[u8]) {
+        let free = self.rings.iter_mut().find(|ring| !ring.inject.is_full());
+        let sent = match (free, Copied::of(interface, frame)) {
+            (Some(ring), Some(copy)) => ring.inject.push(copy).is_ok(),
+            _ => false,
+        };
+        match sent {
+            true => self.frames.sent += 1,
+            false => self.frames.send_ring_full += 1,
         }
     }
 }
 
-fn send(ring: &mut ControlEnd, interface: InterfaceId, frame: &[u8], frames: &mut report::Control) {
-    let sent = Copied::of(interface, frame).is_some_and(|copy| ring.inject.push(copy).is_ok());
-    match sent {
-        true => frames.sent += 1,
-        false => frames.send_ring_full += 1,
-    }
+/// Neighbours as the workers know them.
+fn narrow(known: Map<(InterfaceId, Address), Mac>) -> Map<Ipv4Addr, Mac> {
+    known.into_iter().filter_map(|((_, address), mac)| Some((address.v4()?, mac))).collect()
 }
 
 /// What the compiler wants to know of an interface.

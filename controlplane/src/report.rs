@@ -1,8 +1,8 @@
 //! What the node says about itself: the answers of the admin API, which its client reads back.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -28,6 +28,8 @@ pub struct Status {
     pub etag: String,
     /// Flows in the tables of all workers.
     pub flows: Capacity,
+    /// How full the fullest worker's flow table is, from 0 to 1; above 0.8 the log says so.
+    pub flow_table_use: f64,
     /// Packet buffers.
     pub buffers: Buffers,
     /// The interfaces, in the order of the configuration.
@@ -45,6 +47,13 @@ pub struct Capacity {
     pub capacity: u64,
 }
 
+impl Capacity {
+    /// The share that is taken, from 0 to 1.
+    pub fn fullness(self) -> f64 {
+        if self.capacity == 0 { 0.0 } else { self.used as f64 / self.capacity as f64 }
+    }
+}
+
 /// An interface and what its card says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = InterfaceStatus)]
@@ -57,11 +66,20 @@ pub struct Interface {
     pub driver: String,
     /// Our hardware address there.
     pub mac: String,
+    /// Its VLAN; absent where frames carry no tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
     /// The longest IP packet that fits, in bytes.
     pub mtu: u16,
     /// Our addresses with their subnets.
     #[schema(value_type = Vec<String>)]
-    pub addresses: Vec<Ipv4Net>,
+    pub addresses: Vec<IpNet>,
+    /// Our address on its own link, where IPv6 is spoken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub link_local: Option<IpAddr>,
+    /// Whether stations on its subnets may use us as their gateway.
+    pub gateway: bool,
     /// What the card counts.
     #[serde(flatten)]
     pub statistics: PortStatistics,
@@ -75,7 +93,7 @@ pub struct Service {
     pub name: String,
     /// Its addresses.
     #[schema(value_type = Vec<String>)]
-    pub addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<IpAddr>,
     /// Its ports, as configured.
     pub ports: String,
     /// What it carries.
@@ -104,7 +122,7 @@ pub struct Server {
     pub name: String,
     /// Its address.
     #[schema(value_type = String)]
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The port that it is reached at; absent where that is the one that the client used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -227,13 +245,15 @@ pub struct Drop {
 pub struct Control {
     /// ARP frames that the workers handed over.
     pub arp_received: u64,
-    /// ICMP packets that the workers handed over.
+    /// Messages of neighbour discovery that the workers handed over.
+    pub nd_received: u64,
+    /// Other ICMP packets, of both families, that the workers handed over.
     pub icmp_received: u64,
     /// Echo requests answered.
     pub echoes_answered: u64,
     /// Frames given to the workers to send.
     pub sent: u64,
-    /// Frames lost because a worker's ring was full.
+    /// Frames lost because every worker's ring was full.
     pub send_ring_full: u64,
     /// ARP frames that are too short, or not ARP for IPv4 over Ethernet.
     pub arp_malformed: u64,
@@ -243,7 +263,16 @@ pub struct Control {
     pub arp_stranger: u64,
     /// ARP frames whose sender claims one of our addresses.
     pub arp_conflict: u64,
-    /// Workers' questions for a neighbour that were not asked, because too many were under way.
+    /// Messages of neighbour discovery that are too short or damaged, or say what they must not.
+    pub nd_malformed: u64,
+    /// Messages of neighbour discovery from another link, or with a hardware address that no station has.
+    pub nd_forged: u64,
+    /// Advertisements of addresses that are not on the interface's subnets.
+    pub nd_stranger: u64,
+    /// Messages of neighbour discovery whose sender claims one of our addresses.
+    pub nd_conflict: u64,
+    /// Workers' questions for a neighbour of either family that were not asked, because too many were
+    /// under way.
     pub arp_not_asked: u64,
 }
 
@@ -265,10 +294,10 @@ pub struct Flow {
     pub state: String,
     /// The client's address and port.
     #[schema(value_type = String)]
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
     /// The virtual address and port.
     #[schema(value_type = String)]
-    pub r#virtual: SocketAddrV4,
+    pub r#virtual: SocketAddr,
     /// The real server's address, with its port where that is translated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub real: Option<String>,
@@ -296,7 +325,7 @@ pub struct FlowQuestion {
     /// At this real server (of that service).
     pub server: Option<String>,
     /// From this client.
-    pub client: Option<Ipv4Addr>,
+    pub client: Option<IpAddr>,
     /// How many at most.
     pub limit: u32,
 }
@@ -309,7 +338,7 @@ pub struct Neighbour {
     pub interface: String,
     /// Its address.
     #[schema(value_type = String)]
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Its hardware address, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
@@ -328,13 +357,13 @@ pub struct Neighbour {
 pub struct Route {
     /// Which destinations it is for.
     #[schema(value_type = String)]
-    pub to: Ipv4Net,
+    pub to: IpNet,
     /// The interface that leads there.
     pub interface: String,
     /// The gateway; absent where the destination is on the interface's own subnet.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
-    pub via: Option<Ipv4Addr>,
+    pub via: Option<IpAddr>,
 }
 
 /// `POST /config/validate`: what a configuration would change.

@@ -30,6 +30,10 @@ pub fn text(node: &Node) -> String {
             page.sample(name, &[("worker", &number)], value(worker));
         }
     }
+    page.gauge("flow_table_use", "How full the flow table is, from 0 to 1.");
+    for (number, worker) in counters.workers.iter().enumerate() {
+        page.sample("flow_table_use", &[("worker", &number)], worker.flows.fullness());
+    }
     page.counter("dropped_frames_total", "Frames dropped, by reason.");
     for (number, worker) in counters.workers.iter().enumerate() {
         for drop in &worker.drops {
@@ -40,6 +44,7 @@ pub fn text(node: &Node) -> String {
     let control = counters.control;
     for (name, help, value) in [
         ("control_arp_received_frames_total", "ARP frames handed over.", control.arp_received),
+        ("control_nd_received_frames_total", "Neighbour discovery.", control.nd_received),
         ("control_icmp_received_frames_total", "ICMP packets handed over.", control.icmp_received),
         ("control_echoes_answered_total", "Echo requests answered.", control.echoes_answered),
         ("control_sent_frames_total", "Frames given to the workers to send.", control.sent),
@@ -48,6 +53,10 @@ pub fn text(node: &Node) -> String {
         ("arp_forged_frames_total", "ARP frames with a forged sender.", control.arp_forged),
         ("arp_stranger_frames_total", "ARP frames from another subnet.", control.arp_stranger),
         ("arp_conflict_frames_total", "ARP frames that claim our address.", control.arp_conflict),
+        ("nd_malformed_frames_total", "Neighbour discovery that is none.", control.nd_malformed),
+        ("nd_forged_frames_total", "Neighbour discovery from afar.", control.nd_forged),
+        ("nd_stranger_frames_total", "The same from another subnet.", control.nd_stranger),
+        ("nd_conflict_frames_total", "The same that claims our address.", control.nd_conflict),
         ("arp_not_asked_total", "Neighbours not asked for in a flood.", control.arp_not_asked),
     ] {
         page.counter(name, help);

@@ -1,13 +1,14 @@
 //! What the node says about itself, gathered under the lock and put into words outside it.
 
 use std::collections::HashMap;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::counters::{Counters, Reason};
 use dataplane::punt::{Command, FlowFilter, FlowReport};
 use dataplane::snapshot::{Mode, Protocol, ServerId};
+use dataplane::wire::Address;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -77,6 +78,9 @@ impl Node {
             flows: self.counters.iter().map(flows).fold(Capacity::default(), |sum, worker| {
                 Capacity { used: sum.used + worker.used, capacity: sum.capacity + worker.capacity }
             }),
+            flow_table_use: hundredths(
+                self.counters.iter().map(|worker| flows(worker).fullness()).fold(0.0, f64::max),
+            ),
             buffers,
             interfaces,
             services: services
@@ -91,10 +95,14 @@ impl Node {
         let inner = self.inner();
         let ignored = inner.neighbours.ignored();
         let control = report::Control {
-            arp_malformed: ignored.malformed,
-            arp_forged: ignored.forged,
-            arp_stranger: ignored.stranger,
-            arp_conflict: ignored.conflict,
+            arp_malformed: ignored.arp.malformed,
+            arp_forged: ignored.arp.forged,
+            arp_stranger: ignored.arp.stranger,
+            arp_conflict: ignored.arp.conflict,
+            nd_malformed: ignored.discovery.malformed,
+            nd_forged: ignored.discovery.forged,
+            nd_stranger: ignored.discovery.stranger,
+            nd_conflict: ignored.discovery.conflict,
             arp_not_asked: ignored.questions,
             ..inner.frames
         };
@@ -114,7 +122,7 @@ impl Node {
             _ => None,
         };
         let filter =
-            FlowFilter { service: service.map(|found| found.id), server, client: asked.client };
+            FlowFilter { service: service.map(|found| found.id), server, client: v4(asked.client) };
         let limit = asked.limit as usize;
         let mut flows = Vec::new();
         let mut complete = true;
@@ -135,7 +143,8 @@ impl Node {
         Ok(Listing { view, newest, flows, complete })
     }
 
-    /// Puts the question to every worker. One flow more than the limit says that there are more.
+    /// Puts the question to every worker. One flow more than the limit says that there are more, and any
+    /// worker may have them all.
     fn ask(
         &self,
         filter: FlowFilter,
@@ -157,7 +166,7 @@ impl Node {
             }
         }
         let (answer, receiver) = oneshot::channel();
-        let left = inner.rings.len();
+        let left = (0..inner.rings.len()).collect();
         inner.questions.insert(question, Question { left, flows: Vec::new(), limit, answer });
         Ok((question, receiver))
     }
@@ -175,7 +184,7 @@ impl Node {
             .into_iter()
             .map(|neighbour| report::Neighbour {
                 interface: name(neighbour.interface.0),
-                address: neighbour.address,
+                address: neighbour.address.ip(),
                 mac: neighbour.mac.map(|mac| mac.to_string()),
                 state: neighbour.state.name().into(),
                 age: neighbour.age.map(seconds),
@@ -196,15 +205,15 @@ impl Node {
         let Config { interfaces, routes, .. } = &view.config;
         let connected = interfaces.iter().flat_map(|interface| {
             interface.addresses.iter().map(|subnet| report::Route {
-                to: subnet.trunc(),
+                to: subnet.trunc().into(),
                 interface: interface.name.clone(),
                 via: None,
             })
         });
         let further = routes.iter().map(|route| report::Route {
-            to: route.to,
+            to: route.to.into(),
             interface: interfaces[usize::from(route.interface.0)].name.clone(),
-            via: Some(route.via),
+            via: Some(route.via.into()),
         });
         let mut routes: Vec<_> = connected.chain(further).collect();
         routes.sort_by_key(|route| std::cmp::Reverse(route.to.prefix_len()));
@@ -232,7 +241,7 @@ fn described(
     };
     report::Service {
         name: service.config.name.clone(),
-        addresses: service.config.addresses.clone(),
+        addresses: service.config.addresses.iter().map(|&address| address.into()).collect(),
         ports: service.document.ports.clone(),
         protocol: service.config.protocol,
         mode: service.config.mode,
@@ -254,12 +263,12 @@ fn server_report(
     let hop = newest.server(id).map(|server| server.hop);
     let (actual, reason) = match hop {
         Some(hop) if hop.mac.is_some() => (wanted, None),
-        Some(hop) => ("unreachable", Some(format!("{} has not answered ARP", hop.address))),
+        Some(hop) => ("unreachable", Some(unanswered(hop.address.into()))),
         None => ("unreachable", Some("no route leads to it".into())),
     };
     report::Server {
         name: server.name.clone(),
-        address: server.address,
+        address: server.address.into(),
         port: server.forwarding.port(),
         mode: server.forwarding.mode(),
         weight: server.weight,
@@ -270,20 +279,34 @@ fn server_report(
     }
 }
 
+/// An IPv6 client has no flows yet: one that nobody can be.
+fn v4(client: Option<IpAddr>) -> Option<Ipv4Addr> {
+    client.map(|client| Address::from(client).v4().unwrap_or(Ipv4Addr::UNSPECIFIED))
+}
+
+fn unanswered(station: Address) -> String {
+    let question = if station.is_v4() { "ARP" } else { "neighbour discovery" };
+    format!("{station} has not answered {question}")
+}
+
 fn interfaces(live: &[LiveInterface], view: &View) -> Vec<report::Interface> {
     let report = |(interface, config): (&LiveInterface, &config::Interface)| report::Interface {
         name: interface.name.clone(),
         device: interface.device.clone(),
         driver: interface.driver.clone(),
         mac: interface.mac.to_string(),
+        vlan: None,
         mtu: interface.mtu,
-        addresses: config.addresses.clone(),
+        addresses: config.addresses.iter().map(|&subnet| subnet.into()).collect(),
+        link_local: None,
+        gateway: false,
         statistics: (interface.statistics)(),
     };
     live.iter().zip(&view.config.interfaces).map(report).collect()
 }
 
-fn flows(worker: &Counters) -> Capacity {
+/// A worker's flow table.
+pub fn flows(worker: &Counters) -> Capacity {
     Capacity { used: unsigned(worker.flows.get()), capacity: worker.flow_capacity.get() }
 }
 
@@ -327,10 +350,10 @@ fn named(
     names: &HashMap<ServerId, (&str, &str)>,
     newest: &Newest,
 ) -> report::Flow {
-    let address = |(address, port)| SocketAddrV4::new(address, port);
+    let at = |(address, port)| SocketAddr::new(Address::from(address).ip(), port);
     let real = newest.server(flow.server).map(|server| match server.mode {
         Mode::Nat { port } => {
-            SocketAddrV4::new(server.address, port.unwrap_or(flow.virtual_address.1)).to_string()
+            at((server.address, port.unwrap_or(flow.virtual_address.1))).to_string()
         }
         Mode::DirectReturn | Mode::Tunnel { .. } => server.address.to_string(),
     });
@@ -341,8 +364,8 @@ fn named(
             Protocol::Udp => "udp".into(),
         },
         state: flow.state.name().into(),
-        client: address(flow.client),
-        r#virtual: address(flow.virtual_address),
+        client: at(flow.client),
+        r#virtual: at(flow.virtual_address),
         real,
         service: service.map(Into::into),
         server: server.map(Into::into),
@@ -356,6 +379,11 @@ fn named(
 /// A gauge that a worker moves meanwhile may look negative for a moment.
 fn unsigned(gauge: i64) -> u64 {
     u64::try_from(gauge).unwrap_or(0)
+}
+
+/// To the hundredth.
+fn hundredths(share: f64) -> f64 {
+    (share * 100.0).round() / 100.0
 }
 
 /// To the millisecond.
