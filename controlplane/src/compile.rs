@@ -166,7 +166,11 @@ fn plan(config: &Config, live: &[LiveInterface], servers: &[Option<Server>]) -> 
     Plan {
         interfaces,
         wanted: once_each(gateways.chain(hops)),
-        fixed: config.neighbours.iter().map(|it| (it.interface, it.address.into(), it.mac)).collect(),
+        fixed: config
+            .neighbours
+            .iter()
+            .map(|it| (it.interface, it.address.into(), it.mac))
+            .collect(),
     }
 }
 
@@ -315,12 +319,16 @@ mod tests {
         config.neighbours =
             vec![config::Neighbour { interface: LAN, address: address("10.2.0.13"), mac: mac(13) }];
         let plan = Compiled::new(&config, &identities, &live()).plan();
-        let wan = ["10.1.0.1", "10.1.0.21", "10.1.0.22", "10.1.0.23"].map(|it| (WAN, address(it).into()));
+        let wan =
+            ["10.1.0.1", "10.1.0.21", "10.1.0.22", "10.1.0.23"].map(|it| (WAN, address(it).into()));
         let lan = ["10.2.0.11", "10.2.0.12", "10.2.0.13"].map(|it| (LAN, address(it).into()));
         assert_eq!(plan.wanted, [&wan[..], &lan[..]].concat());
         assert_eq!(plan.fixed, [(LAN, address("10.2.0.13").into(), mac(13))]);
         let virtual_addresses = ["10.1.0.100", "10.1.0.101", "10.1.0.102", "10.1.0.103"];
-        assert_eq!(plan.interfaces[0].virtual_addresses, virtual_addresses.map(|it| address(it).into()));
+        assert_eq!(
+            plan.interfaces[0].virtual_addresses,
+            virtual_addresses.map(|it| address(it).into())
+        );
         assert!(plan.interfaces[1].virtual_addresses.is_empty());
         assert_eq!(plan.interfaces[1].mac, mac(2));
     }

@@ -574,9 +574,7 @@ impl Neighbours {
     fn announce(&mut self, (interface, address): Key) {
         let Some(own) = self.own(interface) else { return };
         let frame = match address.v4() {
-            Some(address) => {
-                arp::Message::asking(own.mac, address, address).frame(Mac::BROADCAST)
-            }
+            Some(address) => arp::Message::asking(own.mac, address, address).frame(Mac::BROADCAST),
             None => discovery::Message::announcing(own.mac, address),
         };
         self.send(interface, frame);

@@ -214,7 +214,8 @@ fn hardware_address(mut options: &[u8], wanted: u8) -> Result<Option<Mac>, Usele
             options.split_at_checked(length).filter(|_| units != 0).ok_or(Useless::Malformed)?;
         if kind == wanted && found.is_none() {
             // Ethernet's addresses have six bytes (RFC 2464 section 6).
-            found = Some(icmpv6::mac(&option[2..]).filter(|_| units == 1).ok_or(Useless::Malformed)?);
+            found =
+                Some(icmpv6::mac(&option[2..]).filter(|_| units == 1).ok_or(Useless::Malformed)?);
         }
         options = rest;
     }

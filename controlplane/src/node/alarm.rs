@@ -90,7 +90,9 @@ impl Alarm {
 
     fn notices(&mut self, now: Moment) -> Vec<Notice> {
         let workers = self.counters.iter().zip(&mut self.workers).enumerate();
-        workers.flat_map(|(number, (counters, watched))| watched.look(number, counters, now)).collect()
+        workers
+            .flat_map(|(number, (counters, watched))| watched.look(number, counters, now))
+            .collect()
     }
 }
 
