@@ -163,6 +163,7 @@ fn metrics_are_what_prometheus_reads() {
         "sluice_interface_received_frames_total{interface=\"wan\"} 7",
         "sluice_buffers_available 1000",
         "sluice_service_up{service=\"dns\"} 0",
+        "sluice_flow_table_use{worker=\"0\"} 0",
     ] {
         assert!(answer.text().lines().any(|found| found == line), "{line}");
     }
@@ -287,6 +288,100 @@ fn too_many_listings_at_once_are_refused_and_then_taken_again() {
     assert_eq!(statuses.iter().filter(|&&status| status == 429).count(), 4);
 }
 
+#[test]
+fn every_worker_is_asked_for_its_flows() {
+    let mut rig = Rig::with_workers(3);
+    let (service, servers) = servers_at(&mut rig.worker, [10, 0, 0, 101], 53);
+    let door = rig.door();
+    let (answer, workers) = thread::scope(|scope| {
+        let asked = scope.spawn(move || door.ask("GET", "/api/v1/flows?limit=5").json());
+        let mut workers = vec![&mut rig.worker];
+        workers.extend(&mut rig.others);
+        for (number, worker) in (0..).zip(&mut workers) {
+            wait_until("the worker is asked", || match worker.commands.pop() {
+                Ok(Command::ListFlows { question, limit, .. }) => {
+                    assert!(limit >= 5, "it may have them all");
+                    for port in 0..2 {
+                        let flow = flow(service, servers[0], 1000 * number + port);
+                        worker.events.push(Event::Flow { question, flow }).unwrap();
+                    }
+                    // One that says so twice has not spoken for another.
+                    for _ in 0..2 {
+                        worker.events.push(Event::FlowsListed { question }).unwrap();
+                    }
+                    true
+                }
+                Err(_) => false,
+            });
+        }
+        (asked.join().unwrap(), workers.len())
+    });
+    assert_eq!(workers, 3);
+    assert_eq!(answer["complete"], false, "there are six");
+    let flows = answer["flows"].as_array().unwrap();
+    let clients: HashSet<_> = flows.iter().map(|flow| flow["client"].as_str().unwrap()).collect();
+    assert_eq!(clients.len(), 5);
+    assert!(clients.contains("192.0.2.9:1001") && clients.contains("192.0.2.9:0"), "{clients:?}");
+}
+
+#[test]
+fn counts_of_several_workers_are_shown_apart_and_summed_up() {
+    let mut rig = Rig::with_workers(2);
+    let (_, servers) = servers_at(&mut rig.worker, [10, 0, 0, 100], 80);
+    for (worker, flows) in [(&rig.worker, 10), (&rig.others[0], 85)] {
+        worker.counters.server(servers[0]).packets.add(100);
+        worker.counters.flow_capacity.add(100);
+        worker.counters.flows.add(flows);
+    }
+    rig.others[0].counters.drop_one(Reason::FlowTableFull);
+    let status = rig.ask("GET", "/api/v1/status").json();
+    assert_eq!(status["services"][0]["totals"]["packets"], 200);
+    assert_eq!(status["flows"], json!({ "used": 95, "capacity": 200 }));
+    assert_eq!(status["flow_table_use"], 0.85);
+    let counters = rig.ask("GET", "/api/v1/counters").json();
+    assert_eq!(counters["workers"][1]["flows"], json!({ "used": 85, "capacity": 100 }));
+    let metrics = rig.ask("GET", "/metrics");
+    for line in [
+        "sluice_flow_table_use{worker=\"0\"} 0.1",
+        "sluice_flow_table_use{worker=\"1\"} 0.85",
+        "sluice_dropped_frames_total{worker=\"1\",reason=\"flow_table_full\"} 1",
+        "sluice_flows{worker=\"0\"} 10",
+        "sluice_flow_capacity{worker=\"1\"} 100",
+    ] {
+        assert!(metrics.text().lines().any(|found| found == line), "{line}");
+    }
+}
+
+#[test]
+fn the_node_is_ready_when_every_worker_is() {
+    let mut rig = Rig::with_workers(2);
+    rig.worker.reader.current();
+    assert_eq!(rig.ask("GET", "/readyz").status, 503);
+    rig.others[0].reader.current();
+    assert_eq!(rig.ask("GET", "/readyz").status, 200);
+}
+
+#[test]
+fn frames_from_any_worker_are_heard_and_answers_go_to_the_first_with_room() {
+    let mut rig = Rig::with_workers(3);
+    // The first worker takes nothing: its ring holds 512, and the answers after those go to the second.
+    let asked = arp(1, (STATION, [10, 0, 0, 9]), (Mac([0; 6]), [10, 0, 0, 100]), Mac::BROADCAST);
+    for frame in 0..600 {
+        let worker = &mut rig.others[frame % 2];
+        wait_until("the ring has room", || {
+            worker.punt.push(Copied::of(InterfaceId(0), &asked).unwrap()).is_ok()
+        });
+    }
+    wait_until("every question is heard", || {
+        rig.ask("GET", "/api/v1/counters").json()["control"]["arp_received"] == 600
+    });
+    wait_until("what is left is sent by the second", || rig.others[0].injected.slots() >= 88);
+    assert_eq!(rig.worker.injected.slots(), 512);
+    assert_eq!(rig.others[1].injected.slots(), 0);
+    let control = rig.ask("GET", "/api/v1/counters").json()["control"].clone();
+    assert_eq!(control["send_ring_full"], 0);
+}
+
 /// An ARP packet as RFC 826 draws it.
 fn arp(operation: u16, from: (Mac, [u8; 4]), to: (Mac, [u8; 4]), destination: Mac) -> Vec<u8> {
     let mut frame = Vec::new();
@@ -369,6 +464,41 @@ fn an_echo_request_is_answered_where_it_came_from() {
         Err(_) => false,
     });
     assert_eq!(rig.ask("GET", "/api/v1/counters").json()["control"]["echoes_answered"], 1);
+}
+
+/// Captured between two Linux stations: from 2001:db8:1::2 to 2001:db8:1::7, with its first bytes of data alone.
+const ECHO_REQUEST: &str = "02000000007702000000000186dd600a83cc00403a4020010db8000100000000000000000002\
+    20010db80001000000000000000000078000448533a90001abf1006b000000003da903000000000010111213141516171819\
+    1a1b1c1d1e1f202122232425262728292a2b2c2d2e2f3031323334353637";
+/// Captured in the same place: 2001:db8:1::7 is mine, nobody asked.
+const ADVERTISEMENT: &str = "33330000000102000000007786dd6000000000203aff20010db8000100000000000000000007\
+    ff0200000000000000000000000000018800f8a62000000020010db80001000000000000000000070201020000000077";
+
+fn bytes(hexadecimal: &str) -> Vec<u8> {
+    let pair = |at| u8::from_str_radix(&hexadecimal[at..at + 2], 16).unwrap();
+    (0..hexadecimal.len()).step_by(2).map(pair).collect()
+}
+
+#[test]
+fn an_echo_request_over_ipv6_is_answered_and_neighbour_discovery_is_counted_apart() {
+    let mut rig = Rig::start();
+    for frame in [ECHO_REQUEST, ADVERTISEMENT] {
+        rig.worker.punt.push(Copied::of(InterfaceId(0), &bytes(frame)).unwrap()).ok().unwrap();
+    }
+    let request = bytes(ECHO_REQUEST);
+    wait_until("the answer is to be sent", || match rig.worker.injected.pop() {
+        Ok(sent) => {
+            let sent = sent.bytes();
+            sent[..6] == request[6..12] && sent.get(54) == Some(&129) && sent[58..] == request[58..]
+        }
+        Err(_) => false,
+    });
+    wait_until("both are counted", || {
+        let control = rig.ask("GET", "/api/v1/counters").json()["control"].clone();
+        control["nd_received"] == 1 && control["echoes_answered"] == 1
+    });
+    let neighbours = rig.ask("GET", "/api/v1/neighbours").json();
+    assert!(neighbours.as_array().unwrap().iter().all(|one| one["address"] != "2001:db8:1::7"));
 }
 
 #[test]
