@@ -49,9 +49,9 @@ use crate::store::{self, Digest, Store};
 
 /// How often the workers' rings are looked at.
 const TURN: Duration = Duration::from_millis(1);
-/// How many frames, and how many events, are taken from all workers together in one turn, each as many
-/// as the others; and how many frames are sent.
-const BURST: usize = 512;
+/// How many frames, and how many events, are taken from all workers together in one turn, from each as
+/// many as from the others; and how many frames are sent. A few milliseconds' work at most.
+const BURST: usize = 1024;
 /// How many changes of one configuration are logged one by one.
 const LOGGED: usize = 50;
 /// Why a request was refused; nothing has changed.

@@ -120,7 +120,7 @@ impl Message {
             }
             Kind::Solicitation => true,
             Kind::Advertisement { solicited, .. } => {
-                !is_probe && !(solicited && icmpv6::is_multicast(self.destination))
+                !(is_probe || solicited && icmpv6::is_multicast(self.destination))
             }
         };
         parts && is_unicast(self.target) && (is_probe || is_unicast(self.source))

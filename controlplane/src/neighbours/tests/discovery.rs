@@ -276,7 +276,7 @@ fn an_unsolicited_advertisement_is_taken_for_a_known_station_and_makes_no_new_on
     table.tick(later);
     let asked = said(&mut table);
     assert!(matches!(asked[..], [(ONE, STRANGER, _)]), "it is asked whether it hears us");
-    table.receive(later, ONE, &bytes(ANNOUNCED).as_slice());
+    table.receive(later, ONE, &bytes(ANNOUNCED));
     assert_eq!(known(&table), Some(STRANGER), "the first of two answers is believed");
 
     let (mut table, now) = resolved();
