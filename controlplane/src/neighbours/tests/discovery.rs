@@ -1,5 +1,5 @@
 //! A table on two VLANs that use the same subnet, spoken to in neighbour discovery. The frames in hexadecimal
-//! were captured between two Linux 6 stations.
+//! were captured between two Linux stations.
 
 use proptest::prelude::*;
 
@@ -247,18 +247,25 @@ fn who_looks_for_duplicates_of_our_address_is_answered_before_all() {
     assert_eq!((message.mac, table.ignored()), (Some(STRANGER), Ignored::default()));
 }
 
+/// A table in the station's place.
+fn station() -> Neighbours {
+    let mut table = Neighbours::new(1);
+    let addresses = vec![Prefix::new(server(), 64)];
+    let own = Own { mac: STATION, addresses, ..Own::default() };
+    table.configure(Moment::START, Plan { interfaces: vec![own], ..Plan::default() });
+    table
+}
+
+#[test]
+fn a_solicitation_to_all_is_answered_as_linux_does() {
+    let mut table = station();
+    table.receive(Moment::START, ONE, &bytes(ASKED));
+    assert_eq!(frames(&mut table), [(ONE, bytes(ANSWERED))]);
+}
+
 #[test]
 fn new_addresses_are_announced_to_all_three_times_as_linux_does() {
-    let mut table = Neighbours::new(1);
-    let plan = Plan {
-        interfaces: vec![Own {
-            mac: STATION,
-            addresses: vec![Prefix::new(server(), 64)],
-            ..Own::default()
-        }],
-        ..Plan::default()
-    };
-    table.configure(Moment::START, plan);
+    let mut table = station();
     let mut announced = Vec::new();
     for second in 0..6 {
         table.tick(Moment::START.plus(REPEAT * second));
@@ -478,7 +485,7 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let address = prop_oneof![
         Just(server()),
         Just(virtual_address()),
-        Just(discovery_unspecified()),
+        Just(icmpv6::UNSPECIFIED),
         Just(link_local(OUR_MAC)),
         any::<u8>().prop_map(|last| Address::from_bits(server().bits() | u128::from(last))),
         any::<u128>().prop_map(Address::from_bits),
@@ -515,10 +522,6 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
     });
     let noise = prop::collection::vec(any::<u8>(), 0..120);
     prop_oneof![4 => message, 4 => bent, 1 => cut, 2 => options, 1 => noise]
-}
-
-fn discovery_unspecified() -> Address {
-    Address::from_bits(0)
 }
 
 proptest! {
