@@ -91,9 +91,8 @@ pub struct Interface {
 pub struct Service {
     /// Its name.
     pub name: String,
-    /// Its addresses.
-    #[schema(value_type = Vec<String>)]
-    pub addresses: Vec<IpAddr>,
+    /// Its addresses and prefixes.
+    pub addresses: Vec<String>,
     /// Its ports, as configured.
     pub ports: String,
     /// What it carries.

@@ -241,7 +241,7 @@ fn described(
     };
     report::Service {
         name: service.config.name.clone(),
-        addresses: service.config.addresses.iter().map(|&address| address.into()).collect(),
+        addresses: service.config.addresses.iter().map(ToString::to_string).collect(),
         ports: service.document.ports.clone(),
         protocol: service.config.protocol,
         mode: service.config.mode,
