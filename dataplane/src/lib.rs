@@ -25,6 +25,8 @@ pub mod rewrite;
 
 pub mod transmit;
 
+pub mod handover;
+
 pub mod snapshot;
 
 pub mod counters;

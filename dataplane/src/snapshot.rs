@@ -83,6 +83,12 @@ impl Snapshot {
         found.map(|position| InterfaceId(position as u8))
     }
 
+    /// Whether any interface's stations may use us as their gateway.
+    #[inline]
+    pub fn has_gateway(&self) -> bool {
+        self.interfaces.iter().any(|interface| interface.gateway)
+    }
+
     /// The way to `destination`: the longest matching prefix, then the neighbour on it.
     #[inline]
     pub fn hop_to(&self, destination: Address) -> Option<Hop> {

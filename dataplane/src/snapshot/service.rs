@@ -81,6 +81,8 @@ pub struct Services {
     sources: Set<Address>,
     /// Whose reply a datagram is that no table remembers (one-packet scheduling).
     one_packet: Map<(Address, u16, Protocol), (Address, u16)>,
+    /// Whether any service has a helper that opens ports.
+    helpers: bool,
 }
 
 /// Ports `first..=last` of one address belong to one service.
@@ -129,7 +131,14 @@ impl Services {
         if self.by_id.len() <= slot {
             self.by_id.resize_with(slot + 1, || None);
         }
+        self.helpers |= service.options.ftp;
         self.by_id[slot] = Some(service);
+    }
+
+    /// Whether any service has a helper that opens ports on virtual addresses.
+    #[inline]
+    pub fn have_helpers(&self) -> bool {
+        self.helpers
     }
 
     /// Says that replies from `address` belong to NAT flows.
