@@ -2,6 +2,8 @@
 
 pub mod flow_table;
 
+pub mod persistence;
+
 mod prefetch;
 
 pub mod scheduler;

@@ -50,6 +50,8 @@ use crate::lookup::slab::{Memory, OutOfMemory, Slab};
 
 /// Slots in a bucket.
 const WAYS: usize = 4;
+/// Slots that a key may have.
+pub const SLOTS_OF_A_KEY: usize = 2 * WAYS;
 /// How often one looks for what another thread is about to write.
 const PATIENCE: u32 = 48;
 
