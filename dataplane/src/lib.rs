@@ -39,5 +39,7 @@ pub mod wire;
 
 pub mod moment;
 
+pub mod shared_map;
+
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
