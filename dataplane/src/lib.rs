@@ -33,7 +33,11 @@ pub mod punt;
 
 pub mod frame;
 
+pub mod defence;
+
 pub mod wire;
+
+pub mod hash;
 
 pub mod moment;
 
