@@ -33,6 +33,8 @@ pub mod punt;
 
 pub mod frame;
 
+pub mod fragments;
+
 pub mod defence;
 
 pub mod wire;
