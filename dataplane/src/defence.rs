@@ -3,4 +3,6 @@
 
 pub mod cookie;
 
+pub mod limits;
+
 pub mod siphash;
