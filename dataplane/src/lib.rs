@@ -35,7 +35,13 @@ pub mod punt;
 
 pub mod frame;
 
+pub mod fragments;
+
+pub mod defence;
+
 pub mod wire;
+
+pub mod hash;
 
 pub mod moment;
 
