@@ -11,7 +11,8 @@
 //! in three places only: it reads [`snapshot`], writes [`counters`] and hands over at [`punt`].
 //!
 //! Nothing here needs a driver: [`frame`] says what the steps ask of a packet buffer and of an
-//! interface, and [`wire`] reads and writes headers where they lie.
+//! interface, [`wire`] reads and writes headers where they lie, and [`toeplitz`] knows at which
+//! receive queue a card delivers a flow.
 
 pub mod worker;
 
@@ -40,6 +41,8 @@ pub mod fragments;
 pub mod defence;
 
 pub mod wire;
+
+pub mod toeplitz;
 
 pub mod hash;
 
