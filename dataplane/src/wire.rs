@@ -7,6 +7,10 @@ pub mod ethernet;
 
 pub mod ipv4;
 
+pub mod ipv6;
+
+pub mod protocol;
+
 pub mod tcp;
 
 pub mod udp;

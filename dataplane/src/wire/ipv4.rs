@@ -4,21 +4,10 @@ use std::net::Ipv4Addr;
 
 use super::Malformed;
 use super::checksum::{self, Change};
+pub use super::protocol;
 
 /// Length of a header without options, in bytes.
 pub const HEADER: usize = 20;
-
-/// Protocol numbers (IANA, Assigned Internet Protocol Numbers).
-pub mod protocol {
-    /// RFC 792.
-    pub const ICMP: u8 = 1;
-    /// IPv4 in IPv4 (RFC 2003).
-    pub const IPV4: u8 = 4;
-    /// RFC 9293.
-    pub const TCP: u8 = 6;
-    /// RFC 768.
-    pub const UDP: u8 = 17;
-}
 
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
