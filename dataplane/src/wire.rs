@@ -11,6 +11,8 @@ pub mod ipv6;
 
 pub mod protocol;
 
+pub mod options;
+
 pub mod tcp;
 
 pub mod udp;

@@ -118,6 +118,13 @@ impl<'p> Ipv6<'p> {
         self.0[7] = limit;
     }
 
+    /// Takes one off the hop limit, and gives what is left. 0 stays 0.
+    #[inline]
+    pub fn decrement_hop_limit(&mut self) -> u8 {
+        self.0[7] = self.0[7].saturating_sub(1);
+        self.0[7]
+    }
+
     /// Replaces the source. The checksum of what is carried covers it, and is the caller's to mend.
     #[inline]
     pub fn set_source(&mut self, to: Address) {
