@@ -7,6 +7,12 @@ pub mod ethernet;
 
 pub mod ipv4;
 
+pub mod ipv6;
+
+pub mod protocol;
+
+pub mod options;
+
 pub mod tcp;
 
 pub mod udp;
