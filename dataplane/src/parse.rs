@@ -6,11 +6,12 @@ use crate::frame::{Burst, Frame};
 use crate::moment::Moment;
 use crate::snapshot::{Interface, InterfaceId, PortId, Protocol, Snapshot};
 use crate::wire::ethernet::{self, Ethernet, Tag, ethertype};
-use crate::wire::ipv4::{self, Ipv4, protocol};
+use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::{self, Ipv6};
+use crate::wire::quoted::{Numbers, Quoted};
 use crate::wire::tcp::{self, Tcp};
 use crate::wire::udp::Udp;
-use crate::wire::{Address, Malformed, icmp, icmpv6};
+use crate::wire::{Address, Family, Malformed, icmp, protocol};
 
 /// A frame that is worth looking at, and what it is.
 pub struct Parsed<F> {
@@ -225,8 +226,7 @@ fn ipv4(bytes: &mut [u8]) -> Result<Content, Reason> {
     };
     match ip.protocol() {
         protocol::ICMP => {
-            let message = icmp::Message::read(payload)?;
-            icmp_message(message.kind(), about)
+            icmp_message(&icmp::Message::read(Family::V4, payload)?, about)
         }
         other => transport(other, payload, about),
     }
@@ -244,10 +244,10 @@ fn ipv6(bytes: &mut [u8]) -> Result<Content, Reason> {
         Some(fragment) if fragment.offset == 0 => Part::First,
         Some(_) => Part::Later,
     };
-    if extensions.protocol == ipv6::protocol::ICMPV6 && part == Part::Whole {
-        let message = icmpv6::Message::read(payload)?;
+    if extensions.protocol == protocol::ICMPV6 && part == Part::Whole {
+        let message = icmp::Message::read(Family::V6, payload)?;
         // Its own rules for addresses (RFC 4861 section 7.1); who reads the message checks them.
-        if matches!(message.kind(), icmp::Kind::Neighbour(_)) {
+        if matches!(message.kind(), icmp::Kind::Neighbour { .. }) {
             return Ok(Content::Neighbour);
         }
     }
@@ -268,10 +268,7 @@ fn ipv6(bytes: &mut [u8]) -> Result<Content, Reason> {
         part,
     };
     match extensions.protocol {
-        ipv6::protocol::ICMPV6 => {
-            let message = icmpv6::Message::read(payload)?;
-            icmp_message(message.kind(), about)
-        }
+        protocol::ICMPV6 => icmp_message(&icmp::Message::read(Family::V6, payload)?, about),
         other => transport(other, payload, about),
     }
 }
@@ -339,13 +336,13 @@ fn transport(number: u8, payload: &mut [u8], about: About) -> Result<Content, Re
 }
 
 #[inline]
-fn icmp_message(kind: icmp::Kind, about: About) -> Result<Content, Reason> {
+fn icmp_message(message: &icmp::Message<'_>, about: About) -> Result<Content, Reason> {
     let none = tcp::Flags::default();
     if about.part != Part::Whole {
         // An echo in parts can be passed on, not translated.
         return Ok(Content::Other(about.packet(Protocol::Echo, (0, 0), none)));
     }
-    Ok(match kind {
+    Ok(match message.kind() {
         icmp::Kind::EchoRequest { identifier } => {
             Content::Flow(about.packet(Protocol::Echo, (identifier, 0), none))
         }
@@ -353,16 +350,39 @@ fn icmp_message(kind: icmp::Kind, about: About) -> Result<Content, Reason> {
             let packet = about.packet(Protocol::Echo, (0, identifier), none);
             Content::Flow(Packet { answers: true, ..packet })
         }
-        icmp::Kind::Error { quoted: Some(quoted), .. } => match quoted.flow() {
-            Some(flow) => Content::Error(Error {
+        icmp::Kind::Error { .. } => match flow_of(message.quoted()?) {
+            Some(quoted) => Content::Error(Error {
                 source: about.source,
                 destination: about.destination,
-                quoted: flow,
+                quoted,
                 length: about.length,
             }),
             None => Content::Icmp { destination: about.destination },
         },
-        _ => Content::Icmp { destination: about.destination },
+        icmp::Kind::Neighbour { .. } | icmp::Kind::Other { .. } => {
+            Content::Icmp { destination: about.destination }
+        }
+    })
+}
+
+/// The flow of a quoted packet, if it is of one that can be known.
+fn flow_of(quoted: Quoted) -> Option<Flow> {
+    let (protocol, ports) = match (quoted.protocol, quoted.numbers) {
+        (protocol::TCP, Numbers::Ports { source, destination }) => {
+            (Protocol::Tcp, (source, destination))
+        }
+        (protocol::UDP, Numbers::Ports { source, destination }) => {
+            (Protocol::Udp, (source, destination))
+        }
+        (_, Numbers::Identifier(identifier)) => (Protocol::Echo, (identifier, 0)),
+        _ => return None,
+    };
+    Some(Flow {
+        protocol,
+        source: quoted.source,
+        source_port: ports.0,
+        destination: quoted.destination,
+        destination_port: ports.1,
     })
 }
 

@@ -6,13 +6,13 @@ use crate::frame::Frame;
 use crate::lookup::Translation;
 use crate::parse::{Packet, Part, ip_packet};
 use crate::snapshot::Protocol;
-use crate::wire::Address;
 use crate::wire::checksum::Change;
+use crate::wire::icmp::Message;
 use crate::wire::ipv4::Ipv4;
-use crate::wire::ipv6::{self, Ipv6};
+use crate::wire::ipv6::Ipv6;
 use crate::wire::tcp::Tcp;
 use crate::wire::udp::Udp;
-use crate::wire::{icmp, icmpv6};
+use crate::wire::{Address, Family, protocol};
 
 /// Gives a packet of a flow its new addresses and ports. `None` if it is not what `packet` says.
 #[inline]
@@ -37,13 +37,10 @@ pub fn packet(frame: &mut impl Frame, packet: &Packet, to: &Translation) -> Opti
             // The identifier stands in for the port of whoever asks.
             let identifier = if packet.answers { to.destination.1 } else { to.source.1 };
             let end = usize::from(packet.length) - usize::from(packet.transport);
-            let payload = payload.get_mut(..end)?;
-            if packet.flow.source.is_v4() {
-                icmp::set_identifier(payload, identifier)?;
-            } else {
-                icmpv6::set_identifier(payload, identifier)?;
-                icmpv6::mend(payload, change)?;
-            }
+            let family = packet.flow.source.family();
+            let mut message = Message::read(family, payload.get_mut(..end)?).ok()?;
+            message.set_identifier(identifier);
+            message.addresses_changed(change);
         }
     }
     Some(())
@@ -62,25 +59,27 @@ pub fn addresses(
         return Some(());
     }
     let bytes = ip_packet(frame);
-    let protocol = if to_v4 {
+    let carried = if to_v4 {
         Ipv4::split(bytes).ok()?.0.protocol()
     } else {
         let (ip, payload) = Ipv6::split(bytes).ok()?;
         ip.extensions(payload).ok()?.protocol
     };
     let payload = ip_packet(frame).get_mut(usize::from(packet.transport)..)?;
-    match protocol {
-        crate::wire::ipv4::protocol::TCP => {
+    match carried {
+        protocol::TCP => {
             let mut tcp = Tcp::split(payload).ok()?;
             let port = tcp.source();
             tcp.set_source(port, change);
         }
-        crate::wire::ipv4::protocol::UDP => {
+        protocol::UDP => {
             let mut udp = Udp::of(payload)?;
             let port = udp.source();
             udp.set_source(port, change);
         }
-        ipv6::protocol::ICMPV6 if !to_v4 => icmpv6::mend(payload, change)?,
+        protocol::ICMPV6 if !to_v4 => {
+            Message::read(Family::V6, payload).ok()?.addresses_changed(change);
+        }
         _ => {} // nobody else's checksum covers the addresses
     }
     Some(())

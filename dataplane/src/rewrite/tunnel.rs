@@ -6,10 +6,10 @@ use crate::parse::{Packet, ip_packet};
 use crate::snapshot::{Encapsulation, Protocol};
 use crate::wire::ethernet::{self, Ethernet, Mac, ethertype};
 use crate::wire::gue;
-use crate::wire::ipv4::{self, Ipv4, protocol};
+use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::tcp::{self, Tcp};
-use crate::wire::{Address, Family};
+use crate::wire::{Address, Family, protocol};
 
 /// How much longer a packet becomes, in bytes.
 #[inline]
@@ -73,7 +73,7 @@ impl Identification {
         ethernet.write(Mac::default(), Mac::default(), outer_type);
         let inner_protocol = match inner.family {
             Family::V4 => protocol::IPV4,
-            Family::V6 => ipv6::protocol::IPV6,
+            Family::V6 => protocol::IPV6,
         };
         let protocol = match encapsulation {
             Encapsulation::Ip => inner_protocol,
