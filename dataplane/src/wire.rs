@@ -19,6 +19,10 @@ pub mod udp;
 
 pub mod icmp;
 
+pub mod icmpv6;
+
+pub mod quoted;
+
 pub mod checksum;
 
 pub use address::{Address, Family, Prefix};

@@ -29,7 +29,7 @@ fn halves(word: u64) -> u64 {
 }
 
 #[inline]
-fn fold(sum: u64) -> u16 {
+pub(super) fn fold(sum: u64) -> u16 {
     // 64 bits to 33, to 32 at most, to 17, to 16.
     let sum = halves(halves(sum));
     let sum = (sum >> 16) + (sum & 0xffff);
