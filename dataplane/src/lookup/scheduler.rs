@@ -3,6 +3,8 @@
 
 mod consistent;
 
+pub mod maglev;
+
 mod round_robin;
 
 use crate::parse::Flow;
