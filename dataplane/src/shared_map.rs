@@ -183,7 +183,8 @@ impl SharedMap {
             .any(|(_, slot)| slot.tag.load(Ordering::Acquire) == key && slot.empty(sealed))
     }
 
-    /// Shows `judge` every entry in these buckets, and removes those it wants removed. Returns how many that were.
+    /// Shows `judge` every entry in these buckets, and removes those it wants removed. Returns how many
+    /// that were.
     pub fn for_each_in(
         &self,
         buckets: Range<usize>,

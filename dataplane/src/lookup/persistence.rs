@@ -79,8 +79,8 @@ impl Persistence {
         Ok(Self { map, secret, entries: CachePadded::default() })
     }
 
-    /// The server that a client of `group` was sent to, unless that is too long ago. `mask` is how many bits of
-    /// its address count.
+    /// The server that a client of `group` was sent to, unless that is too long ago. `mask` is how many bits
+    /// of its address count.
     #[inline]
     pub fn find(&self, group: u64, client: Address, mask: u8, now: Moment) -> Option<u32> {
         let key = self.key(group, client, mask);
@@ -93,8 +93,8 @@ impl Persistence {
         Some(stay.server)
     }
 
-    /// Notes that a connection of this client goes to `server` (not 0, which is refused), and starts the client's
-    /// timer anew. If there is no room, the entry that would expire first goes: of entries with
+    /// Notes that a connection of this client goes to `server` (not 0, which is refused), and starts the
+    /// client's timer anew. If there is no room, the entry that would expire first goes: of entries with
     /// the same timeout, the one idle longest.
     pub fn remember(
         &self,
@@ -153,7 +153,8 @@ impl Persistence {
         Share { next: buckets.start, buckets }
     }
 
-    /// Looks at the next few buckets of a share, and removes what has expired. Returns how many entries that were.
+    /// Looks at the next few buckets of a share, and removes what has expired. Returns how many entries
+    /// that were.
     pub fn sweep(&self, share: &mut Share, now: Moment) -> usize {
         let end = share.buckets.end.min(share.next + BUCKETS_AT_ONCE);
         let removed = self.map.for_each_in(share.next..end, |_, value| {
@@ -194,7 +195,8 @@ impl Persistence {
         counts
     }
 
-    /// Lets the entry go that expires first, if entries fill both buckets of `key`; `true` if it had not expired.
+    /// Lets the entry go that expires first, if entries fill both buckets of `key`; `true` if it had not
+    /// expired yet.
     fn make_room(&self, key: u64, now: Moment) -> bool {
         let (mut first, mut entries) = (None::<(u32, u64, u64)>, 0);
         for bucket in self.map.buckets_of(key) {

@@ -5,6 +5,8 @@ mod least_connection;
 
 pub mod maglev;
 
+pub mod maglev;
+
 mod round_robin;
 
 use super::load::Loads;
