@@ -8,6 +8,8 @@ mod too_big;
 
 mod tunnel;
 
+pub mod ftp;
+
 use crate::counters::{Counters, Reason};
 use crate::frame::{Burst, Frame};
 use crate::lookup::{Routed, Towards};
