@@ -10,6 +10,8 @@ mod tunnel;
 
 pub mod ftp;
 
+pub mod sequence;
+
 use crate::counters::{Counters, Reason};
 use crate::frame::{Burst, Frame};
 use crate::lookup::{Routed, Towards};
