@@ -79,7 +79,7 @@ impl Piece {
             && self.offset.is_multiple_of(8)
             && (self.length.is_multiple_of(8) || !self.more)
             && end <= datagram.longest();
-        possible.then(|| Part { start: self.offset, end: end as u16 })
+        possible.then_some(Part { start: self.offset, end: end as u16 })
     }
 }
 

@@ -12,6 +12,10 @@ mod translate;
 
 mod tunnel;
 
+pub mod ftp;
+
+pub mod sequence;
+
 use crate::counters::{Counters, Reason};
 use crate::frame::{Burst, Frame, Link};
 use crate::lookup::{ErrorTowards, Memory, Routed, Towards, Translation};
