@@ -143,7 +143,10 @@ pub fn passes(packet: Packet, ingress: InterfaceId, snapshot: &Snapshot) -> bool
     is_gateway(ingress)
         || snapshot.nat.concerns(packet.flow.source)
         || (snapshot.has_gateway()
-            && snapshot.routes.to(packet.flow.destination).is_some_and(|to| is_gateway(to.interface)))
+            && snapshot
+                .routes
+                .to(packet.flow.destination)
+                .is_some_and(|to| is_gateway(to.interface)))
 }
 
 fn of_error(error: Error, ingress: InterfaceId, snapshot: &Snapshot) -> Answer<'_> {

@@ -26,9 +26,8 @@ pub struct Colleagues<F> {
 
 /// The ends for each of so many workers.
 pub fn colleagues<F>(workers: usize) -> Vec<Colleagues<F>> {
-    let mut all: Vec<_> = (0..workers)
-        .map(|_| Colleagues { to: Vec::new(), from: Vec::new(), first: 0 })
-        .collect();
+    let mut all: Vec<_> =
+        (0..workers).map(|_| Colleagues { to: Vec::new(), from: Vec::new(), first: 0 }).collect();
     for sender in 0..workers {
         for receiver in 0..workers {
             let end = (sender != receiver).then(|| {

@@ -209,12 +209,7 @@ struct Step<'m, 's> {
 
 impl<'s> Step<'_, 's> {
     #[inline]
-    fn fate(
-        &mut self,
-        packet: &Packet,
-        belongs: Belongs<'s>,
-        frame: &mut impl Frame,
-    ) -> Fate<'s> {
+    fn fate(&mut self, packet: &Packet, belongs: Belongs<'s>, frame: &mut impl Frame) -> Fate<'s> {
         match belongs {
             Belongs::To(service) => self.to_service(service, packet, frame),
             Belongs::Reply => self.reply(packet, frame),
@@ -252,8 +247,7 @@ impl<'s> Step<'_, 's> {
         let flows = &mut self.memory.flows;
         let state = flows.state(place);
         let opens_again = packet.flags.opens() && state.state() == Some(FlowState::Closing);
-        let server =
-            self.snapshot.server(state.server()).filter(|it| it.service == service.id);
+        let server = self.snapshot.server(state.server()).filter(|it| it.service == service.id);
         let Some(server) = server.filter(|_| !opens_again) else {
             flows.end(place, self.counters);
             return None;
@@ -379,8 +373,7 @@ impl<'s> Step<'_, 's> {
         let slot = service.id.slot() as u16;
         let rates = &mut self.memory.rates;
         if limits.new_flows_per_client > 0 {
-            let mask =
-                if client.is_v4() { limits.client_mask_v4 } else { limits.client_mask_v6 };
+            let mask = if client.is_v4() { limits.client_mask_v4 } else { limits.client_mask_v6 };
             let limit = within_a_tenth(limits.new_flows_per_client);
             if !rates.network(slot, Prefix::new(client, mask), limit, self.now) {
                 return Err(Reason::ClientRate.into());
@@ -462,8 +455,8 @@ impl<'s> Step<'_, 's> {
             Mode::Nat { port } => {
                 (new.server, new.translated) = (target(port), true);
                 // A server that is a client of its own service would answer itself directly (FWD-10).
-                let behind = service.options.hairpin
-                    && self.snapshot.services.may_reply(flow.source);
+                let behind =
+                    service.options.hairpin && self.snapshot.services.may_reply(flow.source);
                 if behind {
                     let own = self.snapshot.interface(server.hop.interface);
                     let own = own.and_then(|it| it.source_for(server.address));
@@ -516,11 +509,7 @@ impl<'s> Step<'_, 's> {
 
     /// A packet that comes back from a server, or from somebody whom a server of ours talks to.
     #[inline]
-    fn reply(
-        &mut self,
-        packet: &Packet,
-        frame: &mut impl Frame,
-    ) -> Result<Fate<'s>, Fate<'s>> {
+    fn reply(&mut self, packet: &Packet, frame: &mut impl Frame) -> Result<Fate<'s>, Fate<'s>> {
         let flow = packet.flow;
         let found = self.memory.flows.find(self.hash, &flow, Direction::Reply);
         let Some(place) = found else { return self.reply_unknown(packet, frame) };
@@ -632,8 +621,7 @@ impl<'s> Step<'_, 's> {
         if let Some(place) = flows.find(self.hash, &flow, Direction::Reply) {
             let original = flows.original(place);
             let by_server = error.source == flow.source;
-            let hop =
-                self.snapshot.hop_to(original.source).ok_or(Fate::Drop(Reason::NoRoute))?;
+            let hop = self.snapshot.hop_to(original.source).ok_or(Fate::Drop(Reason::NoRoute))?;
             return Ok(Fate::Towards(Towards::Error(ErrorTowards::Translated {
                 source: if by_server { original.destination } else { error.source },
                 destination: original.source,

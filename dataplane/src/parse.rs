@@ -152,17 +152,16 @@ pub fn interface_of<'s, F: Frame>(
     port: PortId,
     snapshot: &'s Snapshot,
 ) -> Result<(InterfaceId, &'s Interface), Reason> {
-    let tag = match (frame.stripped_tag(), Tag::read(frame.bytes())) {
-        (Some(stripped), _) => Some(stripped & 0x0fff),
-        (None, Some(tag)) => {
-            ethernet::remove_tag(frame.bytes_mut());
-            frame.shrink_front(ethernet::TAG);
-            Some(tag.identifier())
+    let tag = match frame.stripped_tag() {
+        Some(stripped) => Some(Tag::from_bits(stripped)),
+        None => {
+            let taken = Tag::take(frame.bytes_mut());
+            frame.shrink_front(if taken.is_some() { ethernet::TAG } else { 0 });
+            taken
         }
-        (None, None) => None,
     };
     // Number 0 says that the frame belongs to no VLAN and only has a priority (IEEE 802.1Q section 9.6).
-    let vlan = tag.filter(|&number| number != 0);
+    let vlan = tag.map(Tag::identifier).filter(|&number| number != 0);
     let missing = if vlan.is_some() { Reason::Vlan } else { Reason::NoInterface };
     let id = snapshot.interface_at(port, vlan).ok_or(missing)?;
     Ok((id, snapshot.interface(id).ok_or(missing)?))
@@ -225,9 +224,7 @@ fn ipv4(bytes: &mut [u8]) -> Result<Content, Reason> {
         part,
     };
     match ip.protocol() {
-        protocol::ICMP => {
-            icmp_message(&icmp::Message::read(Family::V4, payload)?, about)
-        }
+        protocol::ICMP => icmp_message(&icmp::Message::read(Family::V4, payload)?, about),
         other => transport(other, payload, about),
     }
 }

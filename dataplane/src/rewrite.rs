@@ -6,25 +6,25 @@ mod answer;
 
 mod error;
 
+pub mod ftp;
+
+mod reset;
+
 pub mod sequence;
 
 mod translate;
 
 mod tunnel;
 
-pub mod ftp;
-
-pub mod sequence;
-
 use crate::counters::{Counters, Reason};
 use crate::frame::{Burst, Frame, Link};
-use crate::lookup::{ErrorTowards, Memory, Routed, Towards, Translation};
+use crate::lookup::{ErrorTowards, Memory, Routed, Towards};
 use crate::moment::Moment;
 use crate::parse::{Packet, ip_packet};
 use crate::punt::limit::TokenBucket;
 use crate::snapshot::{Hop, InterfaceId, Mode, Server, Snapshot};
-use crate::wire::Family;
 use crate::wire::ipv4::Ipv4;
+use crate::wire::{Family, ethernet};
 use answer::Complaint;
 
 /// A frame that lacks only its hardware addresses.
@@ -77,7 +77,16 @@ impl Rewriter {
         surroundings: &mut Surroundings<'_, L>,
         mut send: impl FnMut(Outbound<L::Frame>, &mut Surroundings<'_, L>),
     ) {
-        for it in routed.drain(..) {
+        for mut it in routed.drain(..) {
+            if let Towards::Reset(other_end) = it.towards {
+                let segments = reset::both_ends(&mut it, other_end, surroundings.snapshot);
+                for (hop, bytes) in segments.into_iter().flatten() {
+                    if let Some(outbound) = surroundings.made(hop, &bytes) {
+                        send(outbound, surroundings);
+                    }
+                }
+                continue;
+            }
             match self.packet(it, surroundings) {
                 Ok(outbound) => send(outbound, surroundings),
                 Err(None) => {}
@@ -160,9 +169,8 @@ impl Rewriter {
                 .ok_or(Reason::Malformed)?;
                 Ok(Outbound { frame, hop, length: packet.length })
             }
-            Towards::Reset(other_end) => {
-                self.reset(frame, &packet, ingress, other_end, surroundings)
-            }
+            // Dealt with before, because one frame becomes two.
+            Towards::Reset(_) => Err(None),
             Towards::Challenged => Err(Some(Reason::Challenged)),
         }
     }
@@ -219,19 +227,15 @@ impl Rewriter {
         counters.injected.add(u64::from(answer.is_some()));
         answer.ok_or(None)
     }
+}
 
-    /// Resets a connection: its sender gets an answer, and the other end what looks like the sender's own.
-    #[cold]
-    fn reset<L: Link>(
-        &mut self,
-        mut frame: L::Frame,
-        packet: &Packet,
-        ingress: InterfaceId,
-        other_end: Option<Translation>,
-        surroundings: &mut Surroundings<'_, L>,
-    ) -> Result<Outbound<L::Frame>, Option<Reason>> {
-        let _ = (&mut frame, packet, ingress, other_end, surroundings);
-        Err(None)
+impl<L: Link> Surroundings<'_, L> {
+    /// A frame of our own with this IP packet in it, behind room for the Ethernet header.
+    fn made(&mut self, hop: Hop, bytes: &[u8]) -> Option<Outbound<L::Frame>> {
+        let port = self.snapshot.interface(hop.interface)?.port;
+        let frame = self.links.get_mut(usize::from(port.0))?.allocate(bytes)?;
+        self.counters.injected.add(1);
+        Some(Outbound { frame, hop, length: (bytes.len() - ethernet::HEADER) as u16 })
     }
 }
 
@@ -257,11 +261,7 @@ fn way(towards: &Towards<'_>) -> (Option<Hop>, usize) {
 
 /// Whether the packet must arrive whole or not at all: its sender says so (IPv4), or routers never
 /// fragment (IPv6, outside or inside).
-fn must_not_be_fragmented<F: Frame>(
-    towards: &Towards<'_>,
-    packet: &Packet,
-    frame: &mut F,
-) -> bool {
+fn must_not_be_fragmented<F: Frame>(towards: &Towards<'_>, packet: &Packet, frame: &mut F) -> bool {
     let outside = match towards {
         Towards::Server(server) => match server.mode {
             Mode::Tunnel { source, .. } => source.family(),

@@ -22,7 +22,7 @@ pub use nat::{Masquerade, NatRules};
 pub use routes::{Route, Routes};
 pub use service::{
     Admission, Candidates, Encapsulation, Host, Limits, Mode, Options, Persistence, Protocol,
-    Scheduler, Server, ServerId, Service, ServiceId, Services, Timeouts,
+    Scheduler, Server, ServerId, Service, ServiceId, Services, TRANSLATED_PORTS, Timeouts,
 };
 pub use swap::{Publisher, Reader, publication};
 

@@ -166,8 +166,7 @@ impl Crew {
 
     fn memory(&self, worker: usize) -> Memory {
         let id = WorkerId(worker as u8);
-        let directory =
-            (self.workers > 1).then(|| Directory::new(Arc::clone(&self.directory), id));
+        let directory = (self.workers > 1).then(|| Directory::new(Arc::clone(&self.directory), id));
         let capacity = Capacity { v4: self.flows, v6: self.flows };
         let key = Key::new([11, 13, 17, 19]);
         let mut others = self.counters.clone();
@@ -438,11 +437,8 @@ pub fn snapshot(text: &str) -> Snapshot {
     let connected = |id: InterfaceId| {
         subnets(id).map(|subnet| Route { to: subnet.subnet(), interface: id, via: None })
     };
-    let default = |via: Address| Route {
-        to: Prefix::new(via, 0),
-        interface: OUTSIDE,
-        via: Some(via),
-    };
+    let default =
+        |via: Address| Route { to: Prefix::new(via, 0), interface: OUTSIDE, via: Some(via) };
     let routes = [default(GATEWAY.into()), default(GATEWAY_V6.into())];
     Snapshot {
         generation: 1,

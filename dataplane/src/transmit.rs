@@ -12,7 +12,7 @@ use crate::frame::{Frame, Link};
 use crate::moment::Moment;
 use crate::rewrite::Outbound;
 use crate::snapshot::{Interface, MAX_PORTS, Snapshot};
-use crate::wire::ethernet::{self, Ethernet, Mac};
+use crate::wire::ethernet::{self, Ethernet, Mac, Tag};
 
 pub use waiting::{Question, Waiting};
 
@@ -105,7 +105,7 @@ impl<F: Frame> Outboxes<F> {
             if !frame.grow_front(ethernet::TAG) {
                 return counters.drop_one(Reason::NoBuffer);
             }
-            ethernet::insert_tag(frame.bytes_mut(), vlan);
+            let _ = Tag::default().with_identifier(vlan).put(frame.bytes_mut());
         }
         let index = usize::from(interface.port.0);
         let (Some(outbox), Some(link)) = (self.0.get_mut(index), links.get_mut(index)) else {

@@ -109,8 +109,7 @@ impl Key {
             | u64::from(flow.destination_port) << 16
             | u64::from(flow.protocol as u8);
         if flow.destination.is_v4() {
-            let addresses =
-                u64::from(flow.source.low()) << 32 | u64::from(flow.destination.low());
+            let addresses = u64::from(flow.source.low()) << 32 | u64::from(flow.destination.low());
             return fold(fold(addresses ^ first, ports ^ second) ^ third, fourth | 1);
         }
         let [from, to] = [flow.source.bits(), flow.destination.bits()];
@@ -217,7 +216,7 @@ impl FlowTable {
             key,
             directory,
             half_open: vec![0; MAX_SERVICES].into(),
-            adjustments: Adjustments::new(flows.min(ADJUSTED)),
+            adjustments: Adjustments::new(flows.min(ADJUSTED), [key.0[0], key.0[2]]),
         })
     }
 
@@ -283,11 +282,7 @@ impl FlowTable {
     /// ended since.
     #[inline]
     pub fn state(&mut self, place: Place) -> &mut State {
-        if place.0 & IPV6 == 0 {
-            self.v4.state(place.0)
-        } else {
-            self.v6.state(place.0 & !IPV6)
-        }
+        if place.0 & IPV6 == 0 { self.v4.state(place.0) } else { self.v6.state(place.0 & !IPV6) }
     }
 
     /// The flow at a place as the client addresses it.
@@ -328,13 +323,7 @@ impl FlowTable {
         }
     }
 
-    fn advance(
-        &mut self,
-        place: Place,
-        next: FlowState,
-        timeouts: &Timeouts,
-        counters: &Counters,
-    ) {
+    fn advance(&mut self, place: Place, next: FlowState, timeouts: &Timeouts, counters: &Counters) {
         let state = self.state(place);
         let before = state.state();
         state.set_state(next, timeouts.of(next));
@@ -474,9 +463,7 @@ impl FlowTable {
         is_there: impl Fn(ServerId) -> bool,
         counters: &Counters,
     ) {
-        let gone = |state: &State| {
-            state.server() != ServerId::NONE && !is_there(state.server())
-        };
+        let gone = |state: &State| state.server() != ServerId::NONE && !is_there(state.server());
         while let Some(place) = self.v4.next_expired(now, gone) {
             self.end(Place(place), counters);
         }

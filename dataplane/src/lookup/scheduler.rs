@@ -5,8 +5,6 @@ mod least_connection;
 
 pub mod maglev;
 
-pub mod maglev;
-
 mod round_robin;
 
 use super::load::Loads;

@@ -56,7 +56,10 @@ impl Original {
             let (ip, payload) = Ipv4::split(packet).ok()?;
             let later = ip.fragment().is_some_and(|fragment| fragment.offset != 0);
             let is_error = ip.protocol() == protocol::ICMP
-                && !matches!(payload.first(), Some(&(icmp::kind::ECHO_REQUEST | icmp::kind::ECHO_REPLY)));
+                && !matches!(
+                    payload.first(),
+                    Some(&(icmp::kind::ECHO_REQUEST | icmp::kind::ECHO_REPLY))
+                );
             let (sender, length) = (ip.source_address(), usize::from(ip.total_length()));
             return (!later && !is_error).then_some(Self { sender, length, header: ip.length() });
         }

@@ -67,8 +67,7 @@ impl Identification {
             return None;
         }
         frame.truncate(ethernet::HEADER + total); // Ethernet's padding stays here
-        let outer_type =
-            if source.is_v4() { ethertype::IPV4 } else { ethertype::IPV6 };
+        let outer_type = if source.is_v4() { ethertype::IPV4 } else { ethertype::IPV6 };
         let (mut ethernet, outer) = Ethernet::split(frame.bytes_mut()).ok()?;
         ethernet.write(Mac::default(), Mac::default(), outer_type);
         let inner_protocol = match inner.family {
@@ -108,7 +107,11 @@ impl Identification {
             outer.get_mut(ipv6::HEADER..)?
         };
         if let Encapsulation::Gue(port) = encapsulation {
-            gue::write(behind, (source, server), port_of(packet), port, inner_protocol)?;
+            let headers = gue::headers((port_of(packet), port), inner_protocol, inner.length)?;
+            *behind.first_chunk_mut()? = headers;
+            if !source.is_v4() {
+                gue::write_checksum(behind, source, server); // RFC 8200 section 8.1: never without
+            }
         }
         Some(total_length)
     }
@@ -117,8 +120,9 @@ impl Identification {
 /// A source port that tells flows apart, so that routers spread them.
 fn port_of(packet: &Packet) -> u16 {
     let flow = &packet.flow;
-    let spread = (flow.source.low() ^ u32::from(flow.source_port) << 16 ^ u32::from(flow.destination_port))
-        .wrapping_mul(0x9e37_79b1);
+    let spread =
+        (flow.source.low() ^ u32::from(flow.source_port) << 16 ^ u32::from(flow.destination_port))
+            .wrapping_mul(0x9e37_79b1);
     0xc000 | (spread >> 18) as u16
 }
 

@@ -66,9 +66,7 @@ mod tests {
             route("::", 0, 4),
             route("2001:db8::", 32, 5),
         ]);
-        let to = |address: &str| {
-            routes.to(address.parse().unwrap()).map(|route| route.interface.0)
-        };
+        let to = |address: &str| routes.to(address.parse().unwrap()).map(|route| route.interface.0);
         assert_eq!(to("192.0.2.1"), Some(0));
         assert_eq!(to("10.9.0.1"), Some(1));
         assert_eq!(to("10.1.0.1"), Some(2));

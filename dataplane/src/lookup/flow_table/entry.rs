@@ -189,9 +189,8 @@ impl State {
         if packet.flags.closes() {
             return (self.state != 3).then_some(FlowState::Closing);
         }
-        let opened = self.state == 1
-            && direction == Direction::Original
-            && !packet.flags.synchronises();
+        let opened =
+            self.state == 1 && direction == Direction::Original && !packet.flags.synchronises();
         opened.then_some(FlowState::Established)
     }
 

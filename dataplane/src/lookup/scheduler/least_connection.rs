@@ -15,11 +15,8 @@ pub fn choose(
     let start = if (position.next as usize) < servers.len() { position.next as usize } else { 0 };
     let mut best: Option<(usize, u64, u64)> = None;
     for step in 0..servers.len() {
-        let index = if start + step < servers.len() {
-            start + step
-        } else {
-            start + step - servers.len()
-        };
+        let index =
+            if start + step < servers.len() { start + step } else { start + step - servers.len() };
         let Some(&(server, weight)) = servers.get(index) else { continue };
         let Some(connections) = connections(server) else { continue };
         // One more than it has: among idle servers the heavier is lighter laden by the next flow.
