@@ -2,19 +2,19 @@
 //! read. [`Compiled`] holds all that only another configuration changes; [`Compiled::snapshot`] adds
 //! the neighbours, which change often, and shares the rest.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use dataplane::lookup::scheduler::maglev;
 use dataplane::snapshot::{
-    Candidates, Hop, Interface, InterfaceId, Map, Mode, Routes, Scheduler, Server, Service,
-    Services, Snapshot,
+    self, Candidates, Hop, Interface, InterfaceId, Mode, Neighbours, PortId, Routes, Scheduler,
+    Server, Service, Services, Snapshot,
 };
-use dataplane::wire::{Mac, Prefix};
+use dataplane::wire::{Address, Mac, Prefix};
 use ipnet::Ipv4Net;
 
 use crate::config::{self, Config, Forwarding};
 use crate::identities::Identities;
-use crate::neighbours::{Own, Plan};
+use crate::neighbours::{Own, Plan, link_local};
 
 /// What an opened device says of itself.
 #[derive(Debug, Clone, Copy)]
@@ -53,18 +53,24 @@ impl Compiled {
                     config::Scheduler::Wrr => Scheduler::WeightedRoundRobin,
                 },
                 candidates: Candidates::new(server_ids.iter().copied().zip(weights)),
+                table: Arc::new(maglev::Table::new(maglev::Size::for_servers(1), [])),
+                persistence: None,
+                hosts: Box::default(),
+                timeouts: snapshot::Timeouts::default(),
+                limits: snapshot::Limits::default(),
+                options: snapshot::Options::default(),
             });
             for &address in &service.addresses {
                 for &protocol in service.protocols() {
                     for range in service.ports.ranges() {
-                        services.publish(address, protocol, range, id);
+                        services.publish(address.into(), protocol, range, id);
                     }
                 }
             }
             for (server, server_id) in service.servers.iter().zip(server_ids) {
-                let Some(hop) = hop(&routes, server.address) else { continue };
+                let Some(hop) = hop(&routes, server.address.into()) else { continue };
                 if let Forwarding::Nat { .. } = server.forwarding {
-                    services.expect_replies_from(server.address);
+                    services.expect_replies_from(server.address.into());
                 }
                 if servers.len() <= server_id.slot() {
                     servers.resize(server_id.slot() + 1, None);
@@ -72,16 +78,20 @@ impl Compiled {
                 servers[server_id.slot()] = Some(Server {
                     id: server_id,
                     service: id,
-                    address: server.address,
+                    address: server.address.into(),
                     mode: mode(config, server.forwarding, hop),
                     hop,
+                    admission: snapshot::Admission::Open,
+                    host: snapshot::Host(1 + server_id.slot() as u32),
+                    max_connections: 0,
+                    min_connections: 0,
                 });
             }
         }
         let plan = plan(config, live, &servers);
         let own = config.interfaces.iter().flat_map(|it| it.addresses.iter().map(Ipv4Net::addr));
         let published = config.services.iter().flat_map(|it| it.addresses.iter().copied());
-        let locals = own.chain(published).collect();
+        let locals = own.chain(published).map(Address::from).collect();
         let shared = Snapshot {
             interfaces: interfaces(config, live),
             locals: Arc::new(locals),
@@ -93,10 +103,10 @@ impl Compiled {
     }
 
     /// The snapshot with these neighbours: only the servers are copied, and the neighbours.
-    pub fn snapshot(&self, neighbours: &Map<Ipv4Addr, Mac>, generation: u64) -> Snapshot {
+    pub fn snapshot(&self, neighbours: &Neighbours, generation: u64) -> Snapshot {
         let resolved = |server: &Option<Server>| {
             let mut server = server.clone()?;
-            server.hop.mac = neighbours.get(&server.hop.address).copied();
+            server.hop.mac = neighbours.get(&(server.hop.interface, server.hop.address)).copied();
             Some(server)
         };
         Snapshot {
@@ -115,7 +125,7 @@ impl Compiled {
 
 /// The next station on the way to `server`, whose hardware address is not known yet. The
 /// configuration holds no server without one.
-fn hop(routes: &Routes, server: Ipv4Addr) -> Option<Hop> {
+fn hop(routes: &Routes, server: Address) -> Option<Hop> {
     let route = routes.to(server)?;
     Some(Hop { interface: route.interface, address: route.via.unwrap_or(server), mac: None })
 }
@@ -126,21 +136,28 @@ fn mode(config: &Config, forwarding: Forwarding, hop: Hop) -> Mode {
         Forwarding::Nat { port } => Mode::Nat { port },
         Forwarding::Tunnel => Mode::Tunnel {
             // The next station is on a subnet of ours, and that is where replies and errors find us.
-            source: config
-                .connected(hop.address)
-                .map_or(Ipv4Addr::UNSPECIFIED, |(_, subnet)| subnet.addr()),
+            source: hop
+                .address
+                .v4()
+                .and_then(|address| config.connected(address))
+                .map_or(Address::default(), |(_, subnet)| subnet.addr().into()),
+            encapsulation: snapshot::Encapsulation::Ip,
         },
     }
 }
 
 /// The card may take less than the operator asked for.
 fn interfaces(config: &Config, live: &[LiveInterface]) -> Arc<[Interface]> {
-    let interface = |(interface, live): (&config::Interface, &LiveInterface)| Interface {
-        mac: live.mac,
-        mtu: interface.mtu.min(live.mtu),
-        addresses: interface.addresses.clone(),
-    };
-    config.interfaces.iter().zip(live).map(interface).collect()
+    let interface =
+        |((interface, live), port): ((&config::Interface, &LiveInterface), _)| Interface {
+            port: PortId(port),
+            vlan: None,
+            mac: live.mac,
+            mtu: interface.mtu.min(live.mtu),
+            addresses: addresses(interface, live),
+            gateway: false,
+        };
+    config.interfaces.iter().zip(live).zip(0..).map(interface).collect()
 }
 
 /// Servers and gateways are wanted; our own and the virtual addresses are answered for, each on
@@ -148,7 +165,7 @@ fn interfaces(config: &Config, live: &[LiveInterface]) -> Arc<[Interface]> {
 fn plan(config: &Config, live: &[LiveInterface], servers: &[Option<Server>]) -> Plan {
     let own = |(interface, live): (&config::Interface, &LiveInterface)| Own {
         mac: live.mac,
-        addresses: interface.addresses.iter().map(prefix).collect(),
+        addresses: addresses(interface, live),
         virtual_addresses: Vec::new(),
         quiet: live.quiet,
     };
@@ -160,8 +177,7 @@ fn plan(config: &Config, live: &[LiveInterface], servers: &[Option<Server>]) -> 
             own.virtual_addresses.push(address.into());
         }
     }
-    let hops =
-        servers.iter().flatten().map(|server| (server.hop.interface, server.hop.address.into()));
+    let hops = servers.iter().flatten().map(|server| (server.hop.interface, server.hop.address));
     let gateways = config.routes.iter().map(|route| (route.interface, route.via.into()));
     Plan {
         interfaces,
@@ -174,8 +190,12 @@ fn plan(config: &Config, live: &[LiveInterface], servers: &[Option<Server>]) -> 
     }
 }
 
-fn prefix(subnet: &Ipv4Net) -> Prefix {
-    Prefix::new(subnet.addr().into(), subnet.prefix_len())
+fn addresses(interface: &config::Interface, live: &LiveInterface) -> Vec<Prefix> {
+    let own = interface
+        .addresses
+        .iter()
+        .map(|subnet| Prefix::new(subnet.addr().into(), subnet.prefix_len()));
+    own.chain([Prefix::new(link_local(live.mac), 64)]).collect()
 }
 
 fn once_each<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {

@@ -2,14 +2,15 @@
 
 use dataplane::wire::checksum;
 use dataplane::wire::ethernet::{Ethernet, ethertype};
+use dataplane::wire::icmpv6::kind;
 use dataplane::wire::ipv4::{self, Header, Ipv4, protocol};
 
 use crate::icmpv6::{self, Packet};
 
 const REQUEST: u8 = 8;
 const REPLY: u8 = 0;
-const REQUEST_V6: u8 = 128;
-const REPLY_V6: u8 = 129;
+const REQUEST_V6: u8 = kind::ECHO_REQUEST;
+const REPLY_V6: u8 = kind::ECHO_REPLY;
 /// Where the ICMP message begins in the reply: behind Ethernet and a header without options.
 const MESSAGE: usize = 14 + ipv4::HEADER;
 

@@ -1,15 +1,13 @@
 //! ICMPv6 (RFC 4443) in a whole Ethernet frame without a VLAN tag, as the workers hand it over and take
 //! it. What neighbour discovery and echo have in common; frames with extension headers are left alone.
 
-use dataplane::wire::ethernet::ethertype;
-use dataplane::wire::{Address, Mac, checksum};
+use dataplane::wire::ethernet::{self, ethertype};
+use dataplane::wire::{Address, Mac, checksum, ipv6, protocol};
 
 /// Where the IPv6 header begins.
-const IP: usize = 14;
+const IP: usize = ethernet::HEADER;
 /// Where the message begins, behind an IPv6 header without extensions.
-const MESSAGE: usize = IP + 40;
-/// Next header: ICMPv6 (RFC 8200 section 3, IANA).
-const ICMPV6: u8 = 58;
+const MESSAGE: usize = IP + ipv6::HEADER;
 /// The shortest Ethernet frame without its check sequence, in bytes.
 const SHORTEST: usize = 60;
 
@@ -40,7 +38,7 @@ pub fn kind(frame: &[u8]) -> Option<u8> {
     let fixed = frame.first_chunk::<{ MESSAGE + 1 }>()?;
     let is_one = fixed[12..IP] == ethertype::IPV6.to_be_bytes()
         && fixed[IP] >> 4 == 6
-        && fixed[IP + 6] == ICMPV6;
+        && fixed[IP + 6] == protocol::ICMPV6;
     is_one.then(|| fixed[MESSAGE])
 }
 
@@ -73,7 +71,7 @@ impl<'m> Packet<'m> {
         frame.extend(ethertype::IPV6.to_be_bytes());
         frame.extend([0x60 | self.traffic_class >> 4, self.traffic_class << 4, 0, 0]);
         frame.extend((self.message.len() as u16).to_be_bytes());
-        frame.extend([ICMPV6, self.hop_limit]);
+        frame.extend([protocol::ICMPV6, self.hop_limit]);
         frame.extend(self.source.bits().to_be_bytes());
         frame.extend(self.destination.bits().to_be_bytes());
         frame.extend(self.message);
@@ -91,13 +89,7 @@ impl<'m> Packet<'m> {
 
     /// Over the pseudo-header (RFC 8200 section 8.1) and the message: 0 if it includes a right one.
     fn checksum(&self) -> u16 {
-        let mut covered = Vec::with_capacity(40 + self.message.len());
-        covered.extend(self.source.bits().to_be_bytes());
-        covered.extend(self.destination.bits().to_be_bytes());
-        covered.extend((self.message.len() as u32).to_be_bytes());
-        covered.extend([0, 0, 0, ICMPV6]);
-        covered.extend(self.message);
-        checksum::of(&covered)
+        checksum::of_transport(self.source, self.destination, protocol::ICMPV6, self.message)
     }
 }
 

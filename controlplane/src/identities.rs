@@ -46,7 +46,7 @@ impl Identities {
         for service in &config.services {
             let known = self.services.entry(service.name.clone()).or_insert_with(|| {
                 let (slot, _) = self.service_slots.take();
-                Known { id: ServiceId(slot), servers: HashMap::new() }
+                Known { id: ServiceId::new(slot, 0), servers: HashMap::new() }
             });
             for server in &service.servers {
                 known.servers.entry(server.name.clone()).or_insert_with(|| {
@@ -81,7 +81,7 @@ impl Identities {
                 stays
             });
             if service.is_none() {
-                services.push((known.id.0, 0));
+                services.push((known.id.slot() as u16, 0));
             }
             service.is_some()
         });

@@ -18,7 +18,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use dataplane::moment::Moment;
-use dataplane::snapshot::{InterfaceId, Map};
+use dataplane::snapshot::{InterfaceId, Neighbours as Known};
 use dataplane::wire::{Address, Mac, Prefix};
 use tracing::warn;
 
@@ -597,7 +597,7 @@ impl Neighbours {
     }
 
     /// Every hardware address that is known.
-    pub fn known(&self) -> Map<(InterfaceId, Address), Mac> {
+    pub fn known(&self) -> Known {
         self.entries.iter().filter_map(|(&key, entry)| Some((key, entry.mac?))).collect()
     }
 

@@ -12,7 +12,6 @@ mod reports;
 mod traffic;
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,9 +20,8 @@ use axum::body::Bytes;
 use dataplane::counters::Counters;
 use dataplane::moment::Moment;
 use dataplane::punt::{ControlEnd, Copied, Event, FlowReport};
-use dataplane::snapshot::{InterfaceId, Map, ServerId, ServiceId};
+use dataplane::snapshot::{InterfaceId, ServerId, ServiceId};
 use dataplane::wire::ethernet::{self, ethertype};
-use dataplane::wire::{Address, Mac};
 use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -303,7 +301,7 @@ impl Node {
         let compiled = Compiled::new(&view.config, &identities, &live(&interfaces));
         let mut neighbours = Neighbours::new(u64::from_ne_bytes(random()));
         neighbours.configure(now, compiled.plan());
-        let publication = Publication::new(publisher, compiled, &narrow(neighbours.known()), now);
+        let publication = Publication::new(publisher, compiled, &neighbours.known(), now);
         let mut accounts = Accounts::new(counters.clone(), now);
         accounts.follow(&view);
         let alarm = Alarm::new(counters.clone(), now);
@@ -351,7 +349,7 @@ impl Node {
         inner.outdated |= inner.neighbours.take_changed();
         if inner.outdated && inner.publication.may_refresh(now) {
             inner.outdated = false;
-            let known = narrow(inner.neighbours.known());
+            let known = inner.neighbours.known();
             inner.publication.refresh(&known, now);
         }
         inner.publication.reclaim();
@@ -484,7 +482,7 @@ impl Node {
             inner.neighbours.take_changed();
             inner.accounts.follow(view);
             let earlier = std::mem::replace(&mut inner.view, Arc::clone(view));
-            let known = narrow(inner.neighbours.known());
+            let known = inner.neighbours.known();
             (earlier, inner.publication.take_up(compiled, &known, now))
         };
         drop(replaced); // a large configuration takes a while to free: not under the lock
@@ -556,7 +554,7 @@ impl Inner {
     fn learn(&mut self, now: Moment, worker: usize, event: Event) {
         match event {
             Event::Unresolved { interface, address } => {
-                self.neighbours.unresolved(now, interface, address.into());
+                self.neighbours.unresolved(now, interface, address);
             }
             Event::Flow { question, flow } => {
                 if let Some(question) = self.questions.get_mut(&question)
@@ -600,11 +598,6 @@ impl Inner {
             false => self.frames.send_ring_full += 1,
         }
     }
-}
-
-/// Neighbours as the workers know them.
-fn narrow(known: Map<(InterfaceId, Address), Mac>) -> Map<Ipv4Addr, Mac> {
-    known.into_iter().filter_map(|((_, address), mac)| Some((address.v4()?, mac))).collect()
 }
 
 /// What the compiler wants to know of an interface.

@@ -146,6 +146,8 @@ pub struct Server {
 pub struct Traffic {
     /// Connections now.
     pub connections: u64,
+    /// Those of them that have seen a FIN or RST.
+    pub closing: u64,
     /// Since it was configured.
     pub totals: Totals,
     /// Per second, over the last second.
@@ -189,8 +191,8 @@ pub struct Counters {
     pub control: Control,
 }
 
-/// What one worker has counted. Received + injected = transmitted + punted + dropped + waiting,
-/// but for frames under way while the counters were read.
+/// What one worker has counted. Received + injected + taken over = transmitted + punted + handed over +
+/// dropped + waiting, but for frames under way while the counters were read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = WorkerCounters)]
 pub struct Worker {
@@ -206,6 +208,10 @@ pub struct Worker {
     pub transmitted_bytes: u64,
     /// Frames handed to the control plane.
     pub punted: u64,
+    /// Frames handed to another worker, because the flow or the way out is that one's.
+    pub handed_over: u64,
+    /// Frames that other workers handed to this one.
+    pub taken_over: u64,
     /// Frames dropped, for any reason.
     pub dropped: u64,
     /// Frames that wait for a neighbour's hardware address.
@@ -216,8 +222,12 @@ pub struct Worker {
     pub flows_created: u64,
     /// Flows that ended early to make room for others.
     pub flows_evicted: u64,
-    /// Packets forwarded by hash alone, because the table was full.
+    /// Packets forwarded by hash alone, because the table was full or a flood of SYNs left no other way.
     pub forwarded_without_flow: u64,
+    /// Connections opened by a SYN cookie that came back.
+    pub cookies_accepted: u64,
+    /// Clients that lost their place in the persistence table to others.
+    pub clients_evicted: u64,
     /// Turns in which no frame came.
     pub idle_turns: u64,
     /// Turns in which some came.
@@ -287,7 +297,7 @@ pub struct Flows {
 /// One connection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Flow {
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp` or `icmp` (an echo request's identifier stands for the ports).
     pub protocol: String,
     /// How far it has come.
     pub state: String,

@@ -113,6 +113,8 @@ const WORKER: &[Family<Worker>] = &[
     ("transmitted_frames_total", "counter", "Frames transmitted.", |w| w.transmitted),
     ("transmitted_bytes_total", "counter", "Bytes transmitted.", |w| w.transmitted_bytes),
     ("punted_frames_total", "counter", "Frames handed to the control plane.", |w| w.punted),
+    ("handed_over_frames_total", "counter", "Frames handed to another worker.", |w| w.handed_over),
+    ("taken_over_frames_total", "counter", "Frames from another worker.", |w| w.taken_over),
     ("waiting_frames", "gauge", "Frames that wait for a neighbour.", |w| w.waiting),
     ("flows", "gauge", "Flows in the table.", |w| w.flows.used),
     ("flow_capacity", "gauge", "Flows that the table has room for.", |w| w.flows.capacity),
@@ -121,6 +123,8 @@ const WORKER: &[Family<Worker>] = &[
     ("forwarded_without_flow_total", "counter", "Packets forwarded by hash alone.", |w| {
         w.forwarded_without_flow
     }),
+    ("cookies_accepted_total", "counter", "SYN cookies that came back.", |w| w.cookies_accepted),
+    ("clients_evicted_total", "counter", "Clients forgotten for others.", |w| w.clients_evicted),
     ("idle_turns_total", "counter", "Turns in which no frame came.", |w| w.idle_turns),
     ("busy_turns_total", "counter", "Turns in which some frames came.", |w| w.busy_turns),
 ];
@@ -155,6 +159,7 @@ const INTERFACE: &[Family<Interface>] = &[
 
 const TRAFFIC: &[Family<Traffic>] = &[
     ("connections", "gauge", "Connections now.", |t| t.connections),
+    ("closing_connections", "gauge", "Connections that are closing.", |t| t.closing),
     ("connections_total", "counter", "Connections begun.", |t| t.totals.connections),
     ("packets_total", "counter", "Packets from clients.", |t| t.totals.packets),
     ("bytes_total", "counter", "Bytes from clients.", |t| t.totals.bytes),

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use dataplane::snapshot::{self, InterfaceId, MAX_INTERFACES, Routes};
+use dataplane::wire::Prefix;
 use ipnet::Ipv4Net;
 
 use super::{
@@ -35,17 +36,21 @@ pub(super) struct Network {
 pub(super) fn ways(interfaces: &[Interface], routes: &[Route]) -> Routes {
     let connected = interfaces.iter().zip(0..).flat_map(|(interface, position)| {
         interface.addresses.iter().map(move |subnet| snapshot::Route {
-            to: subnet.trunc(),
+            to: as_prefix(subnet.trunc()),
             interface: InterfaceId(position),
             via: None,
         })
     });
     let fixed = routes.iter().map(|route| snapshot::Route {
-        to: route.to,
+        to: as_prefix(route.to),
         interface: route.interface,
-        via: Some(route.via),
+        via: Some(route.via.into()),
     });
     Routes::new(connected.chain(fixed))
+}
+
+fn as_prefix(subnet: Ipv4Net) -> Prefix {
+    Prefix::new(subnet.addr().into(), subnet.prefix_len())
 }
 
 /// The interface and subnet that `address` is on, if there is one; with our own address there.
@@ -119,7 +124,7 @@ impl Network {
             return Err(field.refuse("the address of another machine", of(address, holder)));
         }
         let Some(ways) = &self.ways else { return Ok(()) };
-        let way = ways.to(address);
+        let way = ways.to(address.into());
         if must_be_on_link && way.is_none_or(|way| way.via.is_some()) {
             return Err(field.expected(
                 "an address on a subnet of an interface, because direct return \

@@ -2,14 +2,15 @@
 
 use std::ops::RangeInclusive;
 
+use dataplane::wire::icmpv6::kind;
 use dataplane::wire::{Address, Mac};
 
 use crate::icmpv6::{self, Packet, UNSPECIFIED, is_unicast};
 
-const SOLICITATION: u8 = 135;
-const ADVERTISEMENT: u8 = 136;
+const SOLICITATION: u8 = kind::NEIGHBOUR_SOLICITATION;
+const ADVERTISEMENT: u8 = kind::NEIGHBOUR_ADVERTISEMENT;
 /// The types of neighbour discovery: what is said about routers too (RFC 4861 section 4).
-pub const TYPES: RangeInclusive<u8> = 133..=137;
+pub const TYPES: RangeInclusive<u8> = kind::ROUTER_SOLICITATION..=kind::REDIRECT;
 
 /// A message that a router has passed on has less (RFC 4861 section 7.1): nobody afar can speak here.
 const HOP_LIMIT: u8 = 255;

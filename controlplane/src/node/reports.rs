@@ -1,14 +1,15 @@
 //! What the node says about itself, gathered under the lock and put into words outside it.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::counters::{Counters, Reason};
 use dataplane::punt::{Command, FlowFilter, FlowReport};
-use dataplane::snapshot::{Mode, Protocol, ServerId};
-use dataplane::wire::Address;
+use dataplane::snapshot::{Interface, Mode, Protocol, ServerId, is_link_local};
+use dataplane::wire::{Address, Prefix};
+use ipnet::IpNet;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -52,7 +53,7 @@ impl Node {
         let current = inner.publication.is_current_everywhere();
         let buffers = (inner.buffers)();
         let uptime = (inner.clock)().since(self.started);
-        let interfaces = interfaces(&inner.interfaces, &view);
+        let interfaces = interfaces(&inner.interfaces, &newest);
         let traffic = |service: ServiceView| -> Vec<Traffic> {
             service.servers().map(|(id, _)| inner.accounts.server(id)).collect()
         };
@@ -121,8 +122,11 @@ impl Node {
             (Some(service), Some(name)) => Some(service.servers[service.position(name)?]),
             _ => None,
         };
-        let filter =
-            FlowFilter { service: service.map(|found| found.id), server, client: v4(asked.client) };
+        let filter = FlowFilter {
+            service: service.map(|found| found.id),
+            server,
+            client: asked.client.map(Address::from),
+        };
         let limit = asked.limit as usize;
         let mut flows = Vec::new();
         let mut complete = true;
@@ -196,25 +200,30 @@ impl Node {
     /// The interfaces, with what their cards say.
     pub fn interfaces(&self) -> Vec<report::Interface> {
         let inner = self.inner();
-        interfaces(&inner.interfaces, &inner.view)
+        interfaces(&inner.interfaces, inner.publication.newest())
     }
 
     /// The ways out, the longest prefix first.
     pub fn routes(&self) -> Vec<report::Route> {
-        let view = self.view();
+        let inner = self.inner();
+        let view = Arc::clone(&inner.view);
+        let own = Arc::clone(&inner.publication.newest().interfaces);
+        drop(inner);
         let Config { interfaces, routes, .. } = &view.config;
-        let connected = interfaces.iter().flat_map(|interface| {
-            interface.addresses.iter().map(|subnet| report::Route {
-                to: subnet.trunc().into(),
+        let connected = interfaces.iter().zip(own.iter()).flat_map(|(interface, own)| {
+            let subnets = own.addresses.iter().filter(|subnet| !is_link_local(subnet.address()));
+            subnets.map(|subnet| report::Route {
+                to: net(subnet.subnet()),
                 interface: interface.name.clone(),
                 via: None,
             })
         });
-        let further = routes.iter().map(|route| report::Route {
-            to: route.to.into(),
-            interface: interfaces[usize::from(route.interface.0)].name.clone(),
-            via: Some(route.via.into()),
-        });
+        let further =
+            routes.iter().zip(&view.document.route).map(|(route, written)| report::Route {
+                to: written.to.into(),
+                interface: interfaces[usize::from(route.interface.0)].name.clone(),
+                via: Some(route.via.into()),
+            });
         let mut routes: Vec<_> = connected.chain(further).collect();
         routes.sort_by_key(|route| std::cmp::Reverse(route.to.prefix_len()));
         routes
@@ -263,7 +272,7 @@ fn server_report(
     let hop = newest.server(id).map(|server| server.hop);
     let (actual, reason) = match hop {
         Some(hop) if hop.mac.is_some() => (wanted, None),
-        Some(hop) => ("unreachable", Some(unanswered(hop.address.into()))),
+        Some(hop) => ("unreachable", Some(unanswered(hop.address))),
         None => ("unreachable", Some("no route leads to it".into())),
     };
     report::Server {
@@ -279,30 +288,35 @@ fn server_report(
     }
 }
 
-/// An IPv6 client has no flows yet: one that nobody can be.
-fn v4(client: Option<IpAddr>) -> Option<Ipv4Addr> {
-    client.map(|client| Address::from(client).v4().unwrap_or(Ipv4Addr::UNSPECIFIED))
-}
-
 fn unanswered(station: Address) -> String {
     let question = if station.is_v4() { "ARP" } else { "neighbour discovery" };
     format!("{station} has not answered {question}")
 }
 
-fn interfaces(live: &[LiveInterface], view: &View) -> Vec<report::Interface> {
-    let report = |(interface, config): (&LiveInterface, &config::Interface)| report::Interface {
-        name: interface.name.clone(),
-        device: interface.device.clone(),
-        driver: interface.driver.clone(),
-        mac: interface.mac.to_string(),
-        vlan: None,
-        mtu: interface.mtu,
-        addresses: config.addresses.iter().map(|&subnet| subnet.into()).collect(),
-        link_local: None,
-        gateway: false,
-        statistics: (interface.statistics)(),
+fn interfaces(live: &[LiveInterface], newest: &Newest) -> Vec<report::Interface> {
+    let report = |(live, interface): (&LiveInterface, &Interface)| {
+        let is_own_link = |subnet: &&Prefix| is_link_local(subnet.address());
+        let (own_link, addresses): (Vec<_>, Vec<_>) =
+            interface.addresses.iter().partition(is_own_link);
+        report::Interface {
+            name: live.name.clone(),
+            device: live.device.clone(),
+            driver: live.driver.clone(),
+            mac: interface.mac.to_string(),
+            vlan: interface.vlan,
+            mtu: live.mtu,
+            addresses: addresses.into_iter().copied().map(net).collect(),
+            link_local: own_link.first().map(|subnet| subnet.address().ip()),
+            gateway: interface.gateway,
+            statistics: (live.statistics)(),
+        }
     };
-    live.iter().zip(&view.config.interfaces).map(report).collect()
+    live.iter().zip(newest.interfaces.iter()).map(report).collect()
+}
+
+/// With the length, which fits the family.
+fn net(prefix: Prefix) -> IpNet {
+    IpNet::new_assert(prefix.address().ip(), prefix.length())
 }
 
 /// A worker's flow table.
@@ -323,12 +337,16 @@ fn worker(worker: &Counters) -> report::Worker {
         transmitted: worker.transmitted.get(),
         transmitted_bytes: worker.transmitted_bytes.get(),
         punted: worker.punted.get(),
+        handed_over: worker.handed_over.get(),
+        taken_over: worker.taken_over.get(),
         dropped: worker.dropped_in_all(),
         waiting: unsigned(worker.waiting.get()),
         flows: flows(worker),
         flows_created: worker.flows_created.get(),
         flows_evicted: worker.flows_evicted.get(),
         forwarded_without_flow: worker.forwarded_without_flow.get(),
+        cookies_accepted: worker.cookies_accepted.get(),
+        clients_evicted: worker.clients_evicted.get(),
         idle_turns: worker.idle_turns.get(),
         busy_turns: worker.busy_turns.get(),
         drops: Reason::ALL.iter().map(drop).collect(),
@@ -350,9 +368,9 @@ fn named(
     names: &HashMap<ServerId, (&str, &str)>,
     newest: &Newest,
 ) -> report::Flow {
-    let at = |(address, port)| SocketAddr::new(Address::from(address).ip(), port);
+    let at = |(address, port): (Address, u16)| SocketAddr::new(address.ip(), port);
     let real = newest.server(flow.server).map(|server| match server.mode {
-        Mode::Nat { port } => {
+        Mode::Nat { port } | Mode::Snat { port, .. } => {
             at((server.address, port.unwrap_or(flow.virtual_address.1))).to_string()
         }
         Mode::DirectReturn | Mode::Tunnel { .. } => server.address.to_string(),
@@ -362,6 +380,7 @@ fn named(
         protocol: match flow.protocol {
             Protocol::Tcp => "tcp".into(),
             Protocol::Udp => "udp".into(),
+            Protocol::Echo => "icmp".into(),
         },
         state: flow.state.name().into(),
         client: at(flow.client),
