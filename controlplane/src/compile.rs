@@ -207,6 +207,7 @@ fn once_each<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::time::{Duration, Instant};
 
     use dataplane::snapshot::Protocol;
@@ -224,7 +225,7 @@ mod tests {
         Mac([2, 0, 0, 0, 0, last])
     }
 
-    fn address(text: &str) -> Ipv4Addr {
+    fn address(text: &str) -> Address {
         text.parse().unwrap()
     }
 
@@ -237,7 +238,8 @@ mod tests {
 
     fn snapshot(neighbours: &[(&str, Mac)]) -> (Snapshot, Identities) {
         let (config, identities) = mixed();
-        let neighbours = neighbours.iter().map(|&(text, mac)| (address(text), mac)).collect();
+        let neighbours =
+            neighbours.iter().map(|&(text, mac)| ((WAN, address(text)), mac)).collect();
         (Compiled::new(&config, &identities, &live()).snapshot(&neighbours, 7), identities)
     }
 
@@ -272,7 +274,8 @@ mod tests {
             Hop { interface: WAN, address: address("10.1.0.21"), mac: Some(mac(21)) }
         );
         let far = server("both", "far");
-        assert_eq!(far.mode, Mode::Tunnel { source: address("10.1.0.2") });
+        let encapsulation = snapshot::Encapsulation::Ip;
+        assert_eq!(far.mode, Mode::Tunnel { source: address("10.1.0.2"), encapsulation });
         assert_eq!(
             far.hop,
             Hop { interface: WAN, address: address("10.1.0.1"), mac: Some(mac(9)) }
@@ -299,7 +302,8 @@ mod tests {
     fn a_draining_server_takes_no_new_flows_but_keeps_its_own() {
         let (mut config, identities) = mixed();
         config.services[0].servers[0].weight = 0;
-        let snapshot = Compiled::new(&config, &identities, &live()).snapshot(&Map::default(), 1);
+        let snapshot =
+            Compiled::new(&config, &identities, &live()).snapshot(&Neighbours::default(), 1);
         let service = snapshot.services.service(identities.service("direct").unwrap()).unwrap();
         let draining = identities.server("direct", "near1").unwrap();
         assert_eq!(service.candidates.servers().len(), 2);
@@ -312,7 +316,8 @@ mod tests {
         let (config, identities) = mixed();
         let mut live = live();
         live[1].mtu = 1400;
-        let snapshot = Compiled::new(&config, &identities, &live).snapshot(&Map::default(), 1);
+        let snapshot =
+            Compiled::new(&config, &identities, &live).snapshot(&Neighbours::default(), 1);
         assert_eq!([snapshot.interfaces[0].mtu, snapshot.interfaces[1].mtu], [1500, 1400]);
     }
 
@@ -320,8 +325,8 @@ mod tests {
     fn a_change_of_neighbours_shares_everything_else() {
         let (config, identities) = mixed();
         let compiled = Compiled::new(&config, &identities, &live());
-        let before = compiled.snapshot(&Map::default(), 1);
-        let known = Map::from_iter([(address("10.1.0.22"), mac(22))]);
+        let before = compiled.snapshot(&Neighbours::default(), 1);
+        let known = Neighbours::from_iter([((WAN, address("10.1.0.22")), mac(22))]);
         let after = compiled.snapshot(&known, 2);
         assert!(Arc::ptr_eq(&before.services, &after.services));
         assert!(Arc::ptr_eq(&before.routes, &after.routes));
@@ -336,19 +341,18 @@ mod tests {
     #[test]
     fn servers_and_gateways_are_wanted_and_virtual_addresses_answered_for() {
         let (mut config, identities) = mixed();
-        config.neighbours =
-            vec![config::Neighbour { interface: LAN, address: address("10.2.0.13"), mac: mac(13) }];
+        config.neighbours = vec![config::Neighbour {
+            interface: LAN,
+            address: Ipv4Addr::new(10, 2, 0, 13),
+            mac: mac(13),
+        }];
         let plan = Compiled::new(&config, &identities, &live()).plan();
-        let wan =
-            ["10.1.0.1", "10.1.0.21", "10.1.0.22", "10.1.0.23"].map(|it| (WAN, address(it).into()));
-        let lan = ["10.2.0.11", "10.2.0.12", "10.2.0.13"].map(|it| (LAN, address(it).into()));
+        let wan = ["10.1.0.1", "10.1.0.21", "10.1.0.22", "10.1.0.23"].map(|it| (WAN, address(it)));
+        let lan = ["10.2.0.11", "10.2.0.12", "10.2.0.13"].map(|it| (LAN, address(it)));
         assert_eq!(plan.wanted, [&wan[..], &lan[..]].concat());
-        assert_eq!(plan.fixed, [(LAN, address("10.2.0.13").into(), mac(13))]);
+        assert_eq!(plan.fixed, [(LAN, address("10.2.0.13"), mac(13))]);
         let virtual_addresses = ["10.1.0.100", "10.1.0.101", "10.1.0.102", "10.1.0.103"];
-        assert_eq!(
-            plan.interfaces[0].virtual_addresses,
-            virtual_addresses.map(|it| address(it).into())
-        );
+        assert_eq!(plan.interfaces[0].virtual_addresses, virtual_addresses.map(|it| address(it)));
         assert!(plan.interfaces[1].virtual_addresses.is_empty());
         assert_eq!(plan.interfaces[1].mac, mac(2));
     }
@@ -358,7 +362,8 @@ mod tests {
         let config = Config::read(&config::tests::large()).unwrap();
         let mut identities = Identities::new();
         identities.assign(&config);
-        let known = (0..10_000).map(|n| (Ipv4Addr::from(0x0a02_0100 + n), mac(1))).collect();
+        let known =
+            (0..10_000).map(|n| ((LAN, Ipv4Addr::from(0x0a02_0100 + n).into()), mac(1))).collect();
         let best = (0..5)
             .map(|_| {
                 let start = Instant::now();

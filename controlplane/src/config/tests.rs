@@ -572,7 +572,7 @@ fn more_than_there_is_room_for_is_refused() {
     );
     let services = vec![json!({}); 16_385];
     assert_eq!(refused(&with("service", services.into())), ["service"]);
-    let interfaces = vec![json!({}); 17];
+    let interfaces = vec![json!({}); 65];
     assert_eq!(refused(&with("interface", interfaces.into()))[0], "interface");
 }
 

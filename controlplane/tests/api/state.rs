@@ -9,7 +9,7 @@ use dataplane::counters::Reason;
 use dataplane::moment::Moment;
 use dataplane::punt::{Command, Copied, Event, FlowFilter, FlowReport, FlowState};
 use dataplane::snapshot::{InterfaceId, Protocol, ServerId, ServiceId};
-use dataplane::wire::Mac;
+use dataplane::wire::{Address, Mac};
 use serde_json::{Value, json};
 
 use crate::rig::{MACS, Reply, Rig, Worker, wait_until};
@@ -19,7 +19,8 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 /// The identities that the snapshot gives the servers of the service at an address.
 fn servers_at(worker: &mut Worker, address: [u8; 4], port: u16) -> (ServiceId, Vec<ServerId>) {
     let snapshot = worker.reader.current();
-    let service = snapshot.services.at(address.into(), Protocol::Tcp, port).unwrap();
+    let service =
+        snapshot.services.at(Ipv4Addr::from(address).into(), Protocol::Tcp, port).unwrap();
     let servers = service.candidates.servers().iter().map(|&(id, _)| id).collect();
     (service.id, servers)
 }
@@ -39,6 +40,8 @@ fn status_tells_the_node_its_interfaces_and_every_server() {
     assert_eq!(wan["name"], "wan");
     assert_eq!(wan["mac"], MACS[0].to_string());
     assert_eq!(wan["addresses"], json!(["10.0.0.2/24"]));
+    assert_eq!((&wan["link_local"], &wan["gateway"]), (&json!("fe80::ff:fe00:1"), &json!(false)));
+    assert_eq!(wan.get("vlan"), None, "its frames carry no tag");
     assert_eq!((&wan["link_up"], &wan["received"]), (&json!(true), &json!(7)));
     let web = &status["services"][0];
     assert_eq!((&web["name"], &web["state"]), (&json!("web"), &json!("up")));
@@ -74,11 +77,12 @@ fn what_a_server_carries_is_its_own_and_stays_with_its_service() {
     let (_, servers) = servers_at(&mut rig.worker, [10, 0, 0, 100], 80);
     let counted = rig.worker.counters.server(servers[0]);
     counted.flows.add(3);
-    counted.active.add(2);
+    counted.active.add(1);
+    counted.closing.add(1);
     counted.packets.add(10);
     counted.bytes.add(1000);
     let web1 = server(&rig, 0, 0);
-    assert_eq!(web1["connections"], 2);
+    assert_eq!((&web1["connections"], &web1["closing"]), (&json!(2), &json!(1)));
     assert_eq!(web1["totals"]["connections"], 3);
     assert_eq!(web1["totals"]["bytes"], 1000);
 
@@ -136,7 +140,7 @@ fn every_drop_reason_is_counted_and_explained() {
 #[test]
 fn metrics_are_what_prometheus_reads() {
     let mut rig = Rig::start();
-    rig.worker.counters.drop_one(Reason::Fragment);
+    rig.worker.counters.drop_one(Reason::FragmentOverlap);
     let (_, servers) = servers_at(&mut rig.worker, [10, 0, 0, 100], 80);
     rig.worker.counters.server(servers[0]).bytes.add(77);
     let answer = rig.ask("GET", "/metrics");
@@ -157,7 +161,7 @@ fn metrics_are_what_prometheus_reads() {
         }
     }
     for line in [
-        "sluice_dropped_frames_total{worker=\"0\",reason=\"fragment\"} 1",
+        "sluice_dropped_frames_total{worker=\"0\",reason=\"fragment_overlap\"} 1",
         "sluice_server_bytes_total{service=\"web\",server=\"web1\"} 77",
         "sluice_service_bytes_total{service=\"web\"} 77",
         "sluice_interface_received_frames_total{interface=\"wan\"} 7",
@@ -193,8 +197,8 @@ fn flow(service: ServiceId, server: ServerId, port: u16) -> FlowReport {
     FlowReport {
         protocol: Protocol::Tcp,
         state: FlowState::Established,
-        client: (CLIENT, port),
-        virtual_address: (Ipv4Addr::new(10, 0, 0, 101), 53),
+        client: (CLIENT.into(), port),
+        virtual_address: (Ipv4Addr::new(10, 0, 0, 101).into(), 53),
         service,
         server,
         created: Moment::from_nanos(1_000_000_000),
@@ -214,7 +218,7 @@ fn flows_are_the_workers_answers_with_names() {
     let reply = flows(&mut rig, query, |command, worker| {
         let Command::ListFlows { question, filter, limit } = command;
         let FlowFilter { service: of, server: at, client } = filter;
-        assert_eq!((of, at, client), (Some(service), Some(servers[0]), Some(CLIENT)));
+        assert_eq!((of, at, client), (Some(service), Some(servers[0]), Some(CLIENT.into())));
         assert!(limit >= 5);
         let stray =
             Event::Flow { question: question.wrapping_sub(1), flow: flow(service, gone, 1) };
@@ -242,6 +246,26 @@ fn flows_are_the_workers_answers_with_names() {
     assert_eq!(second["client"], "192.0.2.9:40001");
     assert_eq!(second.get("server"), None, "a server that is gone has no name");
     assert_eq!(answer["flows"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn flows_of_both_families_are_found_by_their_clients() {
+    let mut rig = Rig::start();
+    let (service, servers) = servers_at(&mut rig.worker, [10, 0, 0, 101], 53);
+    let client: Address = "2001:db8::9".parse().unwrap();
+    let reply = flows(&mut rig, "/api/v1/flows?client=2001:db8::9", |command, worker| {
+        let Command::ListFlows { question, filter, .. } = command;
+        assert_eq!(filter.client, Some(client));
+        let virtual_address = ("2001:db8::101".parse().unwrap(), 80);
+        let flow =
+            FlowReport { client: (client, 40000), virtual_address, ..flow(service, servers[0], 1) };
+        worker.events.push(Event::Flow { question, flow }).unwrap();
+        worker.events.push(Event::FlowsListed { question }).unwrap();
+    });
+    let flow = reply.json()["flows"][0].clone();
+    assert_eq!(flow["client"], "[2001:db8::9]:40000");
+    assert_eq!(flow["virtual"], "[2001:db8::101]:80");
+    rig.ask("GET", "/api/v1/flows?client=2001:db8::zz").problem(400);
 }
 
 #[test]
@@ -424,7 +448,8 @@ fn a_server_that_answers_arp_is_in_the_next_snapshot() {
     let answer = arp(2, (STATION, server.octets()), (MACS[0], [10, 0, 0, 2]), MACS[0]);
     rig.worker.punt.push(Copied::of(InterfaceId(0), &answer).unwrap()).ok().unwrap();
     wait_until("the workers know it", || {
-        rig.worker.reader.current().neighbours.get(&server) == Some(&STATION)
+        rig.worker.reader.current().neighbours.get(&(InterfaceId(0), server.into()))
+            == Some(&STATION)
     });
     let (_, servers) = servers_at(&mut rig.worker, [10, 0, 0, 100], 80);
     let snapshot = rig.worker.reader.current();
