@@ -6,12 +6,11 @@ mod desk;
 
 pub mod limit;
 
-use std::net::Ipv4Addr;
-
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::moment::Moment;
 use crate::snapshot::{InterfaceId, Protocol, ServerId, ServiceId};
+use crate::wire::Address;
 
 pub(crate) use desk::Desk;
 
@@ -47,6 +46,8 @@ impl Copied {
 pub enum Class {
     /// ARP requests and replies.
     Arp,
+    /// Neighbour discovery (RFC 4861): what ARP is to IPv4.
+    Neighbour,
     /// ICMP for our own and the virtual addresses.
     Icmp,
 }
@@ -56,7 +57,8 @@ impl Class {
     /// the ring holds, so that no class can fill it.
     pub fn limit(self) -> (u32, u32) {
         match self {
-            Self::Arp => (20_000, 256),
+            Self::Arp => (20_000, 128),
+            Self::Neighbour => (20_000, 128),
             Self::Icmp => (5_000, 128),
         }
     }
@@ -70,7 +72,7 @@ pub enum Event {
         /// The interface that the neighbour is on.
         interface: InterfaceId,
         /// Its address.
-        address: Ipv4Addr,
+        address: Address,
     },
     /// One flow, in answer to [`Command::ListFlows`].
     Flow {
@@ -108,7 +110,7 @@ pub struct FlowFilter {
     /// At this real server.
     pub server: Option<ServerId>,
     /// From this client.
-    pub client: Option<Ipv4Addr>,
+    pub client: Option<Address>,
 }
 
 /// A flow as the API shows it.
@@ -119,9 +121,9 @@ pub struct FlowReport {
     /// How far the connection has come.
     pub state: FlowState,
     /// The client's address and port.
-    pub client: (Ipv4Addr, u16),
+    pub client: (Address, u16),
     /// The virtual address and port.
-    pub virtual_address: (Ipv4Addr, u16),
+    pub virtual_address: (Address, u16),
     /// The virtual service.
     pub service: ServiceId,
     /// The real server.

@@ -14,6 +14,7 @@ use crate::transmit::Question;
 pub(crate) struct Desk {
     rings: WorkerEnd,
     arp: TokenBucket,
+    neighbour: TokenBucket,
     icmp: TokenBucket,
     listing: Option<Listing>,
 }
@@ -32,8 +33,9 @@ const ENTRIES: usize = 256;
 
 impl Desk {
     pub(crate) fn new(rings: WorkerEnd) -> Self {
-        let [arp, icmp] = [Class::Arp, Class::Icmp].map(|class| TokenBucket::new(class.limit()));
-        Self { rings, arp, icmp, listing: None }
+        let [arp, neighbour, icmp] = [Class::Arp, Class::Neighbour, Class::Icmp]
+            .map(|class| TokenBucket::new(class.limit()));
+        Self { rings, arp, neighbour, icmp, listing: None }
     }
 
     /// Hands a copy of `frame` to the control plane.
@@ -47,6 +49,7 @@ impl Desk {
     ) {
         let limit = match class {
             Class::Arp => &mut self.arp,
+            Class::Neighbour => &mut self.neighbour,
             Class::Icmp => &mut self.icmp,
         };
         if !limit.take(now) {
