@@ -504,6 +504,43 @@ fn bytes(hexadecimal: &str) -> Vec<u8> {
     (0..hexadecimal.len()).step_by(2).map(pair).collect()
 }
 
+/// From fe80::ff:fe00:99 at [`STATION`]: that address is mine, as you asked; without a checksum.
+const ANSWER: &str = "02000000000102000000009986dd6000000000203afffe80000000000000000000fffe000099\
+    fe80000000000000000000fffe0000018800000060000000fe80000000000000000000fffe0000990201020000000099";
+
+#[test]
+fn a_station_that_a_worker_asks_for_over_ipv6_is_in_the_next_snapshot() {
+    let mut rig = Rig::with_workers(2);
+    let station: Address = "fe80::ff:fe00:99".parse().unwrap();
+    let question = Event::Unresolved { interface: InterfaceId(0), address: station };
+    rig.others[0].events.push(question).unwrap();
+    wait_until("the station is asked for", || match rig.worker.injected.pop() {
+        Ok(sent) => {
+            let sent = sent.bytes();
+            sent[..6] == [0x33, 0x33, 0xff, 0, 0, 0x99] && sent.get(54) == Some(&135)
+        }
+        Err(_) => false,
+    });
+    let mut answer = bytes(ANSWER);
+    // RFC 4443 section 2.3, slowly.
+    let words = answer[22..].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+    let sum = words.sum::<u32>() + 32 + 58;
+    let folded = !((sum & 0xffff) + (sum >> 16)) as u16;
+    answer[56..58].copy_from_slice(&folded.to_be_bytes());
+    rig.others[0].punt.push(Copied::of(InterfaceId(0), &answer).unwrap()).ok().unwrap();
+    wait_until("the workers know it", || {
+        let neighbours = &rig.worker.reader.current().neighbours;
+        neighbours.get(&(InterfaceId(0), station)) == Some(&STATION)
+    });
+    let neighbours = rig.ask("GET", "/api/v1/neighbours").json();
+    let found =
+        neighbours.as_array().unwrap().iter().find(|it| it["address"] == "fe80::ff:fe00:99");
+    let found = found.expect("the station is a neighbour");
+    assert_eq!((&found["mac"], &found["kind"]), (&json!(STATION.to_string()), &json!("dynamic")));
+    let control = rig.ask("GET", "/api/v1/counters").json()["control"].clone();
+    assert_eq!((&control["nd_received"], &control["nd_malformed"]), (&json!(1), &json!(0)));
+}
+
 #[test]
 fn an_echo_request_over_ipv6_is_answered_and_neighbour_discovery_is_counted_apart() {
     let mut rig = Rig::start();
