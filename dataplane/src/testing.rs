@@ -353,7 +353,7 @@ pub fn snapshot(text: &str) -> Snapshot {
             id,
             scheduler: Scheduler::RoundRobin,
             candidates: Candidates::default(),
-            table: Arc::default(),
+            table: Arc::new(Table::new(Size::Least, [])),
             persistence: None,
             hosts: Box::default(),
             timeouts: Timeouts::default(),
