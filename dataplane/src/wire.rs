@@ -17,6 +17,8 @@ pub mod tcp;
 
 pub mod udp;
 
+pub mod gue;
+
 pub mod icmp;
 
 pub mod icmpv6;
