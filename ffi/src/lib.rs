@@ -54,6 +54,6 @@ pub use huge_slice::HugeSlice;
 pub use mbuf::Mbuf;
 pub use mempool::Mempool;
 pub use port::{
-    Device, Hashes, Link, Port, PortSettings, ReceiveQueue, Reception, Spreading, StartedPort,
-    Statistics, TransmitQueue,
+    Device, HASH_KEY, Hashes, Link, Port, PortSettings, ReceiveQueue, Reception, Spreading,
+    StartedPort, Statistics, TransmitQueue,
 };
