@@ -211,7 +211,7 @@ impl Crew {
 
 /// A whole worker with both its wires, and the other ends of what it meets.
 pub struct TestWorker {
-    worker: Worker<TestLink>,
+    pub(crate) worker: Worker<TestLink>,
     cables: [Rc<RefCell<Cable>>; 2],
     alive: Rc<Cell<usize>>,
     /// What it counts.

@@ -89,6 +89,20 @@ fn echo_request(to: Ipv4Addr, number: u16) -> Vec<u8> {
     frame
 }
 
+/// "Fragmentation needed" about the packet that begins with `quoted`, for a destination outside.
+fn icmp_error(to: &str, quoted: &[u8]) -> Vec<u8> {
+    let to: Ipv4Addr = to.parse().unwrap();
+    let mut frame = Vec::new();
+    let too_big =
+        etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1_400 };
+    ethernet(GATEWAY, OUTSIDE)
+        .ipv4([203, 0, 113, 7], to.octets(), 9)
+        .icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(too_big))
+        .write(&mut frame, quoted)
+        .unwrap();
+    frame
+}
+
 /// Source and destination with ports, after every checksum was found right by a decoder that is not ours.
 fn decode(frame: &[u8]) -> (String, String) {
     let packet = SlicedPacket::from_ethernet(frame).unwrap();
@@ -665,4 +679,8 @@ fn malformed_frames_are_dropped_each_for_its_reason() {
     }
 }
 
+mod changes;
+
 mod hostile;
+
+mod workers;
