@@ -74,7 +74,7 @@ fn no_connection_to_a_surviving_server_moves_in_10_000_changes_under_load() {
         for generation in 2..10_002 {
             let server = random.next() % 10;
             let before = present;
-            if random.next() % 4 == 0 && (present ^ 1 << server) != 0 {
+            if random.next().is_multiple_of(4) && (present ^ 1 << server) != 0 {
                 present ^= 1 << server;
             }
             for (at, reuse) in reuse.iter_mut().enumerate() {
