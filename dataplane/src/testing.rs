@@ -394,7 +394,12 @@ pub fn snapshot(text: &str) -> Snapshot {
                 other => panic!("no mode {other}"),
             };
             match mode {
-                Mode::Nat { .. } => services.expect_replies_from(address),
+                Mode::Nat { .. } => {
+                    services.expect_replies_from(address);
+                    if service.options.hairpin {
+                        services.expect_replies_to(own);
+                    }
+                }
                 Mode::Snat { .. } => services.expect_replies_to(own),
                 _ => {}
             }

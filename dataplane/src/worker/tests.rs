@@ -681,6 +681,8 @@ fn malformed_frames_are_dropped_each_for_its_reason() {
 
 mod changes;
 
+mod families;
+
 mod hostile;
 
 mod workers;
