@@ -75,6 +75,8 @@ pub enum Towards<'s> {
     Reset(Option<Translation>),
     /// Its sender gets a SYN cookie.
     Challenged,
+    /// No route leads there, and its sender is told so.
+    Unreachable,
 }
 
 /// What becomes of the addresses and ports of a packet.
@@ -303,13 +305,10 @@ impl<'s> Step<'_, 's> {
     ) -> Result<Towards<'s>, Fate> {
         let flow = &packet.flow;
         self.may_come_from(flow.source)?;
-        let agreed = || {
-            let server = scheduler::agreed(service, flow, self.snapshot);
-            server.ok_or(Fate::Drop(Reason::NoServer))
-        };
         if packet.flags.closes() {
             // The end of a connection that we forgot: nothing to remember.
-            return self.without_memory(agreed()?, packet);
+            let server = self.agreed(service, packet)?;
+            return self.without_memory(server, packet);
         }
         if !transport_is_right(packet, frame) {
             return Err(Reason::BadTransportChecksum.into());
@@ -324,7 +323,7 @@ impl<'s> Step<'_, 's> {
         let flooded = service.limits.half_open > 0
             && self.memory.flows.half_open(service.id) >= service.limits.half_open;
         if flooded && flow.protocol == Protocol::Tcp {
-            let server = agreed()?;
+            let server = self.agreed(service, packet)?;
             // Every packet of the flow takes this way until the flood is over.
             return self.without_memory(server, packet);
         }
@@ -333,7 +332,11 @@ impl<'s> Step<'_, 's> {
             return self.without_memory(server, packet);
         }
         for _ in 0..TRIES {
-            let server = if in_mid_flow { agreed()? } else { self.chosen(service, packet)? };
+            let server = if in_mid_flow {
+                self.agreed(service, packet)?
+            } else {
+                self.chosen(service, packet)?
+            };
             match self.remember(service, server, packet) {
                 Ok(place) => {
                     count(server.id, packet, self.counters);
@@ -345,7 +348,8 @@ impl<'s> Step<'_, 's> {
                 }
                 Err(Refusal::Table(Refused::Full)) => {
                     // Every packet of the flow takes this way, so it must not depend on turns.
-                    return self.without_memory(agreed()?, packet);
+                    let server = self.agreed(service, packet)?;
+                    return self.without_memory(server, packet);
                 }
                 Err(Refusal::NoPort) => return Err(Reason::NoSourcePort.into()),
             }
@@ -394,21 +398,11 @@ impl<'s> Step<'_, 's> {
         };
         let client = packet.flow.source;
         let mask = persistence.mask(client);
-        let table = Arc::clone(&self.memory.persistence);
-        let before = table.find(persistence.group, client, mask, self.now).and_then(|host| {
-            let servers = service.host(crate::snapshot::Host(host));
-            let servers = servers.filter_map(|id| self.snapshot.server(id));
-            servers.into_iter().find(|server| match server.admission {
-                Admission::Open => self.memory.loads.has_room(server),
-                Admission::Draining => persistence.through_drain,
-                Admission::Halted => false,
-            })
-        });
-        let server = match before {
+        let server = match self.had_before(service, &persistence, client) {
             Some(server) => server,
             None => self.scheduled(service, packet)?,
         };
-        let remembered = table.remember(
+        let remembered = self.memory.persistence.remember(
             persistence.group,
             client,
             mask,
@@ -419,6 +413,33 @@ impl<'s> Step<'_, 's> {
         let evicted = matches!(remembered, Remembered::Evicted | Remembered::Refused);
         self.counters.clients_evicted.add(u64::from(evicted));
         Ok(server)
+    }
+
+    /// The server that a client of the service had before, if it may have it again.
+    fn had_before(
+        &mut self,
+        service: &Service,
+        persistence: &crate::snapshot::Persistence,
+        client: Address,
+    ) -> Option<&'s Server> {
+        let Memory { persistence: table, loads, .. } = &mut *self.memory;
+        let host = table.find(persistence.group, client, persistence.mask(client), self.now)?;
+        let servers = service.host(crate::snapshot::Host(host));
+        servers.filter_map(|id| self.snapshot.server(id)).find(|server| match server.admission {
+            Admission::Open => loads.has_room(server),
+            Admission::Draining => persistence.through_drain,
+            Admission::Halted => false,
+        })
+    }
+
+    /// The server for a packet that is decided without remembering anything: the one that the client had
+    /// before, or the one that all workers and nodes agree on.
+    fn agreed(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {
+        let before = service
+            .persistence
+            .and_then(|persistence| self.had_before(service, &persistence, packet.flow.source));
+        let server = before.or_else(|| scheduler::agreed(service, &packet.flow, self.snapshot));
+        server.ok_or(Fate::Drop(Reason::NoServer))
     }
 
     fn scheduled(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {

@@ -172,6 +172,10 @@ impl Rewriter {
             }
             // Dealt with before, because one frame becomes two.
             Towards::Reset(_) => Err(None),
+            Towards::Unreachable => {
+                let reason = Some(Reason::NoRoute);
+                self.complain(Complaint::NoRoute, frame, ingress, surroundings, reason)
+            }
             Towards::Challenged => Err(Some(Reason::Challenged)),
         }
     }
@@ -256,7 +260,7 @@ fn way(towards: &Towards<'_>) -> (Option<Hop>, usize) {
         Towards::Onward(hop)
         | Towards::Paired { hop, .. }
         | Towards::Error(ErrorTowards::Translated { hop, .. }) => (Some(*hop), 0),
-        Towards::Reset(_) | Towards::Challenged => (None, 0),
+        Towards::Reset(_) | Towards::Challenged | Towards::Unreachable => (None, 0),
     }
 }
 

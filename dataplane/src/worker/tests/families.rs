@@ -457,6 +457,17 @@ fn packets_pass_a_gateway_with_one_hop_less_and_those_without_any_left_are_answe
 }
 
 #[test]
+fn a_packet_that_no_route_is_for_is_answered() {
+    let mut islanded = gateway("", NatRules::default());
+    islanded.routes = std::sync::Arc::new(crate::snapshot::Routes::new([]));
+    let mut worker = TestWorker::with(islanded, 16);
+    worker.receives_on(INSIDE, &packet(INSIDE, "10.0.0.50:5000", CLIENT, Transport::Udp(b"out")));
+    assert_eq!(only(worker.transmitted_on(INSIDE))[34..36], [3, 0], "network unreachable");
+    assert_eq!(worker.dropped(Reason::NoRoute), 1);
+    worker.balances();
+}
+
+#[test]
 fn nobody_s_packets_pass_where_we_are_no_gateway() {
     let mut worker = TestWorker::serving("");
     worker.receives_on(INSIDE, &packet(INSIDE, "10.0.0.50:5000", CLIENT, Transport::Udp(b"out")));
