@@ -24,6 +24,7 @@ use crate::classify::{Belongs, Matched, passes};
 use crate::counters::{Counters, Reason};
 use crate::defence::cookie::Cookies;
 use crate::defence::limits::{Limit, Rates};
+use crate::explain::{Decision, Journal};
 use crate::frame::{BURST, Burst, Frame};
 use crate::moment::Moment;
 use crate::parse::{Error, Packet, ip_packet};
@@ -152,6 +153,8 @@ pub struct Memory {
     pub workers: u8,
     /// Numbers for source ports; anything but 0.
     pub random: u64,
+    /// What a dry run notes.
+    pub journal: Journal,
 }
 
 /// Finds the server of every packet in a burst. Two passes over the table before the decisions, and a third
@@ -248,10 +251,13 @@ impl<'s> Step<'_, 's> {
         let state = flows.state(place);
         let opens_again = packet.flags.opens() && state.state() == Some(FlowState::Closing);
         let server = self.snapshot.server(state.server()).filter(|it| it.service == service.id);
+        let (id, progress) = (state.server(), state.state());
         let Some(server) = server.filter(|_| !opens_again) else {
+            self.memory.journal.note(|| Decision::FlowEnds { server: id, opens_again });
             flows.end(place, self.counters);
             return None;
         };
+        self.memory.journal.note(|| Decision::KnownFlow { server: id, state: progress });
         if server.admission == Admission::Halted {
             let reset = packet.flow.protocol == Protocol::Tcp && !packet.flags.opens();
             let other_end = self.translation(place, server, Direction::Original);
@@ -300,19 +306,17 @@ impl<'s> Step<'_, 's> {
         frame: &mut impl Frame,
     ) -> Result<Fate<'s>, Fate<'s>> {
         let flow = &packet.flow;
+        let in_mid_flow = flow.protocol == Protocol::Tcp && !packet.flags.opens();
+        self.memory.journal.note(|| Decision::NewFlow { in_mid_flow });
         self.may_come_from(flow.source)?;
-        let agreed = || {
-            let server = scheduler::agreed(service, flow, self.snapshot);
-            server.ok_or(Fate::Drop(Reason::NoServer))
-        };
         if packet.flags.closes() {
             // The end of a connection that we forgot: nothing to remember.
-            return self.without_memory(agreed()?, packet);
+            let server = self.agreed(service, packet)?;
+            return self.without_memory(server, packet);
         }
         if !transport_is_right(packet, frame) {
             return Err(Reason::BadTransportChecksum.into());
         }
-        let in_mid_flow = flow.protocol == Protocol::Tcp && !packet.flags.opens();
         if !in_mid_flow {
             if service.options.closed {
                 return Err(Reason::ServiceClosed.into());
@@ -322,7 +326,8 @@ impl<'s> Step<'_, 's> {
         let flooded = service.limits.half_open > 0
             && self.memory.flows.half_open(service.id) >= service.limits.half_open;
         if flooded && flow.protocol == Protocol::Tcp {
-            let server = agreed()?;
+            self.memory.journal.note(|| Decision::Flooded { most: service.limits.half_open });
+            let server = self.agreed(service, packet)?;
             // Every packet of the flow takes this way until the flood is over.
             return self.without_memory(server, packet);
         }
@@ -331,24 +336,39 @@ impl<'s> Step<'_, 's> {
             return self.without_memory(server, packet);
         }
         for _ in 0..TRIES {
-            let server = if in_mid_flow { agreed()? } else { self.chosen(service, packet)? };
+            let server = match in_mid_flow {
+                true => self.agreed(service, packet)?,
+                false => self.chosen(service, packet)?,
+            };
             match self.remember(service, server, packet) {
                 Ok(place) => {
                     count(server.id, packet, self.counters);
                     return Ok(Fate::Towards(self.towards(place, server)));
                 }
-                Err(Refusal::Table(Refused::Ambiguous)) => {}
+                Err(Refusal::Table(Refused::Ambiguous)) => {
+                    self.memory.journal.note(|| Decision::Ambiguous { server: server.id });
+                }
                 Err(Refusal::Table(Refused::Elsewhere(worker))) => {
                     return Ok(Fate::HandOver(worker));
                 }
                 Err(Refusal::Table(Refused::Full)) => {
                     // Every packet of the flow takes this way, so it must not depend on turns.
-                    return self.without_memory(agreed()?, packet);
+                    self.memory.journal.note(|| Decision::TableFull);
+                    let server = self.agreed(service, packet)?;
+                    return self.without_memory(server, packet);
                 }
                 Err(Refusal::NoPort) => return Err(Reason::NoSourcePort.into()),
             }
         }
         Err(Reason::AmbiguousFlow.into())
+    }
+
+    /// The server that all workers and nodes agree on.
+    fn agreed(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate<'s>> {
+        let server = scheduler::agreed(service, &packet.flow, self.snapshot);
+        let server = server.ok_or(Fate::Drop(Reason::NoServer))?;
+        self.memory.journal.note(|| Decision::Agreed { server: server.id });
+        Ok(server)
     }
 
     /// Whether a new flow may come from this address, on the interface that it came in on.
@@ -382,6 +402,10 @@ impl<'s> Step<'_, 's> {
         if !rates.service(slot, within_a_tenth(limits.new_flows), self.now) {
             return Err(Reason::NewFlowRate.into());
         }
+        self.memory.journal.note(|| Decision::WithinLimits {
+            new_flows: limits.new_flows,
+            new_flows_per_client: limits.new_flows_per_client,
+        });
         Ok(())
     }
 
@@ -393,7 +417,12 @@ impl<'s> Step<'_, 's> {
         let client = packet.flow.source;
         let mask = persistence.mask(client);
         let table = Arc::clone(&self.memory.persistence);
-        let before = table.find(persistence.group, client, mask, self.now).and_then(|host| {
+        let journal = &self.memory.journal;
+        let known = match journal.is_open() {
+            true => journal.host.or(table.peek(persistence.group, client, mask, self.now)),
+            false => table.find(persistence.group, client, mask, self.now),
+        };
+        let before = known.and_then(|host| {
             let servers = service.host(crate::snapshot::Host(host));
             let servers = servers.filter_map(|id| self.snapshot.server(id));
             servers.into_iter().find(|server| match server.admission {
@@ -404,8 +433,19 @@ impl<'s> Step<'_, 's> {
         });
         let server = match before {
             Some(server) => server,
-            None => self.scheduled(service, packet)?,
+            None => {
+                let was_known = known.is_some();
+                self.memory.journal.note(|| Decision::NotPersistent { was_known });
+                self.scheduled(service, packet)?
+            }
         };
+        if self.memory.journal.is_open() {
+            self.memory.journal.host = Some(server.host.0);
+            let returns = before.is_some();
+            let timeout = persistence.timeout;
+            self.memory.journal.note(|| Decision::Persistent { server: server.id, returns, timeout });
+            return Ok(server);
+        }
         let remembered = table.remember(
             persistence.group,
             client,
@@ -420,9 +460,16 @@ impl<'s> Step<'_, 's> {
     }
 
     fn scheduled(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate<'s>> {
-        let Memory { schedules, loads, .. } = self.memory;
+        let Memory { schedules, loads, journal, .. } = self.memory;
         loads.refresh(service, self.now);
-        Ok(schedules.choose(service, &packet.flow, self.snapshot, loads)?)
+        let server = schedules.choose(service, &packet.flow, self.snapshot, loads)?;
+        journal.note(|| Decision::Scheduled {
+            server: server.id,
+            scheduler: service.scheduler,
+            weight: service.candidates.weight(server.id),
+            candidates: service.candidates.servers().len() as u16,
+        });
+        Ok(server)
     }
 
     fn remember(
@@ -470,6 +517,7 @@ impl<'s> Step<'_, 's> {
             }
         }
         let place = self.memory.flows.create(&new, self.hash, self.now, self.counters)?;
+        self.memory.journal.note(|| Decision::Remembered { milliseconds: new.timeout });
         if service.options.ftp && flow.protocol == Protocol::Tcp && new.translated {
             self.memory.flows.state(place).mark(flow_table::mark::FTP);
         }
@@ -503,6 +551,7 @@ impl<'s> Step<'_, 's> {
         if !packet.flags.closes() {
             self.counters.forwarded_without_flow.add(1);
         }
+        self.memory.journal.note(|| Decision::NotRemembered);
         count(server.id, packet, self.counters);
         Ok(Fate::Towards(towards))
     }
@@ -514,6 +563,8 @@ impl<'s> Step<'_, 's> {
         let found = self.memory.flows.find(self.hash, &flow, Direction::Reply);
         let Some(place) = found else { return self.reply_unknown(packet, frame) };
         let state = *self.memory.flows.state(place);
+        let (id, progress) = (state.server(), state.state());
+        self.memory.journal.note(|| Decision::KnownFlow { server: id, state: progress });
         let original = self.memory.flows.original(place);
         let timeouts = if state.server() == ServerId::NONE {
             Timeouts::default()
@@ -605,7 +656,8 @@ impl<'s> Step<'_, 's> {
         let flow = packet.flow;
         let flows = &mut self.memory.flows;
         if let Some(place) = flows.find(self.hash, &flow, Direction::Original) {
-            let server = flows.state(place).server();
+            let (server, state) = (flows.state(place).server(), flows.state(place).state());
+            self.memory.journal.note(|| Decision::KnownFlow { server, state });
             let server = self.snapshot.server(server).ok_or(Fate::Drop(Reason::ServerGone))?;
             let Some(there) = self.translation(place, server, Direction::Original) else {
                 return Ok(Fate::Towards(Towards::Error(ErrorTowards::Server(server))));
@@ -620,6 +672,8 @@ impl<'s> Step<'_, 's> {
         }
         if let Some(place) = flows.find(self.hash, &flow, Direction::Reply) {
             let original = flows.original(place);
+            let (server, state) = (flows.state(place).server(), flows.state(place).state());
+            self.memory.journal.note(|| Decision::KnownFlow { server, state });
             let by_server = error.source == flow.source;
             let hop = self.snapshot.hop_to(original.source).ok_or(Fate::Drop(Reason::NoRoute))?;
             return Ok(Fate::Towards(Towards::Error(ErrorTowards::Translated {
