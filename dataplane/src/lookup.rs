@@ -113,17 +113,16 @@ pub enum ErrorTowards<'s> {
     },
 }
 
-/// What becomes of a packet at this step.
-pub enum Fate<'s> {
-    /// It goes on.
-    Towards(Towards<'s>),
+/// What becomes of a packet that goes no further at this worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
     /// It is dropped.
     Drop(Reason),
     /// It is another worker's.
     HandOver(WorkerId),
 }
 
-impl From<Reason> for Fate<'_> {
+impl From<Reason> for Fate {
     fn from(reason: Reason) -> Self {
         Self::Drop(reason)
     }
@@ -183,12 +182,12 @@ pub fn servers<'s, F: Frame>(
         let (ingress, handed) = (it.ingress, it.handed);
         let mut step = Step { memory, snapshot, now, counters, ingress, handed, hash };
         match step.fate(&it.packet, it.belongs, &mut it.frame) {
-            Fate::Towards(towards) => {
+            Ok(towards) => {
                 let Matched { frame, ingress, packet, .. } = it;
                 routed.push(Routed { frame, ingress, packet, towards });
             }
-            Fate::Drop(reason) => counters.drop_one(reason),
-            Fate::HandOver(worker) => hand_over(worker, it),
+            Err(Fate::Drop(reason)) => counters.drop_one(reason),
+            Err(Fate::HandOver(worker)) => hand_over(worker, it),
         }
     }
     routed
@@ -212,41 +211,45 @@ struct Step<'m, 's> {
 
 impl<'s> Step<'_, 's> {
     #[inline]
-    fn fate(&mut self, packet: &Packet, belongs: Belongs<'s>, frame: &mut impl Frame) -> Fate<'s> {
+    fn fate(
+        &mut self,
+        packet: &Packet,
+        belongs: Belongs<'s>,
+        frame: &mut impl Frame,
+    ) -> Result<Towards<'s>, Fate> {
         match belongs {
-            Belongs::To(service) => self.to_service(service, packet, frame),
+            Belongs::To(service) => self.for_service(service, packet, frame),
             Belongs::Reply => self.reply(packet, frame),
             Belongs::Data => self.data(packet),
             Belongs::Inward(inside) => self.inward(packet, inside),
             Belongs::Through => self.through(packet, frame),
             Belongs::Error(error) => self.error(packet, error),
         }
-        .unwrap_or_else(|fate| fate)
     }
 
     /// A client's packet for a service.
     #[inline]
-    fn to_service(
+    fn for_service(
         &mut self,
         service: &'s Service,
         packet: &Packet,
         frame: &mut impl Frame,
-    ) -> Result<Fate<'s>, Fate<'s>> {
+    ) -> Result<Towards<'s>, Fate> {
         let known = self.memory.flows.find(self.hash, &packet.flow, Direction::Original);
         if let Some(place) = known
-            && let Some(fate) = self.known(place, service, packet)
+            && let Some(towards) = self.known(place, service, packet)
         {
-            return Ok(fate);
+            return Ok(towards);
         }
         if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
-            return Ok(Fate::HandOver(worker));
+            return Err(Fate::HandOver(worker));
         }
         self.new_flow(service, packet, frame)
     }
 
     /// Where the flow at `place` goes; `None`, and the flow has ended, if it may not go on.
     #[inline]
-    fn known(&mut self, place: Place, service: &Service, packet: &Packet) -> Option<Fate<'s>> {
+    fn known(&mut self, place: Place, service: &Service, packet: &Packet) -> Option<Towards<'s>> {
         let flows = &mut self.memory.flows;
         let state = flows.state(place);
         let opens_again = packet.flags.opens() && state.state() == Some(FlowState::Closing);
@@ -262,12 +265,11 @@ impl<'s> Step<'_, 's> {
             let reset = packet.flow.protocol == Protocol::Tcp && !packet.flags.opens();
             let other_end = self.translation(place, server, Direction::Original);
             self.memory.flows.end(place, self.counters);
-            self.counters.drop_one(Reason::ServerHalted);
-            return reset.then_some(Fate::Towards(Towards::Reset(other_end)));
+            return reset.then_some(Towards::Reset(other_end));
         }
         flows.note(place, packet, Direction::Original, &service.timeouts, self.now, self.counters);
         count(server.id, packet, self.counters);
-        Some(Fate::Towards(self.towards(place, server)))
+        Some(self.towards(place, server))
     }
 
     /// The way to a flow's server.
@@ -304,7 +306,7 @@ impl<'s> Step<'_, 's> {
         service: &'s Service,
         packet: &Packet,
         frame: &mut impl Frame,
-    ) -> Result<Fate<'s>, Fate<'s>> {
+    ) -> Result<Towards<'s>, Fate> {
         let flow = &packet.flow;
         let in_mid_flow = flow.protocol == Protocol::Tcp && !packet.flags.opens();
         self.memory.journal.note(|| Decision::NewFlow { in_mid_flow });
@@ -343,13 +345,13 @@ impl<'s> Step<'_, 's> {
             match self.remember(service, server, packet) {
                 Ok(place) => {
                     count(server.id, packet, self.counters);
-                    return Ok(Fate::Towards(self.towards(place, server)));
+                    return Ok(self.towards(place, server));
                 }
                 Err(Refusal::Table(Refused::Ambiguous)) => {
                     self.memory.journal.note(|| Decision::Ambiguous { server: server.id });
                 }
                 Err(Refusal::Table(Refused::Elsewhere(worker))) => {
-                    return Ok(Fate::HandOver(worker));
+                    return Err(Fate::HandOver(worker));
                 }
                 Err(Refusal::Table(Refused::Full)) => {
                     // Every packet of the flow takes this way, so it must not depend on turns.
@@ -364,7 +366,7 @@ impl<'s> Step<'_, 's> {
     }
 
     /// The server that all workers and nodes agree on.
-    fn agreed(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate<'s>> {
+    fn agreed(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {
         let server = scheduler::agreed(service, &packet.flow, self.snapshot);
         let server = server.ok_or(Fate::Drop(Reason::NoServer))?;
         self.memory.journal.note(|| Decision::Agreed { server: server.id });
@@ -372,7 +374,7 @@ impl<'s> Step<'_, 's> {
     }
 
     /// Whether a new flow may come from this address, on the interface that it came in on.
-    fn may_come_from(&self, source: Address) -> Result<(), Fate<'s>> {
+    fn may_come_from(&self, source: Address) -> Result<(), Fate> {
         // Somebody pretends to be us: the reply would come back here, and start again.
         if self.snapshot.locals.contains(&source) {
             return Err(Reason::BadSource.into());
@@ -389,7 +391,7 @@ impl<'s> Step<'_, 's> {
         service: &Service,
         limits: &Limits,
         client: Address,
-    ) -> Result<(), Fate<'s>> {
+    ) -> Result<(), Fate> {
         let slot = service.id.slot() as u16;
         let rates = &mut self.memory.rates;
         if limits.new_flows_per_client > 0 {
@@ -410,7 +412,7 @@ impl<'s> Step<'_, 's> {
     }
 
     /// The server for a new flow: the one that the client had before, or the scheduler's choice.
-    fn chosen(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate<'s>> {
+    fn chosen(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {
         let Some(persistence) = service.persistence else {
             return self.scheduled(service, packet);
         };
@@ -459,7 +461,7 @@ impl<'s> Step<'_, 's> {
         Ok(server)
     }
 
-    fn scheduled(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate<'s>> {
+    fn scheduled(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {
         let Memory { schedules, loads, journal, .. } = self.memory;
         loads.refresh(service, self.now);
         let server = schedules.choose(service, &packet.flow, self.snapshot, loads)?;
@@ -525,11 +527,7 @@ impl<'s> Step<'_, 's> {
     }
 
     /// A packet that goes to `server` without a flow to remember the way back by.
-    fn without_memory(
-        &mut self,
-        server: &'s Server,
-        packet: &Packet,
-    ) -> Result<Fate<'s>, Fate<'s>> {
+    fn without_memory(&mut self, server: &'s Server, packet: &Packet) -> Result<Towards<'s>, Fate> {
         let flow = packet.flow;
         let towards = match &server.mode {
             Mode::DirectReturn | Mode::Tunnel { .. } => Towards::Server(server),
@@ -553,12 +551,12 @@ impl<'s> Step<'_, 's> {
         }
         self.memory.journal.note(|| Decision::NotRemembered);
         count(server.id, packet, self.counters);
-        Ok(Fate::Towards(towards))
+        Ok(towards)
     }
 
     /// A packet that comes back from a server, or from somebody whom a server of ours talks to.
     #[inline]
-    fn reply(&mut self, packet: &Packet, frame: &mut impl Frame) -> Result<Fate<'s>, Fate<'s>> {
+    fn reply(&mut self, packet: &Packet, frame: &mut impl Frame) -> Result<Towards<'s>, Fate> {
         let flow = packet.flow;
         let found = self.memory.flows.find(self.hash, &flow, Direction::Reply);
         let Some(place) = found else { return self.reply_unknown(packet, frame) };
@@ -575,7 +573,7 @@ impl<'s> Step<'_, 's> {
                 return Err(Reason::SpoofedSource.into());
             }
             if server.admission == Admission::Halted {
-                return Ok(self.reset_reply(place, packet, original));
+                return self.reset_reply(place, packet, original);
             }
             let block = self.counters.server(server.id);
             block.reply_packets.add(1);
@@ -586,13 +584,13 @@ impl<'s> Step<'_, 's> {
         let hop = self.snapshot.hop_to(original.source).ok_or(Fate::Drop(Reason::NoRoute))?;
         let Self { memory, now, counters, .. } = self;
         memory.flows.note(place, packet, Direction::Reply, &timeouts, *now, counters);
-        Ok(Fate::Towards(Towards::Translated(Translation {
+        Ok(Towards::Translated(Translation {
             source: (original.destination, original.destination_port),
             destination: (original.source, original.source_port),
             hop,
             flow: Some((place, Direction::Reply)),
             ages: state.server() == ServerId::NONE,
-        })))
+        }))
     }
 
     fn reset_reply(
@@ -600,11 +598,10 @@ impl<'s> Step<'_, 's> {
         place: Place,
         packet: &Packet,
         original: crate::parse::Flow,
-    ) -> Fate<'s> {
+    ) -> Result<Towards<'s>, Fate> {
         let reset = packet.flow.protocol == Protocol::Tcp && !packet.flags.closes();
         let hop = self.snapshot.hop_to(original.source);
         self.memory.flows.end(place, self.counters);
-        self.counters.drop_one(Reason::ServerHalted);
         let other_end = hop.map(|hop| Translation {
             source: (original.destination, original.destination_port),
             destination: (original.source, original.source_port),
@@ -612,7 +609,7 @@ impl<'s> Step<'_, 's> {
             flow: None,
             ages: false,
         });
-        if reset { Fate::Towards(Towards::Reset(other_end)) } else { Fate::Drop(Reason::NoFlow) }
+        if reset { Ok(Towards::Reset(other_end)) } else { Err(Reason::ServerHalted.into()) }
     }
 
     #[cold]
@@ -620,21 +617,21 @@ impl<'s> Step<'_, 's> {
         &mut self,
         packet: &Packet,
         frame: &mut impl Frame,
-    ) -> Result<Fate<'s>, Fate<'s>> {
+    ) -> Result<Towards<'s>, Fate> {
         let flow = packet.flow;
         if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
-            return Ok(Fate::HandOver(worker));
+            return Err(Fate::HandOver(worker));
         }
         let server = (flow.source, flow.source_port);
         if let Some(source) = self.snapshot.services.one_packet_reply(server, flow.protocol) {
             let hop = self.snapshot.hop_to(flow.destination).ok_or(Fate::Drop(Reason::NoRoute))?;
-            return Ok(Fate::Towards(Towards::Translated(Translation {
+            return Ok(Towards::Translated(Translation {
                 source,
                 destination: (flow.destination, flow.destination_port),
                 hop,
                 flow: None,
                 ages: false,
-            })));
+            }));
         }
         // A server of ours that opens a connection of its own.
         if !self.snapshot.locals.contains(&flow.destination)
@@ -646,13 +643,13 @@ impl<'s> Step<'_, 's> {
     }
 
     /// A packet for a port of a virtual address that only a helper can have opened.
-    fn data(&mut self, packet: &Packet) -> Result<Fate<'s>, Fate<'s>> {
+    fn data(&mut self, packet: &Packet) -> Result<Towards<'s>, Fate> {
         let _ = packet;
         Err(Reason::NoService.into())
     }
 
     /// An ICMP error: to the end of the flow that sent the quoted packet.
-    fn error(&mut self, packet: &Packet, error: Error) -> Result<Fate<'s>, Fate<'s>> {
+    fn error(&mut self, packet: &Packet, error: Error) -> Result<Towards<'s>, Fate> {
         let flow = packet.flow;
         let flows = &mut self.memory.flows;
         if let Some(place) = flows.find(self.hash, &flow, Direction::Original) {
@@ -660,15 +657,15 @@ impl<'s> Step<'_, 's> {
             self.memory.journal.note(|| Decision::KnownFlow { server, state });
             let server = self.snapshot.server(server).ok_or(Fate::Drop(Reason::ServerGone))?;
             let Some(there) = self.translation(place, server, Direction::Original) else {
-                return Ok(Fate::Towards(Towards::Error(ErrorTowards::Server(server))));
+                return Ok(Towards::Error(ErrorTowards::Server(server)));
             };
-            return Ok(Fate::Towards(Towards::Error(ErrorTowards::Translated {
+            return Ok(Towards::Error(ErrorTowards::Translated {
                 source: error.source,
                 destination: there.destination.0,
                 quoted_source: there.destination,
                 quoted_destination: there.source,
                 hop: there.hop,
-            })));
+            }));
         }
         if let Some(place) = flows.find(self.hash, &flow, Direction::Reply) {
             let original = flows.original(place);
@@ -676,22 +673,22 @@ impl<'s> Step<'_, 's> {
             self.memory.journal.note(|| Decision::KnownFlow { server, state });
             let by_server = error.source == flow.source;
             let hop = self.snapshot.hop_to(original.source).ok_or(Fate::Drop(Reason::NoRoute))?;
-            return Ok(Fate::Towards(Towards::Error(ErrorTowards::Translated {
+            return Ok(Towards::Error(ErrorTowards::Translated {
                 source: if by_server { original.destination } else { error.source },
                 destination: original.source,
                 quoted_source: (original.source, original.source_port),
                 quoted_destination: (original.destination, original.destination_port),
                 hop,
-            })));
+            }));
         }
         if let Some(worker) = flows.elsewhere(self.hash) {
-            return Ok(Fate::HandOver(worker));
+            return Err(Fate::HandOver(worker));
         }
         // In DR and TUN another worker may have the flow: each is asked in turn, and all agree on the
         // server of one that none has.
         if self.handed + 1 < self.memory.workers {
             let next = (self.memory.worker.0 + 1) % self.memory.workers;
-            return Ok(Fate::HandOver(WorkerId(next)));
+            return Err(Fate::HandOver(WorkerId(next)));
         }
         let services = &self.snapshot.services;
         let service = services.at(flow.destination, flow.protocol, flow.destination_port);
@@ -699,7 +696,7 @@ impl<'s> Step<'_, 's> {
             .and_then(|service| scheduler::agreed(service, &flow, self.snapshot))
             .filter(|it| matches!(it.mode, Mode::DirectReturn | Mode::Tunnel { .. }))
             .ok_or(Fate::Drop(Reason::UnrelatedError))?;
-        Ok(Fate::Towards(Towards::Error(ErrorTowards::Server(server))))
+        Ok(Towards::Error(ErrorTowards::Server(server)))
     }
 }
 

@@ -80,6 +80,7 @@ impl Rewriter {
     ) {
         for mut it in routed.drain(..) {
             if let Towards::Reset(other_end) = it.towards {
+                surroundings.counters.drop_one(Reason::ServerHalted);
                 let segments = reset::both_ends(&mut it, other_end, surroundings.snapshot);
                 for (hop, bytes) in segments.into_iter().flatten() {
                     if let Some(outbound) = surroundings.made(hop, &bytes) {
@@ -134,7 +135,7 @@ impl Rewriter {
                 translate::packet(&mut frame, &packet, &translation).ok_or(Reason::Malformed)?;
                 Ok(Outbound { frame, hop: translation.hop, length: packet.length })
             }
-            Towards::Server(server) => self.to_server(frame, &packet, server, snapshot),
+            Towards::Server(server) => self.for_server(frame, &packet, server, snapshot),
             Towards::Onward(hop) | Towards::Paired { hop, .. } => {
                 if has_aged(&mut frame, &packet) {
                     let reason = Some(Reason::TimeExceeded);
@@ -153,7 +154,7 @@ impl Rewriter {
                 Ok(Outbound { frame, hop, length: packet.length })
             }
             Towards::Error(ErrorTowards::Server(server)) => {
-                self.to_server(frame, &packet, server, snapshot)
+                self.for_server(frame, &packet, server, snapshot)
             }
             Towards::Error(ErrorTowards::Translated {
                 source,
@@ -178,7 +179,7 @@ impl Rewriter {
 
     /// A packet as a server that has the virtual address wants it.
     #[inline]
-    fn to_server<F: Frame>(
+    fn for_server<F: Frame>(
         &mut self,
         mut frame: F,
         packet: &Packet,

@@ -213,7 +213,7 @@ impl Crew {
 
 /// A whole worker with both its wires, and the other ends of what it meets.
 pub struct TestWorker {
-    worker: Worker<TestLink>,
+    pub(crate) worker: Worker<TestLink>,
     cables: [Rc<RefCell<Cable>>; 2],
     alive: Rc<Cell<usize>>,
     /// What it counts.
@@ -355,7 +355,7 @@ pub fn snapshot(text: &str) -> Snapshot {
             id,
             scheduler: Scheduler::RoundRobin,
             candidates: Candidates::default(),
-            table: Arc::default(),
+            table: Arc::new(Table::new(Size::Least, [])),
             persistence: None,
             hosts: Box::default(),
             timeouts: Timeouts::default(),

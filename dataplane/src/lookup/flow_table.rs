@@ -526,7 +526,7 @@ impl FlowTable {
         }
     }
 
-    /// Reports the flows among entries `from..from + number` that match; `None` after the last entry,
+    /// Reports the flows among entries `from..from + number` of either family that match; `None` after the last entry,
     /// else where to go on.
     pub fn list(
         &self,
@@ -534,20 +534,19 @@ impl FlowTable {
         number: usize,
         filter: &FlowFilter,
         now: Moment,
-        report: impl FnMut(FlowReport),
+        mut report: impl FnMut(FlowReport),
     ) -> Option<usize> {
         // Positions of IPv6 flows follow those that IPv4 flows can have.
         let first_of_v6 = self.v4.capacity();
-        match from.checked_sub(first_of_v6) {
-            None => {
-                let next = self.v4.list(from, number, filter, now, report);
-                Some(next.unwrap_or(first_of_v6))
-            }
-            Some(from) => {
-                let next = self.v6.list(from, number, filter, now, report);
-                next.map(|next| next + first_of_v6)
-            }
-        }
+        let from_v6 = match from.checked_sub(first_of_v6) {
+            Some(from) => from,
+            None => match self.v4.list(from, number, filter, now, &mut report) {
+                Some(next) => return Some(next),
+                None => 0,
+            },
+        };
+        let next = self.v6.list(from_v6, number, filter, now, report);
+        next.map(|next| next + first_of_v6)
     }
 }
 
