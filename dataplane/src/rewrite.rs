@@ -38,6 +38,7 @@ pub struct Outbound<F> {
 }
 
 /// What a worker remembers for rewriting.
+#[derive(Clone)]
 pub struct Rewriter {
     tunnels: tunnel::Identification,
     errors: TokenBucket,

@@ -13,6 +13,7 @@ use arrayvec::ArrayVec;
 use crate::counters::{Counters, Reason};
 use crate::defence::cookie::Cookies;
 use crate::defence::limits::Rates;
+use crate::explain::Journal;
 use crate::fragments::Fragments;
 use crate::frame::{Burst, Frame, Link};
 use crate::handover::{Colleagues, colleagues};
@@ -183,6 +184,7 @@ impl Crew {
             worker: id,
             workers: self.workers as u8,
             random: 1 + worker as u64,
+            journal: Journal::default(),
         }
     }
 
