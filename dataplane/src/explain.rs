@@ -144,7 +144,7 @@ impl<'a> Link for Pad<'_, 'a> {
 
     fn allocate(&mut self, bytes: &[u8]) -> Option<Sketch<'a>> {
         let sheet = self.0.borrow_mut().pop()?;
-        sheet.write(bytes).then(|| Sketch(sheet))
+        sheet.write(bytes).then_some(Sketch(sheet))
     }
 }
 
