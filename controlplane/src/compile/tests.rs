@@ -140,7 +140,7 @@ fn servers_and_gateways_are_wanted_and_virtual_addresses_answered_for() {
     assert_eq!(plan.wanted, [&wan[..], &lan[..]].concat());
     assert_eq!(plan.fixed, [(LAN, address("10.2.0.13"), mac(13))]);
     let virtual_addresses = ["10.1.0.100", "10.1.0.101", "10.1.0.102", "10.1.0.103"];
-    assert_eq!(plan.interfaces[0].virtual_addresses, virtual_addresses.map(|it| address(it)));
+    assert_eq!(plan.interfaces[0].virtual_addresses, virtual_addresses.map(address));
     assert!(plan.interfaces[1].virtual_addresses.is_empty());
     assert_eq!(plan.interfaces[1].mac, mac(2));
 }
