@@ -177,8 +177,8 @@ fn nat(config: &Config, services: &mut Services) -> NatRules {
     NatRules::new(pairs, masquerades)
 }
 
-/// The first address of each family.
-fn sources_on(interface: &config::Interface) -> Vec<Address> {
+/// The addresses that masqueraded packets leave an interface with: its first of each family.
+pub fn sources_on(interface: &config::Interface) -> Vec<Address> {
     let first = |v4: bool| {
         interface.addresses.iter().map(|own| own.address()).find(|own| own.is_v4() == v4)
     };
