@@ -596,6 +596,7 @@ impl Inner {
                     let _ = answer.send(flows); // the caller may have gone
                 }
             }
+            Event::Decided { .. } | Event::Explained { .. } => {} // nobody has asked
         }
     }
 

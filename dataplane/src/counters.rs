@@ -244,6 +244,15 @@ impl Default for Counters {
 impl Counters {
     /// A block with everything at zero.
     pub fn new() -> Self {
+        Self::with_servers(MAX_SERVERS)
+    }
+
+    /// A small block for what is not to be counted; all servers share one place in it.
+    pub fn of_no_account() -> Self {
+        Self::with_servers(1)
+    }
+
+    fn with_servers(servers: usize) -> Self {
         let block = Block {
             received: Counter::default(),
             received_bytes: Counter::default(),
@@ -264,7 +273,7 @@ impl Counters {
             idle_turns: Counter::default(),
             busy_turns: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
-            servers: (0..MAX_SERVERS).map(|_| ServerBlock::default()).collect(),
+            servers: (0..servers).map(|_| ServerBlock::default()).collect(),
         };
         Self(Arc::new(CachePadded::new(block)))
     }
@@ -289,7 +298,7 @@ impl Counters {
     /// control plane notes the values at which a new owner starts.
     #[inline]
     pub fn server(&self, id: ServerId) -> &ServerBlock {
-        &self.0.servers[id.slot()]
+        self.0.servers.get(id.slot()).unwrap_or(&self.0.servers[0])
     }
 
     /// What came less what went and what waits: zero between two turns.

@@ -24,6 +24,7 @@ use crate::classify::{Belongs, Matched, passes};
 use crate::counters::{Counters, Reason};
 use crate::defence::cookie::Cookies;
 use crate::defence::limits::{Limit, Rates};
+use crate::explain::{Decision, Journal};
 use crate::frame::{BURST, Burst, Frame};
 use crate::moment::Moment;
 use crate::parse::{Error, Packet, ip_packet};
@@ -75,6 +76,8 @@ pub enum Towards<'s> {
     Reset(Option<Translation>),
     /// Its sender gets a SYN cookie.
     Challenged,
+    /// No route leads there, and its sender is told so.
+    Unreachable,
 }
 
 /// What becomes of the addresses and ports of a packet.
@@ -112,17 +115,16 @@ pub enum ErrorTowards<'s> {
     },
 }
 
-/// What becomes of a packet at this step.
-pub enum Fate<'s> {
-    /// It goes on.
-    Towards(Towards<'s>),
+/// What becomes of a packet that goes no further at this worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
     /// It is dropped.
     Drop(Reason),
     /// It is another worker's.
     HandOver(WorkerId),
 }
 
-impl From<Reason> for Fate<'_> {
+impl From<Reason> for Fate {
     fn from(reason: Reason) -> Self {
         Self::Drop(reason)
     }
@@ -152,6 +154,8 @@ pub struct Memory {
     pub workers: u8,
     /// Numbers for source ports; anything but 0.
     pub random: u64,
+    /// What a dry run notes.
+    pub journal: Journal,
 }
 
 /// Finds the server of every packet in a burst. Two passes over the table before the decisions, and a third
@@ -180,12 +184,12 @@ pub fn servers<'s, F: Frame>(
         let (ingress, handed) = (it.ingress, it.handed);
         let mut step = Step { memory, snapshot, now, counters, ingress, handed, hash };
         match step.fate(&it.packet, it.belongs, &mut it.frame) {
-            Fate::Towards(towards) => {
+            Ok(towards) => {
                 let Matched { frame, ingress, packet, .. } = it;
                 routed.push(Routed { frame, ingress, packet, towards });
             }
-            Fate::Drop(reason) => counters.drop_one(reason),
-            Fate::HandOver(worker) => hand_over(worker, it),
+            Err(Fate::Drop(reason)) => counters.drop_one(reason),
+            Err(Fate::HandOver(worker)) => hand_over(worker, it),
         }
     }
     routed
@@ -209,59 +213,65 @@ struct Step<'m, 's> {
 
 impl<'s> Step<'_, 's> {
     #[inline]
-    fn fate(&mut self, packet: &Packet, belongs: Belongs<'s>, frame: &mut impl Frame) -> Fate<'s> {
+    fn fate(
+        &mut self,
+        packet: &Packet,
+        belongs: Belongs<'s>,
+        frame: &mut impl Frame,
+    ) -> Result<Towards<'s>, Fate> {
         match belongs {
-            Belongs::To(service) => self.to_service(service, packet, frame),
+            Belongs::To(service) => self.for_service(service, packet, frame),
             Belongs::Reply => self.reply(packet, frame),
             Belongs::Data => self.data(packet),
             Belongs::Inward(inside) => self.inward(packet, inside),
             Belongs::Through => self.through(packet, frame),
             Belongs::Error(error) => self.error(packet, error),
         }
-        .unwrap_or_else(|fate| fate)
     }
 
     /// A client's packet for a service.
     #[inline]
-    fn to_service(
+    fn for_service(
         &mut self,
         service: &'s Service,
         packet: &Packet,
         frame: &mut impl Frame,
-    ) -> Result<Fate<'s>, Fate<'s>> {
+    ) -> Result<Towards<'s>, Fate> {
         let known = self.memory.flows.find(self.hash, &packet.flow, Direction::Original);
         if let Some(place) = known
-            && let Some(fate) = self.known(place, service, packet)
+            && let Some(towards) = self.known(place, service, packet)
         {
-            return Ok(fate);
+            return Ok(towards);
         }
         if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
-            return Ok(Fate::HandOver(worker));
+            return Err(Fate::HandOver(worker));
         }
         self.new_flow(service, packet, frame)
     }
 
     /// Where the flow at `place` goes; `None`, and the flow has ended, if it may not go on.
     #[inline]
-    fn known(&mut self, place: Place, service: &Service, packet: &Packet) -> Option<Fate<'s>> {
+    fn known(&mut self, place: Place, service: &Service, packet: &Packet) -> Option<Towards<'s>> {
         let flows = &mut self.memory.flows;
         let state = flows.state(place);
         let opens_again = packet.flags.opens() && state.state() == Some(FlowState::Closing);
         let server = self.snapshot.server(state.server()).filter(|it| it.service == service.id);
+        let (id, progress) = (state.server(), state.state());
         let Some(server) = server.filter(|_| !opens_again) else {
+            self.memory.journal.note(|| Decision::FlowEnds { server: id, opens_again });
             flows.end(place, self.counters);
             return None;
         };
+        self.memory.journal.note(|| Decision::KnownFlow { server: id, state: progress });
         if server.admission == Admission::Halted {
             let reset = packet.flow.protocol == Protocol::Tcp && !packet.flags.opens();
             let other_end = self.translation(place, server, Direction::Original);
             self.memory.flows.end(place, self.counters);
-            self.counters.drop_one(Reason::ServerHalted);
-            return reset.then_some(Fate::Towards(Towards::Reset(other_end)));
+            return reset.then_some(Towards::Reset(other_end));
         }
         flows.note(place, packet, Direction::Original, &service.timeouts, self.now, self.counters);
         count(server.id, packet, self.counters);
-        Some(Fate::Towards(self.towards(place, server)))
+        Some(self.towards(place, server))
     }
 
     /// The way to a flow's server.
@@ -298,21 +308,19 @@ impl<'s> Step<'_, 's> {
         service: &'s Service,
         packet: &Packet,
         frame: &mut impl Frame,
-    ) -> Result<Fate<'s>, Fate<'s>> {
+    ) -> Result<Towards<'s>, Fate> {
         let flow = &packet.flow;
+        let in_mid_flow = flow.protocol == Protocol::Tcp && !packet.flags.opens();
+        self.memory.journal.note(|| Decision::NewFlow { in_mid_flow });
         self.may_come_from(flow.source)?;
-        let agreed = || {
-            let server = scheduler::agreed(service, flow, self.snapshot);
-            server.ok_or(Fate::Drop(Reason::NoServer))
-        };
         if packet.flags.closes() {
             // The end of a connection that we forgot: nothing to remember.
-            return self.without_memory(agreed()?, packet);
+            let server = self.agreed(service, packet)?;
+            return self.without_memory(server, packet);
         }
         if !transport_is_right(packet, frame) {
             return Err(Reason::BadTransportChecksum.into());
         }
-        let in_mid_flow = flow.protocol == Protocol::Tcp && !packet.flags.opens();
         if !in_mid_flow {
             if service.options.closed {
                 return Err(Reason::ServiceClosed.into());
@@ -322,7 +330,8 @@ impl<'s> Step<'_, 's> {
         let flooded = service.limits.half_open > 0
             && self.memory.flows.half_open(service.id) >= service.limits.half_open;
         if flooded && flow.protocol == Protocol::Tcp {
-            let server = agreed()?;
+            self.memory.journal.note(|| Decision::Flooded { most: service.limits.half_open });
+            let server = self.agreed(service, packet)?;
             // Every packet of the flow takes this way until the flood is over.
             return self.without_memory(server, packet);
         }
@@ -331,19 +340,26 @@ impl<'s> Step<'_, 's> {
             return self.without_memory(server, packet);
         }
         for _ in 0..TRIES {
-            let server = if in_mid_flow { agreed()? } else { self.chosen(service, packet)? };
+            let server = match in_mid_flow {
+                true => self.agreed(service, packet)?,
+                false => self.chosen(service, packet)?,
+            };
             match self.remember(service, server, packet) {
                 Ok(place) => {
                     count(server.id, packet, self.counters);
-                    return Ok(Fate::Towards(self.towards(place, server)));
+                    return Ok(self.towards(place, server));
                 }
-                Err(Refusal::Table(Refused::Ambiguous)) => {}
+                Err(Refusal::Table(Refused::Ambiguous)) => {
+                    self.memory.journal.note(|| Decision::Ambiguous { server: server.id });
+                }
                 Err(Refusal::Table(Refused::Elsewhere(worker))) => {
-                    return Ok(Fate::HandOver(worker));
+                    return Err(Fate::HandOver(worker));
                 }
                 Err(Refusal::Table(Refused::Full)) => {
                     // Every packet of the flow takes this way, so it must not depend on turns.
-                    return self.without_memory(agreed()?, packet);
+                    self.memory.journal.note(|| Decision::TableFull);
+                    let server = self.agreed(service, packet)?;
+                    return self.without_memory(server, packet);
                 }
                 Err(Refusal::NoPort) => return Err(Reason::NoSourcePort.into()),
             }
@@ -352,7 +368,7 @@ impl<'s> Step<'_, 's> {
     }
 
     /// Whether a new flow may come from this address, on the interface that it came in on.
-    fn may_come_from(&self, source: Address) -> Result<(), Fate<'s>> {
+    fn may_come_from(&self, source: Address) -> Result<(), Fate> {
         // Somebody pretends to be us: the reply would come back here, and start again.
         if self.snapshot.locals.contains(&source) {
             return Err(Reason::BadSource.into());
@@ -369,7 +385,7 @@ impl<'s> Step<'_, 's> {
         service: &Service,
         limits: &Limits,
         client: Address,
-    ) -> Result<(), Fate<'s>> {
+    ) -> Result<(), Fate> {
         let slot = service.id.slot() as u16;
         let rates = &mut self.memory.rates;
         if limits.new_flows_per_client > 0 {
@@ -382,31 +398,42 @@ impl<'s> Step<'_, 's> {
         if !rates.service(slot, within_a_tenth(limits.new_flows), self.now) {
             return Err(Reason::NewFlowRate.into());
         }
+        self.memory.journal.note(|| Decision::WithinLimits {
+            new_flows: limits.new_flows,
+            new_flows_per_client: limits.new_flows_per_client,
+        });
         Ok(())
     }
 
     /// The server for a new flow: the one that the client had before, or the scheduler's choice.
-    fn chosen(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate<'s>> {
+    fn chosen(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {
         let Some(persistence) = service.persistence else {
             return self.scheduled(service, packet);
         };
         let client = packet.flow.source;
         let mask = persistence.mask(client);
-        let table = Arc::clone(&self.memory.persistence);
-        let before = table.find(persistence.group, client, mask, self.now).and_then(|host| {
-            let servers = service.host(crate::snapshot::Host(host));
-            let servers = servers.filter_map(|id| self.snapshot.server(id));
-            servers.into_iter().find(|server| match server.admission {
-                Admission::Open => self.memory.loads.has_room(server),
-                Admission::Draining => persistence.through_drain,
-                Admission::Halted => false,
-            })
-        });
+        let before = self.had_before(service, &persistence, client);
         let server = match before {
             Some(server) => server,
-            None => self.scheduled(service, packet)?,
+            None => {
+                let known = self.known_host(&persistence, client);
+                let was_known = known.is_some();
+                self.memory.journal.note(|| Decision::NotPersistent { was_known });
+                self.scheduled(service, packet)?
+            }
         };
-        let remembered = table.remember(
+        if self.memory.journal.is_open() {
+            self.memory.journal.host = Some(server.host.0);
+            let returns = before.is_some();
+            let timeout = persistence.timeout;
+            self.memory.journal.note(|| Decision::Persistent {
+                server: server.id,
+                returns,
+                timeout,
+            });
+            return Ok(server);
+        }
+        let remembered = self.memory.persistence.remember(
             persistence.group,
             client,
             mask,
@@ -419,10 +446,60 @@ impl<'s> Step<'_, 's> {
         Ok(server)
     }
 
-    fn scheduled(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate<'s>> {
-        let Memory { schedules, loads, .. } = self.memory;
+    /// The persistence key of the server that a client had before.
+    fn known_host(
+        &self,
+        persistence: &crate::snapshot::Persistence,
+        client: Address,
+    ) -> Option<u32> {
+        let Memory { persistence: table, journal, .. } = &*self.memory;
+        let (group, mask) = (persistence.group, persistence.mask(client));
+        if journal.is_open() {
+            return journal.host.or(table.peek(group, client, mask, self.now));
+        }
+        table.find(group, client, mask, self.now)
+    }
+
+    /// The server that a client of the service had before, if it may have it again.
+    fn had_before(
+        &mut self,
+        service: &Service,
+        persistence: &crate::snapshot::Persistence,
+        client: Address,
+    ) -> Option<&'s Server> {
+        let host = self.known_host(persistence, client)?;
+        let loads = &mut self.memory.loads;
+        let servers = service.host(crate::snapshot::Host(host));
+        servers.filter_map(|id| self.snapshot.server(id)).find(|server| match server.admission {
+            Admission::Open => loads.has_room(server),
+            Admission::Draining => persistence.through_drain,
+            Admission::Halted => false,
+        })
+    }
+
+    /// The server for a packet that is decided without remembering anything: the one that the client had
+    /// before, or the one that all workers and nodes agree on.
+    fn agreed(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {
+        let before = service
+            .persistence
+            .and_then(|persistence| self.had_before(service, &persistence, packet.flow.source));
+        let server = before.or_else(|| scheduler::agreed(service, &packet.flow, self.snapshot));
+        let server = server.ok_or(Fate::Drop(Reason::NoServer))?;
+        self.memory.journal.note(|| Decision::Agreed { server: server.id });
+        Ok(server)
+    }
+
+    fn scheduled(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {
+        let Memory { schedules, loads, journal, .. } = self.memory;
         loads.refresh(service, self.now);
-        Ok(schedules.choose(service, &packet.flow, self.snapshot, loads)?)
+        let server = schedules.choose(service, &packet.flow, self.snapshot, loads)?;
+        journal.note(|| Decision::Scheduled {
+            server: server.id,
+            scheduler: service.scheduler,
+            weight: service.candidates.weight(server.id),
+            candidates: service.candidates.servers().len() as u16,
+        });
+        Ok(server)
     }
 
     fn remember(
@@ -470,6 +547,7 @@ impl<'s> Step<'_, 's> {
             }
         }
         let place = self.memory.flows.create(&new, self.hash, self.now, self.counters)?;
+        self.memory.journal.note(|| Decision::Remembered { milliseconds: new.timeout });
         if service.options.ftp && flow.protocol == Protocol::Tcp && new.translated {
             self.memory.flows.state(place).mark(flow_table::mark::FTP);
         }
@@ -477,11 +555,7 @@ impl<'s> Step<'_, 's> {
     }
 
     /// A packet that goes to `server` without a flow to remember the way back by.
-    fn without_memory(
-        &mut self,
-        server: &'s Server,
-        packet: &Packet,
-    ) -> Result<Fate<'s>, Fate<'s>> {
+    fn without_memory(&mut self, server: &'s Server, packet: &Packet) -> Result<Towards<'s>, Fate> {
         let flow = packet.flow;
         let towards = match &server.mode {
             Mode::DirectReturn | Mode::Tunnel { .. } => Towards::Server(server),
@@ -503,17 +577,20 @@ impl<'s> Step<'_, 's> {
         if !packet.flags.closes() {
             self.counters.forwarded_without_flow.add(1);
         }
+        self.memory.journal.note(|| Decision::NotRemembered);
         count(server.id, packet, self.counters);
-        Ok(Fate::Towards(towards))
+        Ok(towards)
     }
 
     /// A packet that comes back from a server, or from somebody whom a server of ours talks to.
     #[inline]
-    fn reply(&mut self, packet: &Packet, frame: &mut impl Frame) -> Result<Fate<'s>, Fate<'s>> {
+    fn reply(&mut self, packet: &Packet, frame: &mut impl Frame) -> Result<Towards<'s>, Fate> {
         let flow = packet.flow;
         let found = self.memory.flows.find(self.hash, &flow, Direction::Reply);
         let Some(place) = found else { return self.reply_unknown(packet, frame) };
         let state = *self.memory.flows.state(place);
+        let (id, progress) = (state.server(), state.state());
+        self.memory.journal.note(|| Decision::KnownFlow { server: id, state: progress });
         let original = self.memory.flows.original(place);
         let timeouts = if state.server() == ServerId::NONE {
             Timeouts::default()
@@ -524,7 +601,7 @@ impl<'s> Step<'_, 's> {
                 return Err(Reason::SpoofedSource.into());
             }
             if server.admission == Admission::Halted {
-                return Ok(self.reset_reply(place, packet, original));
+                return self.reset_reply(place, packet, original);
             }
             let block = self.counters.server(server.id);
             block.reply_packets.add(1);
@@ -535,13 +612,13 @@ impl<'s> Step<'_, 's> {
         let hop = self.snapshot.hop_to(original.source).ok_or(Fate::Drop(Reason::NoRoute))?;
         let Self { memory, now, counters, .. } = self;
         memory.flows.note(place, packet, Direction::Reply, &timeouts, *now, counters);
-        Ok(Fate::Towards(Towards::Translated(Translation {
+        Ok(Towards::Translated(Translation {
             source: (original.destination, original.destination_port),
             destination: (original.source, original.source_port),
             hop,
             flow: Some((place, Direction::Reply)),
             ages: state.server() == ServerId::NONE,
-        })))
+        }))
     }
 
     fn reset_reply(
@@ -549,11 +626,10 @@ impl<'s> Step<'_, 's> {
         place: Place,
         packet: &Packet,
         original: crate::parse::Flow,
-    ) -> Fate<'s> {
+    ) -> Result<Towards<'s>, Fate> {
         let reset = packet.flow.protocol == Protocol::Tcp && !packet.flags.closes();
         let hop = self.snapshot.hop_to(original.source);
         self.memory.flows.end(place, self.counters);
-        self.counters.drop_one(Reason::ServerHalted);
         let other_end = hop.map(|hop| Translation {
             source: (original.destination, original.destination_port),
             destination: (original.source, original.source_port),
@@ -561,7 +637,7 @@ impl<'s> Step<'_, 's> {
             flow: None,
             ages: false,
         });
-        if reset { Fate::Towards(Towards::Reset(other_end)) } else { Fate::Drop(Reason::NoFlow) }
+        if reset { Ok(Towards::Reset(other_end)) } else { Err(Reason::ServerHalted.into()) }
     }
 
     #[cold]
@@ -569,21 +645,21 @@ impl<'s> Step<'_, 's> {
         &mut self,
         packet: &Packet,
         frame: &mut impl Frame,
-    ) -> Result<Fate<'s>, Fate<'s>> {
+    ) -> Result<Towards<'s>, Fate> {
         let flow = packet.flow;
         if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
-            return Ok(Fate::HandOver(worker));
+            return Err(Fate::HandOver(worker));
         }
         let server = (flow.source, flow.source_port);
         if let Some(source) = self.snapshot.services.one_packet_reply(server, flow.protocol) {
             let hop = self.snapshot.hop_to(flow.destination).ok_or(Fate::Drop(Reason::NoRoute))?;
-            return Ok(Fate::Towards(Towards::Translated(Translation {
+            return Ok(Towards::Translated(Translation {
                 source,
                 destination: (flow.destination, flow.destination_port),
                 hop,
                 flow: None,
                 ages: false,
-            })));
+            }));
         }
         // A server of ours that opens a connection of its own.
         if !self.snapshot.locals.contains(&flow.destination)
@@ -595,49 +671,52 @@ impl<'s> Step<'_, 's> {
     }
 
     /// A packet for a port of a virtual address that only a helper can have opened.
-    fn data(&mut self, packet: &Packet) -> Result<Fate<'s>, Fate<'s>> {
+    fn data(&mut self, packet: &Packet) -> Result<Towards<'s>, Fate> {
         let _ = packet;
         Err(Reason::NoService.into())
     }
 
     /// An ICMP error: to the end of the flow that sent the quoted packet.
-    fn error(&mut self, packet: &Packet, error: Error) -> Result<Fate<'s>, Fate<'s>> {
+    fn error(&mut self, packet: &Packet, error: Error) -> Result<Towards<'s>, Fate> {
         let flow = packet.flow;
         let flows = &mut self.memory.flows;
         if let Some(place) = flows.find(self.hash, &flow, Direction::Original) {
-            let server = flows.state(place).server();
+            let (server, state) = (flows.state(place).server(), flows.state(place).state());
+            self.memory.journal.note(|| Decision::KnownFlow { server, state });
             let server = self.snapshot.server(server).ok_or(Fate::Drop(Reason::ServerGone))?;
             let Some(there) = self.translation(place, server, Direction::Original) else {
-                return Ok(Fate::Towards(Towards::Error(ErrorTowards::Server(server))));
+                return Ok(Towards::Error(ErrorTowards::Server(server)));
             };
-            return Ok(Fate::Towards(Towards::Error(ErrorTowards::Translated {
+            return Ok(Towards::Error(ErrorTowards::Translated {
                 source: error.source,
                 destination: there.destination.0,
                 quoted_source: there.destination,
                 quoted_destination: there.source,
                 hop: there.hop,
-            })));
+            }));
         }
         if let Some(place) = flows.find(self.hash, &flow, Direction::Reply) {
             let original = flows.original(place);
+            let (server, state) = (flows.state(place).server(), flows.state(place).state());
+            self.memory.journal.note(|| Decision::KnownFlow { server, state });
             let by_server = error.source == flow.source;
             let hop = self.snapshot.hop_to(original.source).ok_or(Fate::Drop(Reason::NoRoute))?;
-            return Ok(Fate::Towards(Towards::Error(ErrorTowards::Translated {
+            return Ok(Towards::Error(ErrorTowards::Translated {
                 source: if by_server { original.destination } else { error.source },
                 destination: original.source,
                 quoted_source: (original.source, original.source_port),
                 quoted_destination: (original.destination, original.destination_port),
                 hop,
-            })));
+            }));
         }
         if let Some(worker) = flows.elsewhere(self.hash) {
-            return Ok(Fate::HandOver(worker));
+            return Err(Fate::HandOver(worker));
         }
         // In DR and TUN another worker may have the flow: each is asked in turn, and all agree on the
         // server of one that none has.
         if self.handed + 1 < self.memory.workers {
             let next = (self.memory.worker.0 + 1) % self.memory.workers;
-            return Ok(Fate::HandOver(WorkerId(next)));
+            return Err(Fate::HandOver(WorkerId(next)));
         }
         let services = &self.snapshot.services;
         let service = services.at(flow.destination, flow.protocol, flow.destination_port);
@@ -645,7 +724,7 @@ impl<'s> Step<'_, 's> {
             .and_then(|service| scheduler::agreed(service, &flow, self.snapshot))
             .filter(|it| matches!(it.mode, Mode::DirectReturn | Mode::Tunnel { .. }))
             .ok_or(Fate::Drop(Reason::UnrelatedError))?;
-        Ok(Fate::Towards(Towards::Error(ErrorTowards::Server(server))))
+        Ok(Towards::Error(ErrorTowards::Server(server)))
     }
 }
 

@@ -38,6 +38,7 @@ pub struct Outbound<F> {
 }
 
 /// What a worker remembers for rewriting.
+#[derive(Clone)]
 pub struct Rewriter {
     tunnels: tunnel::Identification,
     errors: TokenBucket,
@@ -79,6 +80,7 @@ impl Rewriter {
     ) {
         for mut it in routed.drain(..) {
             if let Towards::Reset(other_end) = it.towards {
+                surroundings.counters.drop_one(Reason::ServerHalted);
                 let segments = reset::both_ends(&mut it, other_end, surroundings.snapshot);
                 for (hop, bytes) in segments.into_iter().flatten() {
                     if let Some(outbound) = surroundings.made(hop, &bytes) {
@@ -133,7 +135,7 @@ impl Rewriter {
                 translate::packet(&mut frame, &packet, &translation).ok_or(Reason::Malformed)?;
                 Ok(Outbound { frame, hop: translation.hop, length: packet.length })
             }
-            Towards::Server(server) => self.to_server(frame, &packet, server, snapshot),
+            Towards::Server(server) => self.for_server(frame, &packet, server, snapshot),
             Towards::Onward(hop) | Towards::Paired { hop, .. } => {
                 if has_aged(&mut frame, &packet) {
                     let reason = Some(Reason::TimeExceeded);
@@ -152,7 +154,7 @@ impl Rewriter {
                 Ok(Outbound { frame, hop, length: packet.length })
             }
             Towards::Error(ErrorTowards::Server(server)) => {
-                self.to_server(frame, &packet, server, snapshot)
+                self.for_server(frame, &packet, server, snapshot)
             }
             Towards::Error(ErrorTowards::Translated {
                 source,
@@ -171,13 +173,17 @@ impl Rewriter {
             }
             // Dealt with before, because one frame becomes two.
             Towards::Reset(_) => Err(None),
+            Towards::Unreachable => {
+                let reason = Some(Reason::NoRoute);
+                self.complain(Complaint::NoRoute, frame, ingress, surroundings, reason)
+            }
             Towards::Challenged => Err(Some(Reason::Challenged)),
         }
     }
 
     /// A packet as a server that has the virtual address wants it.
     #[inline]
-    fn to_server<F: Frame>(
+    fn for_server<F: Frame>(
         &mut self,
         mut frame: F,
         packet: &Packet,
@@ -255,7 +261,7 @@ fn way(towards: &Towards<'_>) -> (Option<Hop>, usize) {
         Towards::Onward(hop)
         | Towards::Paired { hop, .. }
         | Towards::Error(ErrorTowards::Translated { hop, .. }) => (Some(*hop), 0),
-        Towards::Reset(_) | Towards::Challenged => (None, 0),
+        Towards::Reset(_) | Towards::Challenged | Towards::Unreachable => (None, 0),
     }
 }
 

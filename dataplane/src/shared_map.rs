@@ -1,6 +1,6 @@
-//! A map from 64-bit keys to 64-bit values that all workers share: nobody locks, and nobody waits for
-//! longer than a few dozen loads. Keys are keyed fingerprints, well mixed, so a bucket is named by the key
-//! itself. The capacity is fixed.
+//! A map from 64-bit keys to 64-bit values that all workers share: nobody locks, and every wait for
+//! another thread ends after a few dozen looks. Keys are keyed fingerprints, well mixed, so a bucket is
+//! named by the key itself. The capacity is fixed.
 //!
 //! Four slots of 16 bytes, each a tag and a value, make a bucket of one cache line; a key may lie in either
 //! of two buckets. Entries never move. A slot goes round in one circle:
@@ -22,7 +22,7 @@
 //! there together, however many inserters, removers and stalled threads there are. Progress is a second
 //! rule: a claimant that sees an entry gives way to it; one that sees another claim gives way if that is on
 //! a lower slot, and otherwise waits for it. Only the lowest waits while it holds a claim, so
-//! no circle of waiting forms. Who has waited for [`PATIENCE`] looks (a claimant's thread was suspended)
+//! no circle of waiting forms. Who has waited for `PATIENCE` looks (a claimant's thread was suspended)
 //! takes its claim back and reports [`Inserted::Full`].
 //!
 //! **A value belongs to its key.** Between reading a tag and swapping the value, a slot may be emptied and
@@ -37,7 +37,7 @@
 //! meanwhile; then the second value differs, unless the slot went round yet again, to the other key and
 //! the same value. That takes six inserts and removals of two keys in one slot, spread over
 //! the gaps between four loads in a row; a reader that must exclude even this checks what the value names.
-//! A reader that finds only claims looks again, [`PATIENCE`] times, and then says that there is nothing. A
+//! A reader that finds only claims looks again, `PATIENCE` times, and then says that there is nothing. A
 //! key that is removed and inserted again elsewhere while a reader passes may be missed: it was absent
 //! for a moment.
 

@@ -13,6 +13,7 @@ use arrayvec::ArrayVec;
 use crate::counters::{Counters, Reason};
 use crate::defence::cookie::Cookies;
 use crate::defence::limits::Rates;
+use crate::explain::Journal;
 use crate::fragments::Fragments;
 use crate::frame::{Burst, Frame, Link};
 use crate::handover::{Colleagues, colleagues};
@@ -183,6 +184,7 @@ impl Crew {
             worker: id,
             workers: self.workers as u8,
             random: 1 + worker as u64,
+            journal: Journal::default(),
         }
     }
 
@@ -211,7 +213,7 @@ impl Crew {
 
 /// A whole worker with both its wires, and the other ends of what it meets.
 pub struct TestWorker {
-    worker: Worker<TestLink>,
+    pub(crate) worker: Worker<TestLink>,
     cables: [Rc<RefCell<Cable>>; 2],
     alive: Rc<Cell<usize>>,
     /// What it counts.
@@ -353,7 +355,7 @@ pub fn snapshot(text: &str) -> Snapshot {
             id,
             scheduler: Scheduler::RoundRobin,
             candidates: Candidates::default(),
-            table: Arc::default(),
+            table: Arc::new(Table::new(Size::Least, [])),
             persistence: None,
             hosts: Box::default(),
             timeouts: Timeouts::default(),
@@ -394,7 +396,12 @@ pub fn snapshot(text: &str) -> Snapshot {
                 other => panic!("no mode {other}"),
             };
             match mode {
-                Mode::Nat { .. } => services.expect_replies_from(address),
+                Mode::Nat { .. } => {
+                    services.expect_replies_from(address);
+                    if service.options.hairpin {
+                        services.expect_replies_to(own);
+                    }
+                }
                 Mode::Snat { .. } => services.expect_replies_to(own),
                 _ => {}
             }

@@ -140,7 +140,7 @@ fn servers_and_gateways_are_wanted_and_virtual_addresses_answered_for() {
     assert_eq!(plan.wanted, [&wan[..], &lan[..]].concat());
     assert_eq!(plan.fixed, [(LAN, address("10.2.0.13"), mac(13))]);
     let virtual_addresses = ["10.1.0.100", "10.1.0.101", "10.1.0.102", "10.1.0.103"];
-    assert_eq!(plan.interfaces[0].virtual_addresses, virtual_addresses.map(|it| address(it)));
+    assert_eq!(plan.interfaces[0].virtual_addresses, virtual_addresses.map(address));
     assert!(plan.interfaces[1].virtual_addresses.is_empty());
     assert_eq!(plan.interfaces[1].mac, mac(2));
 }
@@ -519,14 +519,13 @@ fn stations_behind_us_leave_with_their_own_address_outside_or_ours() {
 #[test]
 fn a_server_that_comes_back_gets_its_weight_little_by_little() {
     let setup = |state: &str, slow_start: &str| {
-        let config = serving(json!([{
+        serving(json!([{
             "name": "a", "address": "10.1.0.100", "ports": "80", "slow_start": slow_start,
             "server": [
                 { "name": "x", "address": "10.2.0.11", "weight": 100, "state": state },
                 { "name": "y", "address": "10.2.0.12", "weight": 100 },
             ],
-        }]));
-        config
+        }]))
     };
     let compiler = Compiler::new(1);
     let weight = |setup: &(Config, Identities), second: u64| {

@@ -157,8 +157,8 @@ fn parse_duration(text: &str) -> Option<u32> {
 pub(super) fn seconds(time: u32) -> String {
     match time {
         0 => "0".into(),
-        _ if time % 3600 == 0 => format!("{}h", time / 3600),
-        _ if time % 60 == 0 => format!("{}m", time / 60),
+        _ if time.is_multiple_of(3600) => format!("{}h", time / 3600),
+        _ if time.is_multiple_of(60) => format!("{}m", time / 60),
         _ => format!("{time}s"),
     }
 }

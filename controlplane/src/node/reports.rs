@@ -252,7 +252,7 @@ impl Node {
         });
         let further =
             routes.iter().zip(&view.document.route).map(|(route, written)| report::Route {
-                to: written.to.into(),
+                to: written.to,
                 interface: interfaces[usize::from(route.interface.0)].name.clone(),
                 via: Some(route.via.into()),
             });

@@ -186,6 +186,12 @@ pub struct Capacity {
     pub v6: usize,
 }
 
+/// What a dry run would have changed.
+#[derive(Default)]
+struct Rehearsal {
+    ended: Option<Place>,
+}
+
 /// One worker's flows.
 pub struct FlowTable {
     v4: Half<u32>,
@@ -194,6 +200,7 @@ pub struct FlowTable {
     directory: Option<Directory>,
     /// By service slot.
     half_open: Box<[u32]>,
+    rehearsal: Option<Rehearsal>,
     /// The sequence numbers of the few connections in which they change.
     pub adjustments: Adjustments,
 }
@@ -216,8 +223,20 @@ impl FlowTable {
             key,
             directory,
             half_open: vec![0; MAX_SERVICES].into(),
+            rehearsal: None,
             adjustments: Adjustments::new(flows.min(ADJUSTED), [key.0[0], key.0[2]]),
         })
+    }
+
+    /// From now on nothing changes: a flow that is created is at hand alone, until the next one, and one that
+    /// is ended stays. For [`crate::explain`].
+    pub fn rehearse(&mut self) {
+        self.rehearsal = Some(Rehearsal::default());
+    }
+
+    /// Changes are made again.
+    pub fn perform(&mut self) {
+        self.rehearsal = None;
     }
 
     /// How many flows it has room for.
@@ -316,6 +335,9 @@ impl FlowTable {
         now: Moment,
         counters: &Counters,
     ) {
+        if self.rehearsal.is_some() {
+            return;
+        }
         let state = self.state(place);
         state.note(packet, now);
         if let Some(next) = state.changes_with(packet, direction) {
@@ -355,7 +377,14 @@ impl FlowTable {
     #[inline]
     pub fn is_unique(&self, reply: &Flow) -> bool {
         let hash = self.hash(reply);
-        self.find(hash, reply, Direction::Reply).is_none() && self.elsewhere(hash).is_none()
+        self.find_reply(hash, reply).is_none() && self.elsewhere(hash).is_none()
+    }
+
+    /// The flow with such replies, unless a dry run has ended it.
+    fn find_reply(&self, hash: u64, reply: &Flow) -> Option<Place> {
+        let found = self.find(hash, reply, Direction::Reply)?;
+        let ended = self.rehearsal.as_ref().and_then(|rehearsal| rehearsal.ended);
+        (ended != Some(found)).then_some(found)
     }
 
     /// Remembers a flow. It must not be in the table.
@@ -371,12 +400,15 @@ impl FlowTable {
     ) -> Result<Place, Refused> {
         let reply = flow.reply().map(|reply| (self.hash(&reply), reply));
         if let Some((hash, reply)) = reply
-            && let Some(other) = self.find(hash, &reply, Direction::Reply)
+            && let Some(other) = self.find_reply(hash, &reply)
         {
             if self.state(other).state() != Some(FlowState::Closing) {
                 return Err(Refused::Ambiguous);
             }
             self.end(other, counters);
+        }
+        if self.rehearsal.is_some() {
+            return self.stage(flow, [hash, reply.map_or(hash, |(hash, _)| hash)], now);
         }
         let listed = reply.is_some() && self.directory.is_some();
         if let (Some((hash_of_reply, _)), Some(directory)) = (reply, &self.directory) {
@@ -414,6 +446,24 @@ impl FlowTable {
         Ok(place)
     }
 
+    /// What [`FlowTable::create`] would do, but for the flow's being in the table.
+    fn stage(&mut self, flow: &NewFlow, hashes: [u64; 2], now: Moment) -> Result<Place, Refused> {
+        if flow.translated {
+            if let Some(worker) = self.elsewhere(hashes[0]) {
+                return Err(Refused::Elsewhere(worker));
+            }
+            if self.elsewhere(hashes[1]).is_some() {
+                return Err(Refused::Ambiguous);
+            }
+        }
+        let place = if flow.original.destination.is_v4() {
+            self.v4.stage(flow, hashes[0], now).map(Place)
+        } else {
+            self.v6.stage(flow, hashes[0], now).map(|place| Place(place | IPV6))
+        };
+        place.ok_or(Refused::Full)
+    }
+
     fn make_room<A: Held>(
         &mut self,
         half: impl Fn(&Self) -> &Half<A>,
@@ -433,6 +483,10 @@ impl FlowTable {
 
     /// Forgets a flow.
     pub fn end(&mut self, place: Place, counters: &Counters) {
+        if let Some(rehearsal) = &mut self.rehearsal {
+            rehearsal.ended = Some(place);
+            return;
+        }
         let gone = if place.0 & IPV6 == 0 {
             self.v4.remove(place.0).map(|entry| (entry.original(), entry.reply(), entry.state))
         } else {
@@ -472,7 +526,7 @@ impl FlowTable {
         }
     }
 
-    /// Reports the flows among entries `from..from + number` that match; `None` after the last entry,
+    /// Reports the flows among entries `from..from + number` of either family that match; `None` after the last entry,
     /// else where to go on.
     pub fn list(
         &self,
@@ -480,20 +534,19 @@ impl FlowTable {
         number: usize,
         filter: &FlowFilter,
         now: Moment,
-        report: impl FnMut(FlowReport),
+        mut report: impl FnMut(FlowReport),
     ) -> Option<usize> {
         // Positions of IPv6 flows follow those that IPv4 flows can have.
         let first_of_v6 = self.v4.capacity();
-        match from.checked_sub(first_of_v6) {
-            None => {
-                let next = self.v4.list(from, number, filter, now, report);
-                Some(next.unwrap_or(first_of_v6))
-            }
-            Some(from) => {
-                let next = self.v6.list(from, number, filter, now, report);
-                next.map(|next| next + first_of_v6)
-            }
-        }
+        let from_v6 = match from.checked_sub(first_of_v6) {
+            Some(from) => from,
+            None => match self.v4.list(from, number, filter, now, &mut report) {
+                Some(next) => return Some(next),
+                None => 0,
+            },
+        };
+        let next = self.v6.list(from_v6, number, filter, now, report);
+        next.map(|next| next + first_of_v6)
     }
 }
 

@@ -4,6 +4,7 @@
 use super::flow_table::{Direction, NewFlow, Refused};
 use super::{Fate, Refusal, Step, Towards, Translation, transport_is_right};
 use crate::counters::Reason;
+use crate::explain::Decision;
 use crate::frame::Frame;
 use crate::parse::{Packet, Part};
 use crate::punt::FlowState;
@@ -16,19 +17,21 @@ impl<'s> Step<'_, 's> {
         &mut self,
         packet: &Packet,
         frame: &mut impl Frame,
-    ) -> Result<Fate<'s>, Fate<'s>> {
+    ) -> Result<Towards<'s>, Fate> {
         let flow = packet.flow;
-        let hop = self.snapshot.hop_to(flow.destination).ok_or(Fate::Drop(Reason::NoRoute))?;
         self.may_come_from(flow.source)?;
+        let Some(hop) = self.snapshot.hop_to(flow.destination) else {
+            return Ok(Towards::Unreachable);
+        };
         let nat = &self.snapshot.nat;
         // In this order, whatever the operator's (NAT-03).
         if let Some(source) = nat.outside_of(flow.source).filter(|_| hop.interface != self.ingress)
         {
             let destination = flow.destination;
-            return Ok(Fate::Towards(Towards::Paired { source, destination, hop }));
+            return Ok(Towards::Paired { source, destination, hop });
         }
         let Some(source) = nat.masquerade(flow.source, hop.interface) else {
-            return Ok(Fate::Towards(Towards::Onward(hop)));
+            return Ok(Towards::Onward(hop));
         };
         let translatable = match flow.protocol {
             Protocol::Tcp | Protocol::Udp => true,
@@ -39,10 +42,15 @@ impl<'s> Step<'_, 's> {
         }
         let known = self.memory.flows.find(self.hash, &flow, Direction::Original);
         let place = match known {
-            Some(place) => place,
+            Some(place) => {
+                let state = self.memory.flows.state(place).state();
+                let server = ServerId::NONE;
+                self.memory.journal.note(|| Decision::KnownFlow { server, state });
+                place
+            }
             None => {
                 if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
-                    return Ok(Fate::HandOver(worker));
+                    return Err(Fate::HandOver(worker));
                 }
                 if !transport_is_right(packet, frame) {
                     return Err(Reason::BadTransportChecksum.into());
@@ -62,6 +70,7 @@ impl<'s> Step<'_, 's> {
                     timeout: Timeouts::default().of(state),
                     length: packet.length,
                 };
+                self.memory.journal.note(|| Decision::NewFlow { in_mid_flow: false });
                 let source = self.source(&new, &[source], hop);
                 new.source = source.ok_or(Fate::Drop(Reason::NoSourcePort))?;
                 let created = self.memory.flows.create(&new, self.hash, self.now, self.counters);
@@ -79,24 +88,20 @@ impl<'s> Step<'_, 's> {
             memory.flows.note(place, packet, Direction::Original, &timeouts, *now, counters);
         }
         let reply = self.memory.flows.reply(place);
-        Ok(Fate::Towards(Towards::Translated(Translation {
+        Ok(Towards::Translated(Translation {
             source: (reply.destination, reply.destination_port),
             destination: (flow.destination, flow.destination_port),
             hop,
             flow: Some((place, Direction::Original)),
             ages: true,
-        })))
+        }))
     }
 
     /// A packet for the outside address of the station `inside` (NAT-02).
-    pub(super) fn inward(
-        &mut self,
-        packet: &Packet,
-        inside: Address,
-    ) -> Result<Fate<'s>, Fate<'s>> {
+    pub(super) fn inward(&mut self, packet: &Packet, inside: Address) -> Result<Towards<'s>, Fate> {
         let source = packet.flow.source;
         self.may_come_from(source)?;
         let hop = self.snapshot.hop_to(inside).ok_or(Fate::Drop(Reason::NoRoute))?;
-        Ok(Fate::Towards(Towards::Paired { source, destination: inside, hop }))
+        Ok(Towards::Paired { source, destination: inside, hop })
     }
 }

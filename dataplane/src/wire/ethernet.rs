@@ -170,10 +170,11 @@ impl Tag {
         Self(self.0 & !Self::IDENTIFIER | identifier & Self::IDENTIFIER)
     }
 
-    /// The customer tag of `frame`, if it has one.
+    /// The customer tag of `frame`, if it has one with a type behind it.
     #[inline]
     pub fn of(frame: &[u8]) -> Option<Self> {
-        let &[high, low, a, b] = frame.get(ADDRESSES..ADDRESSES + TAG)?.first_chunk()?;
+        let header = frame.first_chunk::<{ TAG + HEADER }>()?;
+        let [.., high, low, a, b, _, _] = *header;
         (u16::from_be_bytes([high, low]) == ethertype::VLAN)
             .then_some(Self(u16::from_be_bytes([a, b])))
     }
@@ -254,6 +255,13 @@ mod tests {
         tag.put(&mut tagged).unwrap();
         assert_eq!(tagged, before);
         assert_eq!(Tag::take(&mut plain), None);
+    }
+
+    #[test]
+    fn a_tag_with_no_type_behind_it_is_none() {
+        let mut frame = [[0; 12].as_slice(), &[0x81, 0, 0, 7, 8, 0]].concat();
+        assert_eq!(Tag::of(&frame), Some(Tag::from_bits(7)));
+        assert_eq!(Tag::take(&mut frame[..17]), None);
     }
 
     #[test]

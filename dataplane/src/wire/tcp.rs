@@ -288,7 +288,7 @@ impl<'p> Tcp<'p> {
         field.copy_from_slice(&to.to_be_bytes());
         let change = Change::default().word(from, to);
         // The fixed header is an even number of bytes long, so the option is as odd as its offset.
-        self.mend(if at % 2 == 0 { change } else { change.at_odd_offset() });
+        self.mend(if at.is_multiple_of(2) { change } else { change.at_odd_offset() });
     }
 
     #[inline]
@@ -367,7 +367,7 @@ impl Header {
             None if self.offers.selective_acknowledgements => write(&[option::NO_OPERATION; 2]),
             None => {}
         }
-        bytes[12] = (bytes.len() / 4 << 4) as u8;
+        bytes[12] = (bytes.len() as u8 / 4) << 4;
         let checksum = checksum::of_transport(self.source, self.destination, protocol::TCP, &bytes);
         bytes[16..18].copy_from_slice(&checksum.to_be_bytes());
         bytes
@@ -420,8 +420,8 @@ mod tests {
             let has = |flag| bits & flag != 0;
             let (fin, syn, rst, ack) =
                 (has(Flags::FIN), has(Flags::SYN), has(Flags::RST), has(Flags::ACK));
-            let expected =
-                syn && fin || syn && rst || fin && rst || fin && !ack || !syn && !ack && !rst;
+            let reasons = [syn && fin, syn && rst, fin && rst, fin && !ack, !syn && !ack && !rst];
+            let expected = reasons.contains(&true);
             assert_eq!(Flags(bits).is_impossible(), expected, "{bits:#04x}");
         }
     }

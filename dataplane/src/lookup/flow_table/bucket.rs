@@ -15,7 +15,7 @@ pub struct Bucket {
     pub positions: [u32; WAYS],
     /// How many keys that belong here lie in their other bucket.
     pub spilled: u32,
-    unused: [u32; 3],
+    pub unused: [u32; 3],
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64);

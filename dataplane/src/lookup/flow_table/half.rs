@@ -16,12 +16,14 @@ use crate::punt::{FlowFilter, FlowReport, FlowState};
 /// A key goes to its second bucket only if the first has no more empty slots than this.
 const RESERVE: u32 = 3;
 /// Marks the position of a flow that is found as its server answers it.
-const REPLY: u32 = 1 << 31;
+pub const REPLY: u32 = 1 << 31;
 /// The end of the list of free entries.
-const NOWHERE: u32 = u32::MAX;
+pub const NOWHERE: u32 = u32::MAX;
+/// The place of a flow that a dry run has created; no table is so large.
+const STAGE: u32 = (1 << 30) - 1;
 
 /// In this time expiry has looked at every entry once, unless turns are long and far between.
-const ROUND: Duration = Duration::from_secs(4);
+pub const ROUND: Duration = Duration::from_secs(4);
 /// Entries that expiry looks at in one turn: ending a flow may wait for memory several times, and
 /// frames must not pile up meanwhile.
 const MOST_AT_ONCE: usize = 256;
@@ -30,19 +32,21 @@ const CROWDED: usize = 30;
 
 /// One family's flows.
 pub struct Half<A> {
-    buckets: Slab<Bucket>,
-    entries: Slab<Entry<A>>,
-    key: Key,
+    pub(super) buckets: Slab<Bucket>,
+    pub(super) entries: Slab<Entry<A>>,
+    /// The last flow that a dry run has created.
+    staged: Entry<A>,
+    pub(super) key: Key,
     /// Flows in the table.
-    used: usize,
+    pub(super) used: usize,
     /// Entries below this have been used at least once.
-    touched: usize,
+    pub(super) touched: usize,
     /// The first of the entries that were used and are free again.
-    free: u32,
+    pub(super) free: u32,
     /// The entry that expiry looks at next.
     hand: usize,
     /// Up to when expiry has done its share.
-    swept: Moment,
+    pub(super) swept: Moment,
     /// Entries that expiry has left to look at in this turn, and one; 0 between two turns.
     turns: usize,
 }
@@ -54,6 +58,7 @@ impl<A: Held> Half<A> {
         Ok(Self {
             buckets: memory.slab(buckets)?,
             entries: memory.slab(capacity)?,
+            staged: Entry::new_zeroed(),
             key,
             used: 0,
             touched: 0,
@@ -136,12 +141,15 @@ impl<A: Held> Half<A> {
 
     #[inline]
     pub fn entry(&self, place: u32) -> &Entry<A> {
-        &self.entries[place as usize]
+        self.entries.get(place as usize).unwrap_or(&self.staged)
     }
 
     #[inline]
     pub fn state(&mut self, place: u32) -> &mut State {
-        &mut self.entries[place as usize].state
+        match self.entries.get_mut(place as usize) {
+            Some(entry) => &mut entry.state,
+            None => &mut self.staged.state,
+        }
     }
 
     /// Whether there is an entry to take without another flow's going.
@@ -166,6 +174,16 @@ impl<A: Held> Half<A> {
         }
         self.used += 1;
         Some(position)
+    }
+
+    /// Holds a flow that is to be seen at a place of its own and not to be found; `None` if there would be no
+    /// room for it.
+    pub fn stage(&mut self, flow: &NewFlow, hash: u64, now: Moment) -> Option<u32> {
+        if !self.has_room() && self.least_alive(hash, now).is_none() {
+            return None;
+        }
+        self.staged = Entry::new(flow, now);
+        Some(STAGE)
     }
 
     /// Takes a flow out, and gives what it was; `None` for a free entry.
@@ -248,13 +266,13 @@ impl<A: Held> Half<A> {
     }
 
     #[inline]
-    fn first(&self, hash: u64) -> usize {
+    pub(super) fn first(&self, hash: u64) -> usize {
         reduce(hash as u32, self.buckets.len())
     }
 
     /// Never the first, unless there is only one.
     #[inline]
-    fn second(&self, hash: u64) -> usize {
+    pub(super) fn second(&self, hash: u64) -> usize {
         let others = self.buckets.len().saturating_sub(1).max(1);
         let step = 1 + reduce((hash >> 16) as u32, others);
         let second = self.first(hash) + step;
@@ -351,6 +369,6 @@ fn reduce(hash: u32, len: usize) -> usize {
 
 /// The upper bits, never 0: that is an empty slot.
 #[inline]
-fn signature(hash: u64) -> u16 {
+pub fn signature(hash: u64) -> u16 {
     (hash >> 48) as u16 | 1
 }
