@@ -256,8 +256,7 @@ fn with_ports(
         return Ok(content);
     }
     let (datagram, _) = parse::part(&packet, sketch)?;
-    fragments
-        .rehearse(&datagram, |fragments| parse::with_ports(content, sketch, fragments, now))
+    fragments.rehearse(&datagram, |fragments| parse::with_ports(content, sketch, fragments, now))
 }
 
 /// Looks the packet's server up; what that takes of schedules and rates is put back.
@@ -329,12 +328,7 @@ fn note_server(snapshot: &Snapshot, memory: &mut Memory) {
     }
 }
 
-fn note_towards(
-    towards: &Towards<'_>,
-    packet: &Packet,
-    snapshot: &Snapshot,
-    memory: &mut Memory,
-) {
+fn note_towards(towards: &Towards<'_>, packet: &Packet, snapshot: &Snapshot, memory: &mut Memory) {
     let decision = match towards {
         Towards::Server(server) | Towards::Error(ErrorTowards::Server(server)) => {
             match server.mode {
@@ -392,7 +386,8 @@ impl Seen {
             }
             (Protocol::Echo, &[_, _, _, _, high, low, ..]) => {
                 let identifier = u16::from_be_bytes([high, low]);
-                if packet.answers { &mut seen.destination } else { &mut seen.source }.1 = identifier;
+                if packet.answers { &mut seen.destination } else { &mut seen.source }.1 =
+                    identifier;
             }
             _ => {}
         }

@@ -445,7 +445,11 @@ impl<'s> Step<'_, 's> {
             self.memory.journal.host = Some(server.host.0);
             let returns = before.is_some();
             let timeout = persistence.timeout;
-            self.memory.journal.note(|| Decision::Persistent { server: server.id, returns, timeout });
+            self.memory.journal.note(|| Decision::Persistent {
+                server: server.id,
+                returns,
+                timeout,
+            });
             return Ok(server);
         }
         let remembered = table.remember(

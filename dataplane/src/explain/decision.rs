@@ -339,7 +339,10 @@ impl fmt::Display for Decision {
                 f.write_str("the server that the client had takes no new flows")
             }
             Self::Persistent { returns: true, timeout, .. } => {
-                write!(f, "the client returns to the server it had, remembered for {timeout} s more")
+                write!(
+                    f,
+                    "the client returns to the server it had, remembered for {timeout} s more"
+                )
             }
             Self::Persistent { returns: false, timeout, .. } => {
                 write!(f, "the client is to return to this server, remembered for {timeout} s")
@@ -369,7 +372,9 @@ impl fmt::Display for Decision {
             }
             Self::NotRemembered => f.write_str("the flow is not remembered"),
             Self::HandedOver(worker) => write!(f, "is handed over to worker {}", worker.0),
-            Self::DirectReturn => f.write_str("direct return: nothing but hardware addresses changes"),
+            Self::DirectReturn => {
+                f.write_str("direct return: nothing but hardware addresses changes")
+            }
             Self::Encapsulated { source, destination, encapsulation } => {
                 write!(f, "travels inside a packet from {source} to {destination}")?;
                 match encapsulation {
@@ -437,7 +442,11 @@ struct End((Address, u16));
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (address, port) = self.0;
-        if address.is_v4() { write!(f, "{address}:{port}") } else { write!(f, "[{address}]:{port}") }
+        if address.is_v4() {
+            write!(f, "{address}:{port}")
+        } else {
+            write!(f, "[{address}]:{port}")
+        }
     }
 }
 

@@ -105,8 +105,7 @@ impl Desk {
             });
             listing.from = next.filter(|_| listing.left > 0);
         }
-        if listing.from.is_none()
-            && events.push(Event::FlowsListed { question }).is_ok() {
+        if listing.from.is_none() && events.push(Event::FlowsListed { question }).is_ok() {
             self.listing = None;
         }
     }
