@@ -144,7 +144,7 @@ impl<'a> Link for Pad<'_, 'a> {
 
     fn allocate(&mut self, bytes: &[u8]) -> Option<Sketch<'a>> {
         let sheet = self.0.borrow_mut().pop()?;
-        sheet.write(bytes).then(|| Sketch(sheet))
+        sheet.write(bytes).then_some(Sketch(sheet))
     }
 }
 
@@ -222,7 +222,7 @@ impl Stage {
         let routed = looked_up(matched, snapshot, memory, now, counters);
         let Some(it) = routed.first() else { return Ok(()) };
         let towards = it.towards;
-        note_towards(&towards, &packet, snapshot, memory);
+        note_towards(&towards, memory);
         let mut pads: [Pad<'_, '_>; MAX_PORTS] = std::array::from_fn(|_| Pad(&spare));
         let mut surroundings =
             Surroundings { links: &mut pads, snapshot, memory, now, counters: &*counters };
@@ -328,7 +328,7 @@ fn note_server(snapshot: &Snapshot, memory: &mut Memory) {
     }
 }
 
-fn note_towards(towards: &Towards<'_>, packet: &Packet, snapshot: &Snapshot, memory: &mut Memory) {
+fn note_towards(towards: &Towards<'_>, memory: &mut Memory) {
     let decision = match towards {
         Towards::Server(server) | Towards::Error(ErrorTowards::Server(server)) => {
             match server.mode {
@@ -343,7 +343,6 @@ fn note_towards(towards: &Towards<'_>, packet: &Packet, snapshot: &Snapshot, mem
         Towards::Onward(_) => Decision::Onward,
         Towards::Translated(_) | Towards::Paired { .. } | Towards::Error(_) => return,
     };
-    let _ = (packet, snapshot);
     memory.journal.note(|| decision);
 }
 
