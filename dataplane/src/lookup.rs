@@ -1,5 +1,7 @@
 //! Step 4: flow to server. The server that the flow already has, or a fresh choice.
 
+pub mod expectations;
+
 pub mod flow_table;
 
 pub mod load;
@@ -217,7 +219,7 @@ impl<'s> Step<'_, 's> {
         match belongs {
             Belongs::To(service) => self.for_service(service, packet, frame),
             Belongs::Reply => self.reply(packet, frame),
-            Belongs::Data => self.data(packet),
+            Belongs::Data => self.data(packet, frame),
             Belongs::Inward(inside) => self.inward(packet, inside),
             Belongs::Through => self.through(packet, frame),
             Belongs::Error(error) => self.error(packet, error),
@@ -303,6 +305,11 @@ impl<'s> Step<'_, 's> {
     ) -> Result<Towards<'s>, Fate> {
         let flow = &packet.flow;
         self.may_come_from(flow.source)?;
+        if service.options.ftp
+            && let Some(towards) = self.announced(packet, frame)?
+        {
+            return Ok(towards);
+        }
         let agreed = || {
             let server = scheduler::agreed(service, flow, self.snapshot);
             server.ok_or(Fate::Drop(Reason::NoServer))
@@ -571,6 +578,9 @@ impl<'s> Step<'_, 's> {
         if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
             return Err(Fate::HandOver(worker));
         }
+        if let Some(towards) = self.announced(packet, frame)? {
+            return Ok(towards);
+        }
         let server = (flow.source, flow.source_port);
         if let Some(source) = self.snapshot.services.one_packet_reply(server, flow.protocol) {
             let hop = self.snapshot.hop_to(flow.destination).ok_or(Fate::Drop(Reason::NoRoute))?;
@@ -589,12 +599,6 @@ impl<'s> Step<'_, 's> {
             return self.through(packet, frame);
         }
         Err(Reason::NoFlow.into())
-    }
-
-    /// A packet for a port of a virtual address that only a helper can have opened.
-    fn data(&mut self, packet: &Packet) -> Result<Towards<'s>, Fate> {
-        let _ = packet;
-        Err(Reason::NoService.into())
     }
 
     /// An ICMP error: to the end of the flow that sent the quoted packet.

@@ -12,6 +12,8 @@ mod reset;
 
 pub mod sequence;
 
+mod stream;
+
 mod translate;
 
 mod tunnel;
@@ -131,8 +133,9 @@ impl Rewriter {
                         reason,
                     );
                 }
+                let length = stream::mended(&mut frame, &packet, &translation, surroundings)?;
                 translate::packet(&mut frame, &packet, &translation).ok_or(Reason::Malformed)?;
-                Ok(Outbound { frame, hop: translation.hop, length: packet.length })
+                Ok(Outbound { frame, hop: translation.hop, length })
             }
             Towards::Server(server) => self.for_server(frame, &packet, server, snapshot),
             Towards::Onward(hop) | Towards::Paired { hop, .. } => {

@@ -20,6 +20,7 @@ mod half;
 
 use std::sync::Arc;
 
+use super::expectations::Expectations;
 use super::slab::{Memory, OutOfMemory};
 use crate::counters::Counters;
 use crate::moment::Moment;
@@ -196,6 +197,8 @@ pub struct FlowTable {
     half_open: Box<[u32]>,
     /// The sequence numbers of the few connections in which they change.
     pub adjustments: Adjustments,
+    /// Data connections that were announced.
+    pub(super) expectations: Expectations,
 }
 
 impl FlowTable {
@@ -217,6 +220,7 @@ impl FlowTable {
             directory,
             half_open: vec![0; MAX_SERVICES].into(),
             adjustments: Adjustments::new(flows.min(ADJUSTED), [key.0[0], key.0[2]]),
+            expectations: Expectations::default(),
         })
     }
 
@@ -235,6 +239,23 @@ impl FlowTable {
     #[inline]
     pub fn elsewhere(&self, hash: u64) -> Option<WorkerId> {
         self.directory.as_ref()?.elsewhere(hash)
+    }
+
+    /// Says in the directory that packets with this hash are for this worker; `false` if they are another's.
+    pub(super) fn list_key(&self, hash: u64) -> bool {
+        let Some(directory) = &self.directory else { return true };
+        match directory.map.insert(hash, directory.value()) {
+            Inserted::New => true,
+            Inserted::Already(value) => value == directory.value(),
+            Inserted::Full => false,
+        }
+    }
+
+    /// Takes that back.
+    pub(super) fn unlist_key(&self, hash: u64) {
+        if let Some(directory) = &self.directory {
+            directory.map.remove(hash, directory.value());
+        }
     }
 
     /// Starts loading what [`FlowTable::find`] looks at first.
@@ -303,6 +324,16 @@ impl FlowTable {
         } else {
             self.v6.entry(place.0 & !IPV6).reply()
         }
+    }
+
+    /// Whether this is a packet of the flow at `place`, and no other flow has taken that place meanwhile.
+    #[inline]
+    pub fn is_of(&self, place: Place, flow: &Flow, direction: Direction) -> bool {
+        let there = match direction {
+            Direction::Original => self.original(place),
+            Direction::Reply => self.reply(place),
+        };
+        there == *flow
     }
 
     /// Notes a packet of the flow at `place`; `timeouts` are its service's.
@@ -470,6 +501,7 @@ impl FlowTable {
         while let Some(place) = self.v6.next_expired(now, gone) {
             self.end(Place(place | IPV6), counters);
         }
+        self.expire_expectations(now);
     }
 
     /// Reports the flows among entries `from..from + number` of either family that match; `None` after the last entry,

@@ -681,6 +681,10 @@ fn malformed_frames_are_dropped_each_for_its_reason() {
 
 mod changes;
 
+mod ftp;
+
 mod hostile;
+
+mod segment;
 
 mod workers;
