@@ -209,6 +209,7 @@ impl Shared {
             worker: id,
             workers: workers as u8,
             random: random() | 1,
+            journal: Default::default(),
         })
     }
 }

@@ -90,6 +90,8 @@ reasons! {
     ClientRate => "client_rate",
     /// Answered with a SYN cookie: the service has too many half-open flows to remember another.
     Challenged => "challenged",
+    /// Part of opening a connection in its client's stead: both ends got segments of our own in its place.
+    Proxied => "proxied",
     /// An acknowledgement that belongs to no flow and answers no cookie of ours.
     BadCookie => "bad_cookie",
     /// The flow's server was removed or no longer translates, and the flow cannot move.
@@ -251,6 +253,15 @@ impl Default for Counters {
 impl Counters {
     /// A block with everything at zero.
     pub fn new() -> Self {
+        Self::with_servers(MAX_SERVERS)
+    }
+
+    /// A small block for what is not to be counted; all servers share one place in it.
+    pub fn of_no_account() -> Self {
+        Self::with_servers(1)
+    }
+
+    fn with_servers(servers: usize) -> Self {
         let block = Block {
             received: Counter::default(),
             received_bytes: Counter::default(),
@@ -272,7 +283,7 @@ impl Counters {
             idle_turns: Counter::default(),
             busy_turns: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
-            servers: (0..MAX_SERVERS).map(|_| ServerBlock::default()).collect(),
+            servers: (0..servers).map(|_| ServerBlock::default()).collect(),
         };
         Self(Arc::new(CachePadded::new(block)))
     }
@@ -297,7 +308,7 @@ impl Counters {
     /// control plane notes the values at which a new owner starts.
     #[inline]
     pub fn server(&self, id: ServerId) -> &ServerBlock {
-        &self.0.servers[id.slot()]
+        self.0.servers.get(id.slot()).unwrap_or(&self.0.servers[0])
     }
 
     /// What came less what went and what waits: zero between two turns.

@@ -290,6 +290,22 @@ impl Fragments {
         verdict
     }
 
+    /// Asks about a fragment of this datagram, and remembers nothing of it.
+    pub fn rehearse<T>(&mut self, datagram: &Datagram, ask: impl FnOnce(&mut Self) -> T) -> T {
+        let hash = self.hash(datagram);
+        let buckets = self.buckets_of(hash);
+        let before = buckets.map(|bucket| (self.tags[bucket], self.entries[bucket].clone()));
+        let answer = ask(self);
+        for (bucket, (tags, entries)) in buckets.into_iter().zip(before) {
+            (self.tags[bucket], self.entries[bucket]) = (tags, entries);
+        }
+        answer
+    }
+
+    fn buckets_of(&self, hash: u64) -> [usize; 2] {
+        [hash as u32, (hash >> 32) as u32].map(|bits| place(bits, self.tags.len()))
+    }
+
     fn hash(&self, datagram: &Datagram) -> u64 {
         let halves = |address: Address| [address.bits() as u64, (address.bits() >> 64) as u64];
         let ([a, b], [c, d]) = (halves(datagram.source), halves(datagram.destination));
@@ -299,8 +315,7 @@ impl Fragments {
 
     /// Every slot in which a datagram of this hash may lie.
     fn slots(&self, hash: u64) -> impl Iterator<Item = Slot> + use<> {
-        let buckets = self.tags.len();
-        [place(hash as u32, buckets), place((hash >> 32) as u32, buckets)]
+        self.buckets_of(hash)
             .into_iter()
             .flat_map(|bucket| (0..WAYS).map(move |way| Slot { bucket, way }))
     }

@@ -10,6 +10,8 @@
 //! A worker takes no lock, makes no allocation and logs nothing. It meets the control plane
 //! in three places only: it reads [`snapshot`], writes [`counters`] and hands over at [`punt`].
 //!
+//! [`explain`] takes a packet through the same steps and says what each decides, without doing it.
+//!
 //! Nothing here needs a driver: [`frame`] says what the steps ask of a packet buffer and of an
 //! interface, [`wire`] reads and writes headers where they lie, and [`toeplitz`] knows at which
 //! receive queue a card delivers a flow.
@@ -27,6 +29,8 @@ pub mod rewrite;
 pub mod transmit;
 
 pub mod handover;
+
+pub mod explain;
 
 pub mod snapshot;
 

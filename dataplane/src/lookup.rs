@@ -1,5 +1,7 @@
 //! Step 4: flow to server. The server that the flow already has, or a fresh choice.
 
+mod challenge;
+
 pub mod expectations;
 
 pub mod flow_table;
@@ -26,6 +28,7 @@ use crate::classify::{Belongs, Matched, passes};
 use crate::counters::{Counters, Reason};
 use crate::defence::cookie::Cookies;
 use crate::defence::limits::{Limit, Rates};
+use crate::explain::{Decision, Journal};
 use crate::frame::{BURST, Burst, Frame};
 use crate::moment::Moment;
 use crate::parse::{Error, Packet, ip_packet};
@@ -36,6 +39,8 @@ use crate::snapshot::{
 };
 use crate::toeplitz::Spreading;
 use crate::wire::{Address, Prefix, checksum};
+use challenge::Entrance;
+use flow_table::mark;
 use flow_table::{Direction, FlowTable, NewFlow, Place, Refused, WorkerId};
 use load::Loads;
 use persistence::{Persistence, Remembered, Share};
@@ -77,6 +82,10 @@ pub enum Towards<'s> {
     Reset(Option<Translation>),
     /// Its sender gets a SYN cookie.
     Challenged,
+    /// It is part of opening the connection at this place in its client's stead.
+    Proxied(Place, Proxied),
+    /// No route leads there, and its sender is told so.
+    Unreachable,
 }
 
 /// What becomes of the addresses and ports of a packet.
@@ -92,6 +101,19 @@ pub struct Translation {
     pub flow: Option<(Place, Direction)>,
     /// Whether it passes us as a router, and so has one hop less to live.
     pub ages: bool,
+}
+
+/// How far a connection has come that we open in its client's stead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proxied {
+    /// The client has shown its cookie: the server gets a SYN.
+    Opened,
+    /// The server has accepted: it gets its acknowledgement, and the client may send.
+    Accepted,
+    /// The server has refused: the client is reset.
+    Refused,
+    /// The server speaks of another connection, and is reset.
+    Mistaken,
 }
 
 /// What becomes of an ICMP error.
@@ -153,6 +175,8 @@ pub struct Memory {
     pub workers: u8,
     /// Numbers for source ports; anything but 0.
     pub random: u64,
+    /// What a dry run notes.
+    pub journal: Journal,
 }
 
 /// Finds the server of every packet in a burst. Two passes over the table before the decisions, and a third
@@ -235,10 +259,15 @@ impl<'s> Step<'_, 's> {
         frame: &mut impl Frame,
     ) -> Result<Towards<'s>, Fate> {
         let known = self.memory.flows.find(self.hash, &packet.flow, Direction::Original);
-        if let Some(place) = known
-            && let Some(towards) = self.known(place, service, packet)
-        {
-            return Ok(towards);
+        if let Some(place) = known {
+            let towards = if self.memory.flows.state(place).has(mark::PROXIED) {
+                self.known_proxied(place, service, packet, frame)?
+            } else {
+                self.known(place, service, packet)
+            };
+            if let Some(towards) = towards {
+                return Ok(towards);
+            }
         }
         if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
             return Err(Fate::HandOver(worker));
@@ -253,10 +282,13 @@ impl<'s> Step<'_, 's> {
         let state = flows.state(place);
         let opens_again = packet.flags.opens() && state.state() == Some(FlowState::Closing);
         let server = self.snapshot.server(state.server()).filter(|it| it.service == service.id);
+        let (id, progress) = (state.server(), state.state());
         let Some(server) = server.filter(|_| !opens_again) else {
+            self.memory.journal.note(|| Decision::FlowEnds { server: id, opens_again });
             flows.end(place, self.counters);
             return None;
         };
+        self.memory.journal.note(|| Decision::KnownFlow { server: id, state: progress });
         if server.admission == Admission::Halted {
             let reset = packet.flow.protocol == Protocol::Tcp && !packet.flags.opens();
             let other_end = self.translation(place, server, Direction::Original);
@@ -304,55 +336,62 @@ impl<'s> Step<'_, 's> {
         frame: &mut impl Frame,
     ) -> Result<Towards<'s>, Fate> {
         let flow = &packet.flow;
+        let in_mid_flow = flow.protocol == Protocol::Tcp && !packet.flags.opens();
+        self.memory.journal.note(|| Decision::NewFlow { in_mid_flow });
         self.may_come_from(flow.source)?;
         if service.options.ftp
             && let Some(towards) = self.announced(packet, frame)?
         {
             return Ok(towards);
         }
-        let agreed = || {
-            let server = scheduler::agreed(service, flow, self.snapshot);
-            server.ok_or(Fate::Drop(Reason::NoServer))
-        };
         if packet.flags.closes() {
             // The end of a connection that we forgot: nothing to remember.
-            return self.without_memory(agreed()?, packet);
+            let server = self.agreed(service, packet)?;
+            return self.without_memory(server, packet);
         }
         if !transport_is_right(packet, frame) {
             return Err(Reason::BadTransportChecksum.into());
         }
-        let in_mid_flow = flow.protocol == Protocol::Tcp && !packet.flags.opens();
-        if !in_mid_flow {
-            if service.options.closed {
-                return Err(Reason::ServiceClosed.into());
-            }
-            self.within_rates(service, &service.limits, flow.source)?;
+        if service.options.closed && !in_mid_flow {
+            return Err(Reason::ServiceClosed.into());
         }
-        let flooded = service.limits.half_open > 0
-            && self.memory.flows.half_open(service.id) >= service.limits.half_open;
-        if flooded && flow.protocol == Protocol::Tcp {
-            let server = agreed()?;
-            // Every packet of the flow takes this way until the flood is over.
-            return self.without_memory(server, packet);
+        let proof = match self.entrance(service, packet, frame)? {
+            Entrance::Open => None,
+            Entrance::Proven(proof) => Some(proof),
+            Entrance::Decided(towards) => return Ok(towards),
+        };
+        let in_mid_flow = in_mid_flow && proof.is_none();
+        if !in_mid_flow {
+            self.within_rates(service, &service.limits, flow.source)?;
         }
         if service.scheduler == Scheduler::OnePacket {
             let server = self.scheduled(service, packet)?;
             return self.without_memory(server, packet);
         }
         for _ in 0..TRIES {
-            let server = if in_mid_flow { agreed()? } else { self.chosen(service, packet)? };
+            let server = match in_mid_flow {
+                true => self.agreed(service, packet)?,
+                false => self.chosen(service, packet)?,
+            };
             match self.remember(service, server, packet) {
                 Ok(place) => {
                     count(server.id, packet, self.counters);
+                    if let Some(proof) = proof {
+                        return self.opened(place, proof);
+                    }
                     return Ok(self.towards(place, server));
                 }
-                Err(Refusal::Table(Refused::Ambiguous)) => {}
+                Err(Refusal::Table(Refused::Ambiguous)) => {
+                    self.memory.journal.note(|| Decision::Ambiguous { server: server.id });
+                }
                 Err(Refusal::Table(Refused::Elsewhere(worker))) => {
                     return Err(Fate::HandOver(worker));
                 }
                 Err(Refusal::Table(Refused::Full)) => {
                     // Every packet of the flow takes this way, so it must not depend on turns.
-                    return self.without_memory(agreed()?, packet);
+                    self.memory.journal.note(|| Decision::TableFull);
+                    let server = self.agreed(service, packet)?;
+                    return self.without_memory(server, packet);
                 }
                 Err(Refusal::NoPort) => return Err(Reason::NoSourcePort.into()),
             }
@@ -391,6 +430,10 @@ impl<'s> Step<'_, 's> {
         if !rates.service(slot, within_a_tenth(limits.new_flows), self.now) {
             return Err(Reason::NewFlowRate.into());
         }
+        self.memory.journal.note(|| Decision::WithinLimits {
+            new_flows: limits.new_flows,
+            new_flows_per_client: limits.new_flows_per_client,
+        });
         Ok(())
     }
 
@@ -401,21 +444,28 @@ impl<'s> Step<'_, 's> {
         };
         let client = packet.flow.source;
         let mask = persistence.mask(client);
-        let table = Arc::clone(&self.memory.persistence);
-        let before = table.find(persistence.group, client, mask, self.now).and_then(|host| {
-            let servers = service.host(crate::snapshot::Host(host));
-            let servers = servers.filter_map(|id| self.snapshot.server(id));
-            servers.into_iter().find(|server| match server.admission {
-                Admission::Open => self.memory.loads.has_room(server),
-                Admission::Draining => persistence.through_drain,
-                Admission::Halted => false,
-            })
-        });
+        let before = self.had_before(service, &persistence, client);
         let server = match before {
             Some(server) => server,
-            None => self.scheduled(service, packet)?,
+            None => {
+                let known = self.known_host(&persistence, client);
+                let was_known = known.is_some();
+                self.memory.journal.note(|| Decision::NotPersistent { was_known });
+                self.scheduled(service, packet)?
+            }
         };
-        let remembered = table.remember(
+        if self.memory.journal.is_open() {
+            self.memory.journal.host = Some(server.host.0);
+            let returns = before.is_some();
+            let timeout = persistence.timeout;
+            self.memory.journal.note(|| Decision::Persistent {
+                server: server.id,
+                returns,
+                timeout,
+            });
+            return Ok(server);
+        }
+        let remembered = self.memory.persistence.remember(
             persistence.group,
             client,
             mask,
@@ -428,10 +478,60 @@ impl<'s> Step<'_, 's> {
         Ok(server)
     }
 
+    /// The persistence key of the server that a client had before.
+    fn known_host(
+        &self,
+        persistence: &crate::snapshot::Persistence,
+        client: Address,
+    ) -> Option<u32> {
+        let Memory { persistence: table, journal, .. } = &*self.memory;
+        let (group, mask) = (persistence.group, persistence.mask(client));
+        if journal.is_open() {
+            return journal.host.or(table.peek(group, client, mask, self.now));
+        }
+        table.find(group, client, mask, self.now)
+    }
+
+    /// The server that a client of the service had before, if it may have it again.
+    fn had_before(
+        &mut self,
+        service: &Service,
+        persistence: &crate::snapshot::Persistence,
+        client: Address,
+    ) -> Option<&'s Server> {
+        let host = self.known_host(persistence, client)?;
+        let loads = &mut self.memory.loads;
+        let servers = service.host(crate::snapshot::Host(host));
+        servers.filter_map(|id| self.snapshot.server(id)).find(|server| match server.admission {
+            Admission::Open => loads.has_room(server),
+            Admission::Draining => persistence.through_drain,
+            Admission::Halted => false,
+        })
+    }
+
+    /// The server for a packet that is decided without remembering anything: the one that the client had
+    /// before, or the one that all workers and nodes agree on.
+    fn agreed(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {
+        let before = service
+            .persistence
+            .and_then(|persistence| self.had_before(service, &persistence, packet.flow.source));
+        let server = before.or_else(|| scheduler::agreed(service, &packet.flow, self.snapshot));
+        let server = server.ok_or(Fate::Drop(Reason::NoServer))?;
+        self.memory.journal.note(|| Decision::Agreed { server: server.id });
+        Ok(server)
+    }
+
     fn scheduled(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {
-        let Memory { schedules, loads, .. } = self.memory;
+        let Memory { schedules, loads, journal, .. } = self.memory;
         loads.refresh(service, self.now);
-        Ok(schedules.choose(service, &packet.flow, self.snapshot, loads)?)
+        let server = schedules.choose(service, &packet.flow, self.snapshot, loads)?;
+        journal.note(|| Decision::Scheduled {
+            server: server.id,
+            scheduler: service.scheduler,
+            weight: service.candidates.weight(server.id),
+            candidates: service.candidates.servers().len() as u16,
+        });
+        Ok(server)
     }
 
     fn remember(
@@ -479,6 +579,7 @@ impl<'s> Step<'_, 's> {
             }
         }
         let place = self.memory.flows.create(&new, self.hash, self.now, self.counters)?;
+        self.memory.journal.note(|| Decision::Remembered { milliseconds: new.timeout });
         if service.options.ftp && flow.protocol == Protocol::Tcp && new.translated {
             self.memory.flows.state(place).mark(flow_table::mark::FTP);
         }
@@ -508,6 +609,7 @@ impl<'s> Step<'_, 's> {
         if !packet.flags.closes() {
             self.counters.forwarded_without_flow.add(1);
         }
+        self.memory.journal.note(|| Decision::NotRemembered);
         count(server.id, packet, self.counters);
         Ok(towards)
     }
@@ -519,6 +621,8 @@ impl<'s> Step<'_, 's> {
         let found = self.memory.flows.find(self.hash, &flow, Direction::Reply);
         let Some(place) = found else { return self.reply_unknown(packet, frame) };
         let state = *self.memory.flows.state(place);
+        let (id, progress) = (state.server(), state.state());
+        self.memory.journal.note(|| Decision::KnownFlow { server: id, state: progress });
         let original = self.memory.flows.original(place);
         let timeouts = if state.server() == ServerId::NONE {
             Timeouts::default()
@@ -530,6 +634,9 @@ impl<'s> Step<'_, 's> {
             }
             if server.admission == Admission::Halted {
                 return self.reset_reply(place, packet, original);
+            }
+            if state.has(mark::PROXIED) {
+                return self.answered(place, packet, frame);
             }
             let block = self.counters.server(server.id);
             block.reply_packets.add(1);
@@ -606,7 +713,8 @@ impl<'s> Step<'_, 's> {
         let flow = packet.flow;
         let flows = &mut self.memory.flows;
         if let Some(place) = flows.find(self.hash, &flow, Direction::Original) {
-            let server = flows.state(place).server();
+            let (server, state) = (flows.state(place).server(), flows.state(place).state());
+            self.memory.journal.note(|| Decision::KnownFlow { server, state });
             let server = self.snapshot.server(server).ok_or(Fate::Drop(Reason::ServerGone))?;
             let Some(there) = self.translation(place, server, Direction::Original) else {
                 return Ok(Towards::Error(ErrorTowards::Server(server)));
@@ -621,6 +729,8 @@ impl<'s> Step<'_, 's> {
         }
         if let Some(place) = flows.find(self.hash, &flow, Direction::Reply) {
             let original = flows.original(place);
+            let (server, state) = (flows.state(place).server(), flows.state(place).state());
+            self.memory.journal.note(|| Decision::KnownFlow { server, state });
             let by_server = error.source == flow.source;
             let hop = self.snapshot.hop_to(original.source).ok_or(Fate::Drop(Reason::NoRoute))?;
             return Ok(Towards::Error(ErrorTowards::Translated {

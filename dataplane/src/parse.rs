@@ -385,7 +385,7 @@ fn flow_of(quoted: Quoted) -> Option<Flow> {
 
 /// Gives a fragment the ports that its packet's first one told.
 #[inline]
-fn with_ports<F: Frame>(
+pub(crate) fn with_ports<F: Frame>(
     content: Content,
     frame: &mut F,
     memory: &mut Fragments,
@@ -406,22 +406,7 @@ fn ports_of_part<F: Frame>(
     memory: &mut Fragments,
     now: Moment,
 ) -> Result<Packet, Reason> {
-    let bytes = ip_packet(frame);
-    let (identification, offset, more, header) = if packet.flow.source.is_v4() {
-        let (ip, _) = Ipv4::split(bytes)?;
-        let fragment = ip.fragment().ok_or(Reason::Malformed)?;
-        (u32::from(fragment.identification), fragment.offset, fragment.more, ip.length())
-    } else {
-        let (ip, payload) = Ipv6::split(bytes)?;
-        let extensions = ip.extensions(payload)?;
-        let fragment = extensions.fragment.ok_or(Reason::Malformed)?;
-        let header = ipv6::HEADER + fragment.header_at + ipv6::FRAGMENT_HEADER;
-        (fragment.identification, fragment.offset, fragment.more, header)
-    };
-    let ends = (packet.flow.source, packet.flow.destination);
-    let datagram = Datagram::new(ends, packet.flow.protocol as u8, identification);
-    let length = usize::from(packet.length).saturating_sub(header) as u16;
-    let piece = Piece { offset: offset.saturating_mul(8), length, more };
+    let (datagram, piece) = part(&packet, frame)?;
     let ports = (packet.flow.source_port, packet.flow.destination_port);
     let verdict = if packet.part == Part::First {
         memory.first(datagram, ports, piece, now)
@@ -438,6 +423,26 @@ fn ports_of_part<F: Frame>(
         Verdict::Full => Err(Reason::FragmentTableFull),
         Verdict::Malformed => Err(Reason::Malformed),
     }
+}
+
+/// Which bytes of which datagram a fragment holds.
+pub(crate) fn part(packet: &Packet, frame: &mut impl Frame) -> Result<(Datagram, Piece), Reason> {
+    let bytes = ip_packet(frame);
+    let (identification, offset, more, header) = if packet.flow.source.is_v4() {
+        let (ip, _) = Ipv4::split(bytes)?;
+        let fragment = ip.fragment().ok_or(Reason::Malformed)?;
+        (u32::from(fragment.identification), fragment.offset, fragment.more, ip.length())
+    } else {
+        let (ip, payload) = Ipv6::split(bytes)?;
+        let extensions = ip.extensions(payload)?;
+        let fragment = extensions.fragment.ok_or(Reason::Malformed)?;
+        let header = ipv6::HEADER + fragment.header_at + ipv6::FRAGMENT_HEADER;
+        (fragment.identification, fragment.offset, fragment.more, header)
+    };
+    let ends = (packet.flow.source, packet.flow.destination);
+    let datagram = Datagram::new(ends, packet.flow.protocol as u8, identification);
+    let length = usize::from(packet.length).saturating_sub(header) as u16;
+    Ok((datagram, Piece { offset: offset.saturating_mul(8), length, more }))
 }
 
 /// Whether a station may have this address (RFC 1122 section 3.2.1.3): not zero, not loopback,

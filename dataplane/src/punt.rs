@@ -8,6 +8,7 @@ pub mod limit;
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
+use crate::explain::Decision;
 use crate::moment::Moment;
 use crate::snapshot::{InterfaceId, Protocol, ServerId, ServiceId};
 use crate::wire::Address;
@@ -18,7 +19,7 @@ pub(crate) use desk::Desk;
 pub const LONGEST: usize = 2046;
 
 /// A copy of a frame, with the interface that it came from or is to leave on.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Copied {
     /// Where it came from, or where it goes.
     pub interface: InterfaceId,
@@ -86,10 +87,23 @@ pub enum Event {
         /// The question's number.
         question: u32,
     },
+    /// One decision, in answer to [`Command::Explain`]; they come in order.
+    Decided {
+        /// The question's number.
+        question: u32,
+        /// The decision.
+        decision: Decision,
+    },
+    /// There are no more decisions.
+    Explained {
+        /// The question's number.
+        question: u32,
+    },
 }
 
 /// What the control plane asks of a worker.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a worker frees nothing, so no box may reach it")]
 pub enum Command {
     /// Report the flows that match, a few with each turn.
     ListFlows {
@@ -99,6 +113,13 @@ pub enum Command {
         filter: FlowFilter,
         /// How many at most.
         limit: u32,
+    },
+    /// Say what would become of a frame that comes in, and do nothing; see [`crate::explain`].
+    Explain {
+        /// Comes back with every answer.
+        question: u32,
+        /// The frame, and the interface that it comes in on.
+        frame: Copied,
     },
 }
 

@@ -13,6 +13,7 @@ use arrayvec::ArrayVec;
 use crate::counters::{Counters, Reason};
 use crate::defence::cookie::Cookies;
 use crate::defence::limits::Rates;
+use crate::explain::Journal;
 use crate::fragments::Fragments;
 use crate::frame::{Burst, Frame, Link};
 use crate::handover::{Colleagues, colleagues};
@@ -191,6 +192,7 @@ impl Crew {
             worker: id,
             workers: self.workers as u8,
             random: 1 + worker as u64,
+            journal: Journal::default(),
         }
     }
 
@@ -402,7 +404,12 @@ pub fn snapshot(text: &str) -> Snapshot {
                 other => panic!("no mode {other}"),
             };
             match mode {
-                Mode::Nat { .. } => services.expect_replies_from(address),
+                Mode::Nat { .. } => {
+                    services.expect_replies_from(address);
+                    if service.options.hairpin {
+                        services.expect_replies_to(own);
+                    }
+                }
                 Mode::Snat { .. } => services.expect_replies_to(own),
                 _ => {}
             }

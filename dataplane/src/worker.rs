@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::classify;
 use crate::counters::{Counters, Reason};
+use crate::explain::{Cast, Stage};
 use crate::fragments::Fragments;
 use crate::frame::{BURST, Burst, Frame, Link};
 use crate::handover::Colleagues;
@@ -33,6 +34,7 @@ struct Steps<F> {
     waiting: Box<Waiting<F>>,
     desk: Desk,
     colleagues: Colleagues<F>,
+    stage: Box<Stage>,
 }
 
 /// What a worker is made of.
@@ -69,6 +71,7 @@ impl<L: Link> Worker<L> {
             waiting: Box::default(),
             desk: Desk::new(control),
             colleagues,
+            stage: Box::default(),
         };
         Self { links, snapshots, steps, fragments, counters }
     }
@@ -119,8 +122,12 @@ impl<L: Link> Worker<L> {
         while let Some(question) = steps.waiting.next_question() {
             steps.desk.ask(question);
         }
-        let Memory { flows, persistence, share, .. } = &mut steps.memory;
-        steps.desk.answer(flows, now);
+        let Steps { desk, stage, memory, rewriter, .. } = steps;
+        desk.explain(|frame| {
+            stage.explain(frame, Cast { snapshot, memory, fragments, rewriter, now })
+        });
+        let Memory { flows, persistence, share, .. } = memory;
+        desk.answer(flows, now);
         flows.expire(now, |server| snapshot.server(server).is_some(), counters);
         if handled == 0 {
             persistence.sweep(share, now);
@@ -152,7 +159,7 @@ impl<F: Frame> Steps<F> {
         now: Moment,
         counters: &Counters,
     ) {
-        let Self { memory, rewriter, outboxes, waiting, desk, colleagues } = self;
+        let Self { memory, rewriter, outboxes, waiting, desk, colleagues, .. } = self;
         let matched = classify::services(parsed, snapshot, counters, |id, frame, class| {
             desk.punt(id, frame, class, now, counters)
         });

@@ -1,6 +1,6 @@
 //! What the node says about itself now: status, counters, flows, neighbours, interfaces, routes.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -39,7 +39,7 @@ pub struct Wanted {
     server: Option<String>,
     /// From this client.
     #[param(value_type = Option<String>)]
-    client: Option<Ipv4Addr>,
+    client: Option<IpAddr>,
     /// How many at most.
     #[param(minimum = 1, maximum = 10_000, default = 100)]
     limit: Option<u32>,

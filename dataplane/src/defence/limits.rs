@@ -66,6 +66,14 @@ pub struct Rates {
     hash: Keyed,
 }
 
+/// What a service and a client's network had left.
+pub struct Left {
+    slot: u16,
+    network: Prefix,
+    service: Option<Bucket>,
+    networks: [Bucket; 2],
+}
+
 impl Rates {
     /// For services in so many slots, and networks in two rows of so many buckets; `key` must be random.
     pub fn new(services: usize, networks: usize, key: [u64; 2]) -> Self {
@@ -102,6 +110,23 @@ impl Rates {
             buckets.into_iter().for_each(|bucket| bucket.pay(price, now));
         }
         allowed
+    }
+
+    /// What a service and a client's network have left, to be put back by [`Rates::put_back`].
+    pub fn left(&mut self, slot: u16, network: Prefix) -> Left {
+        let service = self.services.get(usize::from(slot)).copied();
+        let networks = self.buckets(slot, network).map(|bucket| *bucket);
+        Left { slot, network, service, networks }
+    }
+
+    /// Gives back what was taken since.
+    pub fn put_back(&mut self, Left { slot, network, service, networks }: Left) {
+        for (bucket, before) in self.buckets(slot, network).into_iter().zip(networks) {
+            *bucket = before;
+        }
+        if let Some((bucket, before)) = self.services.get_mut(usize::from(slot)).zip(service) {
+            *bucket = before;
+        }
     }
 
     fn buckets(&mut self, slot: u16, network: Prefix) -> [&mut Bucket; 2] {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::flow_table::{Direction, FlowTable, NewFlow, Place, Refused};
 use super::{Fate, Memory, Step, Towards, Translation, count, transport_is_right};
 use crate::counters::Reason;
+use crate::explain::Decision;
 use crate::frame::Frame;
 use crate::hash::place;
 use crate::moment::Moment;
@@ -170,6 +171,9 @@ impl FlowTable {
                 return Noted::Taken;
             }
         }
+        if self.rehearses() {
+            return if self.elsewhere(hash).is_none() { Noted::Yes } else { Noted::Taken };
+        }
         if !self.list_key(hash) {
             return Noted::Taken; // another worker waits for it
         }
@@ -199,6 +203,9 @@ impl FlowTable {
 
     /// What was expected has come.
     fn fulfil(&mut self, hash: u64, key: &Flow) {
+        if self.rehearses() {
+            return;
+        }
         if let Some(awaited) = self.expectations.find(hash, key) {
             awaited.used = true;
             self.unlist_key(hash);
@@ -390,6 +397,7 @@ impl<'s> Step<'_, 's> {
         let services = &self.snapshot.services;
         let service = services.service(it.service).ok_or(Fate::Drop(Reason::ServerGone))?;
         let server = self.snapshot.server(it.server).ok_or(Fate::Drop(Reason::ServerGone))?;
+        self.memory.journal.note(|| Decision::Announced { server: server.id });
         if server.admission == Admission::Halted {
             return Err(Reason::ServerHalted.into());
         }

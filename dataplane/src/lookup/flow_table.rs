@@ -19,6 +19,7 @@ mod entry;
 mod half;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::expectations::Expectations;
 use super::slab::{Memory, OutOfMemory};
@@ -26,7 +27,7 @@ use crate::counters::Counters;
 use crate::moment::Moment;
 use crate::parse::{Flow, Packet};
 use crate::punt::{FlowFilter, FlowReport, FlowState};
-use crate::rewrite::sequence::Adjustments;
+use crate::rewrite::sequence::{Adjustments, Begun, Direction as Way, Entry, Replaced};
 use crate::shared_map::{Inserted, SharedMap};
 use crate::snapshot::{MAX_SERVICES, ServerId, ServiceId, Timeouts};
 use crate::wire::Address;
@@ -187,6 +188,17 @@ pub struct Capacity {
     pub v6: usize,
 }
 
+/// What a dry run would have changed.
+#[derive(Default)]
+struct Rehearsal {
+    ended: Option<Place>,
+    /// A flow's marks and numbers as they were.
+    adjusted: Option<(Place, State, Option<Entry>)>,
+}
+
+/// So long after a flood, clients that were given a cookie are still expected: their cookies are good no longer.
+const AFTERMATH: Duration = Duration::from_secs(120);
+
 /// One worker's flows.
 pub struct FlowTable {
     v4: Half<u32>,
@@ -195,6 +207,9 @@ pub struct FlowTable {
     directory: Option<Directory>,
     /// By service slot.
     half_open: Box<[u32]>,
+    /// By service slot: until when cookies come back.
+    flooded: Box<[Moment]>,
+    rehearsal: Option<Rehearsal>,
     /// The sequence numbers of the few connections in which they change.
     pub adjustments: Adjustments,
     /// Data connections that were announced.
@@ -219,9 +234,82 @@ impl FlowTable {
             key,
             directory,
             half_open: vec![0; MAX_SERVICES].into(),
+            flooded: vec![Moment::START; MAX_SERVICES].into(),
+            rehearsal: None,
             adjustments: Adjustments::new(flows.min(ADJUSTED), [key.0[0], key.0[2]]),
             expectations: Expectations::default(),
         })
+    }
+
+    /// From now on nothing changes: a flow that is created is at hand alone, until the next one, and one that
+    /// is ended stays. For [`crate::explain`].
+    pub fn rehearse(&mut self) {
+        self.rehearsal = Some(Rehearsal::default());
+    }
+
+    /// Changes are made again.
+    pub fn perform(&mut self) {
+        let adjusted = self.rehearsal.take().and_then(|rehearsal| rehearsal.adjusted);
+        if let Some((place, state, entry)) = adjusted {
+            *self.state(place) = state;
+            self.adjustments.put_back(place.number(), entry);
+        }
+    }
+
+    /// Whether nothing is to change now.
+    pub(super) fn rehearses(&self) -> bool {
+        self.rehearsal.is_some()
+    }
+
+    /// Before the marks or numbers of a flow change.
+    fn keep(&mut self, place: Place) {
+        if self.rehearsal.as_ref().is_some_and(|rehearsal| rehearsal.adjusted.is_none()) {
+            let before = (place, *self.state(place), self.adjustments.entry(place.number()));
+            self.rehearsal =
+                self.rehearsal.take().map(|it| Rehearsal { adjusted: Some(before), ..it });
+        }
+    }
+
+    /// Notes that text of a flow is replaced; see [`Adjustments::note`].
+    pub fn note_replaced(&mut self, place: Place, way: Way, replaced: Replaced) -> bool {
+        self.keep(place);
+        let noted = self.adjustments.note(place.number(), way, replaced);
+        if noted {
+            self.state(place).mark(mark::ADJUSTED);
+        }
+        noted
+    }
+
+    /// The flow was begun in its server's stead. `false` if there is no room for one that was.
+    pub fn begin(&mut self, place: Place, begun: Begun) -> bool {
+        self.keep(place);
+        let noted = self.adjustments.begin(place.number(), begun);
+        if noted {
+            self.state(place).mark(mark::PROXIED | mark::ADJUSTED);
+        }
+        noted
+    }
+
+    /// The server of a flow that was begun in its stead has answered with its own sequence number.
+    pub fn join(&mut self, place: Place, ours: u32, server: u32) {
+        self.keep(place);
+        let delta = ours.wrapping_sub(server).cast_signed();
+        self.adjustments.set_initial(place.number(), Way::ToClient, delta);
+        self.state(place).unmark(mark::PROXIED);
+    }
+
+    /// Notes that a service has more half-open flows than it may.
+    pub fn note_flood(&mut self, service: ServiceId, now: Moment) {
+        if let Some(until) =
+            self.flooded.get_mut(service.slot()).filter(|_| self.rehearsal.is_none())
+        {
+            *until = now.plus(AFTERMATH);
+        }
+    }
+
+    /// Whether a service had more half-open flows than it may, in the last two minutes.
+    pub fn was_flooded(&self, service: ServiceId, now: Moment) -> bool {
+        self.flooded.get(service.slot()).is_some_and(|&until| now < until)
     }
 
     /// How many flows it has room for.
@@ -347,10 +435,20 @@ impl FlowTable {
         now: Moment,
         counters: &Counters,
     ) {
+        if self.rehearsal.is_some() {
+            return;
+        }
         let state = self.state(place);
         state.note(packet, now);
         if let Some(next) = state.changes_with(packet, direction) {
             self.advance(place, next, timeouts, counters);
+        }
+    }
+
+    /// Notes a packet that says nothing of how far the connection has come.
+    pub fn note_repeated(&mut self, place: Place, packet: &Packet, now: Moment) {
+        if self.rehearsal.is_none() {
+            self.state(place).note(packet, now);
         }
     }
 
@@ -386,7 +484,14 @@ impl FlowTable {
     #[inline]
     pub fn is_unique(&self, reply: &Flow) -> bool {
         let hash = self.hash(reply);
-        self.find(hash, reply, Direction::Reply).is_none() && self.elsewhere(hash).is_none()
+        self.find_reply(hash, reply).is_none() && self.elsewhere(hash).is_none()
+    }
+
+    /// The flow with such replies, unless a dry run has ended it.
+    fn find_reply(&self, hash: u64, reply: &Flow) -> Option<Place> {
+        let found = self.find(hash, reply, Direction::Reply)?;
+        let ended = self.rehearsal.as_ref().and_then(|rehearsal| rehearsal.ended);
+        (ended != Some(found)).then_some(found)
     }
 
     /// Remembers a flow. It must not be in the table.
@@ -402,12 +507,15 @@ impl FlowTable {
     ) -> Result<Place, Refused> {
         let reply = flow.reply().map(|reply| (self.hash(&reply), reply));
         if let Some((hash, reply)) = reply
-            && let Some(other) = self.find(hash, &reply, Direction::Reply)
+            && let Some(other) = self.find_reply(hash, &reply)
         {
             if self.state(other).state() != Some(FlowState::Closing) {
                 return Err(Refused::Ambiguous);
             }
             self.end(other, counters);
+        }
+        if self.rehearsal.is_some() {
+            return self.stage(flow, [hash, reply.map_or(hash, |(hash, _)| hash)], now);
         }
         let listed = reply.is_some() && self.directory.is_some();
         if let (Some((hash_of_reply, _)), Some(directory)) = (reply, &self.directory) {
@@ -445,6 +553,24 @@ impl FlowTable {
         Ok(place)
     }
 
+    /// What [`FlowTable::create`] would do, but for the flow's being in the table.
+    fn stage(&mut self, flow: &NewFlow, hashes: [u64; 2], now: Moment) -> Result<Place, Refused> {
+        if flow.translated {
+            if let Some(worker) = self.elsewhere(hashes[0]) {
+                return Err(Refused::Elsewhere(worker));
+            }
+            if self.elsewhere(hashes[1]).is_some() {
+                return Err(Refused::Ambiguous);
+            }
+        }
+        let place = if flow.original.destination.is_v4() {
+            self.v4.stage(flow, hashes[0], now).map(Place)
+        } else {
+            self.v6.stage(flow, hashes[0], now).map(|place| Place(place | IPV6))
+        };
+        place.ok_or(Refused::Full)
+    }
+
     fn make_room<A: Held>(
         &mut self,
         half: impl Fn(&Self) -> &Half<A>,
@@ -464,6 +590,10 @@ impl FlowTable {
 
     /// Forgets a flow.
     pub fn end(&mut self, place: Place, counters: &Counters) {
+        if let Some(rehearsal) = &mut self.rehearsal {
+            rehearsal.ended = Some(place);
+            return;
+        }
         let gone = if place.0 & IPV6 == 0 {
             self.v4.remove(place.0).map(|entry| (entry.original(), entry.reply(), entry.state))
         } else {

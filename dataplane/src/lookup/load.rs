@@ -20,6 +20,7 @@ pub struct Loads {
     read: Box<[Moment]>,
     /// By server slot: whether it has been full and has not come below its minimum since (VS-15).
     full: Box<[bool]>,
+    rehearses: bool,
 }
 
 impl Loads {
@@ -31,7 +32,13 @@ impl Loads {
             elsewhere: vec![0; MAX_SERVERS].into(),
             read: vec![Moment::START; MAX_SERVICES].into(),
             full: vec![false; MAX_SERVERS].into(),
+            rehearses: false,
         }
+    }
+
+    /// Whether what is asked from now on must not count as having been seen full.
+    pub fn rehearse(&mut self, rehearses: bool) {
+        self.rehearses = rehearses;
     }
 
     /// Reads the other workers' numbers of a service's servers, if it is time.
@@ -68,7 +75,8 @@ impl Loads {
         } else {
             server.max_connections
         };
-        *full = connections >= bound;
-        !*full
+        let is_full = connections >= bound;
+        *full = if self.rehearses { *full } else { is_full };
+        !is_full
     }
 }

@@ -93,6 +93,12 @@ impl Persistence {
         Some(stay.server)
     }
 
+    /// As [`Persistence::find`], and an entry whose time is over stays where it is.
+    pub fn peek(&self, group: u64, client: Address, mask: u8, now: Moment) -> Option<u32> {
+        let stay = Stay::from(self.map.get(self.key(group, client, mask))?);
+        (!stay.is_over(now)).then_some(stay.server)
+    }
+
     /// Notes that a connection of this client goes to `server` (not 0, which is refused), and starts the
     /// client's timer anew. If there is no room, the entry that would expire first goes: of entries with
     /// the same timeout, the one idle longest.

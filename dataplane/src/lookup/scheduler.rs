@@ -10,7 +10,7 @@ mod round_robin;
 use super::load::Loads;
 use crate::counters::Reason;
 use crate::parse::Flow;
-use crate::snapshot::{MAX_SERVICES, Scheduler, Server, ServerId, Service, Snapshot};
+use crate::snapshot::{MAX_SERVICES, Scheduler, Server, ServerId, Service, ServiceId, Snapshot};
 
 /// Where each service's schedule stands, on one worker.
 pub struct Schedules(Box<[Position]>);
@@ -24,6 +24,9 @@ struct Position {
     level: u16,
 }
 
+/// Where a service's schedule stood.
+pub struct Standing(ServiceId, Position);
+
 impl Default for Schedules {
     fn default() -> Self {
         Self(vec![Position::default(); MAX_SERVICES].into())
@@ -31,6 +34,18 @@ impl Default for Schedules {
 }
 
 impl Schedules {
+    /// Where a service's schedule stands, to be put back by [`Schedules::put_back`].
+    pub fn standing(&self, service: ServiceId) -> Standing {
+        Standing(service, self.0.get(service.slot()).copied().unwrap_or_default())
+    }
+
+    /// Lets a schedule stand where it stood.
+    pub fn put_back(&mut self, Standing(service, before): Standing) {
+        if let Some(position) = self.0.get_mut(service.slot()) {
+            *position = before;
+        }
+    }
+
     /// The server for a new flow of `service`.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 use super::flow_table::{Direction, NewFlow, Refused};
 use super::{Fate, Refusal, Step, Towards, Translation, transport_is_right};
 use crate::counters::Reason;
+use crate::explain::Decision;
 use crate::frame::Frame;
 use crate::parse::{Packet, Part};
 use crate::punt::FlowState;
@@ -18,8 +19,10 @@ impl<'s> Step<'_, 's> {
         frame: &mut impl Frame,
     ) -> Result<Towards<'s>, Fate> {
         let flow = packet.flow;
-        let hop = self.snapshot.hop_to(flow.destination).ok_or(Fate::Drop(Reason::NoRoute))?;
         self.may_come_from(flow.source)?;
+        let Some(hop) = self.snapshot.hop_to(flow.destination) else {
+            return Ok(Towards::Unreachable);
+        };
         let nat = &self.snapshot.nat;
         // In this order, whatever the operator's (NAT-03).
         if let Some(source) = nat.outside_of(flow.source).filter(|_| hop.interface != self.ingress)
@@ -39,7 +42,12 @@ impl<'s> Step<'_, 's> {
         }
         let known = self.memory.flows.find(self.hash, &flow, Direction::Original);
         let place = match known {
-            Some(place) => place,
+            Some(place) => {
+                let state = self.memory.flows.state(place).state();
+                let server = ServerId::NONE;
+                self.memory.journal.note(|| Decision::KnownFlow { server, state });
+                place
+            }
             None => {
                 if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
                     return Err(Fate::HandOver(worker));
@@ -62,6 +70,7 @@ impl<'s> Step<'_, 's> {
                     timeout: Timeouts::default().of(state),
                     length: packet.length,
                 };
+                self.memory.journal.note(|| Decision::NewFlow { in_mid_flow: false });
                 let source = self.source(&new, &[source], hop);
                 new.source = source.ok_or(Fate::Drop(Reason::NoSourcePort))?;
                 let created = self.memory.flows.create(&new, self.hash, self.now, self.counters);

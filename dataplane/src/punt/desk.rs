@@ -4,6 +4,7 @@
 use super::limit::TokenBucket;
 use super::{Class, Command, Copied, Event, FlowFilter, WorkerEnd};
 use crate::counters::{Counters, Reason};
+use crate::explain::{Decisions, MOST_DECISIONS};
 use crate::frame::{BURST, Frame};
 use crate::lookup::flow_table::FlowTable;
 use crate::moment::Moment;
@@ -85,10 +86,11 @@ impl Desk {
     /// Takes up the next question for flows, or goes on with the last, as far as the ring has room.
     pub(crate) fn answer(&mut self, flows: &FlowTable, now: Moment) {
         if self.listing.is_none() {
-            let Ok(Command::ListFlows { question, filter, limit }) = self.rings.commands.pop()
+            let Ok(&Command::ListFlows { question, filter, limit }) = self.rings.commands.peek()
             else {
                 return;
             };
+            let _ = self.rings.commands.pop();
             self.listing = Some(Listing { question, filter, left: limit, from: Some(0) });
         }
         let Some(listing) = &mut self.listing else { return };
@@ -106,5 +108,20 @@ impl Desk {
         if listing.from.is_none() && events.push(Event::FlowsListed { question }).is_ok() {
             self.listing = None;
         }
+    }
+
+    /// Takes up the next question for an explanation, if it is its turn and the ring has room for all that
+    /// `explain` may find.
+    pub(crate) fn explain(&mut self, explain: impl FnOnce(&Copied) -> Decisions) {
+        if self.listing.is_some() || self.rings.events.slots() <= MOST_DECISIONS {
+            return;
+        }
+        let Ok(Command::Explain { question, frame }) = self.rings.commands.peek() else { return };
+        let question = *question;
+        for decision in explain(frame) {
+            let _ = self.rings.events.push(Event::Decided { question, decision });
+        }
+        let _ = self.rings.events.push(Event::Explained { question });
+        let _ = self.rings.commands.pop();
     }
 }

@@ -146,11 +146,8 @@ fn note(
     if replaced.old == replaced.new && !flows.state(place).has(mark::ADJUSTED) {
         return Ok(());
     }
-    if !flows.adjustments.note(place.number(), way(direction), replaced) {
-        return Err(Reason::NotAdjustable);
-    }
-    flows.state(place).mark(mark::ADJUSTED);
-    Ok(())
+    let noted = flows.note_replaced(place, way(direction), replaced);
+    if noted { Ok(()) } else { Err(Reason::NotAdjustable) }
 }
 
 /// Which way a stream goes.

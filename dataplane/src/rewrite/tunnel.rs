@@ -35,6 +35,7 @@ pub fn clamp_mss(frame: &mut impl Frame, packet: &Packet, room: u16) {
 }
 
 /// Numbers the outer packets that may be fragmented on the way.
+#[derive(Clone)]
 pub struct Identification(u16);
 
 impl Identification {

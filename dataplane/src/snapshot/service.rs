@@ -297,6 +297,12 @@ impl Candidates {
         self.step
     }
 
+    /// The weight of a server; 0 if it is not among them.
+    pub fn weight(&self, server: ServerId) -> u16 {
+        let found = self.servers.iter().find(|&&(id, _)| id == server);
+        found.map_or(0, |&(_, weight)| weight)
+    }
+
     /// Whether a server is among them.
     #[inline]
     pub fn contain(&self, server: ServerId) -> bool {

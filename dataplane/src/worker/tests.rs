@@ -681,10 +681,14 @@ fn malformed_frames_are_dropped_each_for_its_reason() {
 
 mod changes;
 
+mod families;
+
 mod ftp;
 
 mod hostile;
 
 mod segment;
+
+mod syn_flood;
 
 mod workers;

@@ -19,6 +19,8 @@ const RESERVE: u32 = 3;
 pub const REPLY: u32 = 1 << 31;
 /// The end of the list of free entries.
 pub const NOWHERE: u32 = u32::MAX;
+/// The place of a flow that a dry run has created; no table is so large.
+const STAGE: u32 = (1 << 30) - 1;
 
 /// In this time expiry has looked at every entry once, unless turns are long and far between.
 pub const ROUND: Duration = Duration::from_secs(4);
@@ -32,6 +34,8 @@ const CROWDED: usize = 30;
 pub struct Half<A> {
     pub(super) buckets: Slab<Bucket>,
     pub(super) entries: Slab<Entry<A>>,
+    /// The last flow that a dry run has created.
+    staged: Entry<A>,
     pub(super) key: Key,
     /// Flows in the table.
     pub(super) used: usize,
@@ -54,6 +58,7 @@ impl<A: Held> Half<A> {
         Ok(Self {
             buckets: memory.slab(buckets)?,
             entries: memory.slab(capacity)?,
+            staged: Entry::new_zeroed(),
             key,
             used: 0,
             touched: 0,
@@ -136,12 +141,15 @@ impl<A: Held> Half<A> {
 
     #[inline]
     pub fn entry(&self, place: u32) -> &Entry<A> {
-        &self.entries[place as usize]
+        self.entries.get(place as usize).unwrap_or(&self.staged)
     }
 
     #[inline]
     pub fn state(&mut self, place: u32) -> &mut State {
-        &mut self.entries[place as usize].state
+        match self.entries.get_mut(place as usize) {
+            Some(entry) => &mut entry.state,
+            None => &mut self.staged.state,
+        }
     }
 
     /// Whether there is an entry to take without another flow's going.
@@ -166,6 +174,16 @@ impl<A: Held> Half<A> {
         }
         self.used += 1;
         Some(position)
+    }
+
+    /// Holds a flow that is to be seen at a place of its own and not to be found; `None` if there would be no
+    /// room for it.
+    pub fn stage(&mut self, flow: &NewFlow, hash: u64, now: Moment) -> Option<u32> {
+        if !self.has_room() && self.least_alive(hash, now).is_none() {
+            return None;
+        }
+        self.staged = Entry::new(flow, now);
+        Some(STAGE)
     }
 
     /// Takes a flow out, and gives what it was; `None` for a free entry.

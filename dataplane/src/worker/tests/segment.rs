@@ -139,6 +139,12 @@ impl End {
     /// Takes a segment, which must be the next one of this connection and acknowledge all that was said.
     pub fn hears(&mut self, frame: &[u8]) -> Segment {
         let segment = Segment::read(frame);
+        self.takes(&segment);
+        segment
+    }
+
+    /// The same of one that was read before.
+    pub fn takes<'s>(&mut self, segment: &'s Segment) -> &'s Segment {
         assert_eq!((segment.from, segment.to), (self.peer, self.address));
         if segment.flags & Flags::SYN != 0 {
             self.awaits = segment.sequence;
