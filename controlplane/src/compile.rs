@@ -81,6 +81,7 @@ impl Compiler {
         let routes = config.ways();
         let identities = identities.of(config);
         let weights = self.ramps.weights(config, &identities, now);
+        let interfaces = interfaces(config, live);
         let mut services = Services::new();
         let mut servers = Vec::new();
         let all = config.services.iter().zip(identities).zip(weights);
@@ -93,6 +94,11 @@ impl Compiler {
                 let server = compiling.server(position, hop);
                 if let dataplane::snapshot::Mode::Snat { sources, .. } = &server.mode {
                     sources.iter().for_each(|&source| services.expect_replies_to(source));
+                }
+                if service.hairpin {
+                    let interface = interfaces.get(usize::from(hop.interface.0));
+                    let own = interface.and_then(|it| it.source_for(server.address));
+                    own.into_iter().for_each(|source| services.expect_replies_to(source));
                 }
                 let slot = server.id.slot();
                 if servers.len() <= slot {
@@ -108,7 +114,7 @@ impl Compiler {
         let answered = plan.interfaces.iter().flat_map(|own| own.virtual_addresses.iter().copied());
         let locals = own.map(|prefix| prefix.address()).chain(answered).collect();
         let shared = Snapshot {
-            interfaces: interfaces(config, live),
+            interfaces,
             locals: Arc::new(locals),
             services: Arc::new(services),
             routes: Arc::new(routes),
@@ -171,8 +177,8 @@ fn nat(config: &Config, services: &mut Services) -> NatRules {
     NatRules::new(pairs, masquerades)
 }
 
-/// The first address of each family.
-fn sources_on(interface: &config::Interface) -> Vec<Address> {
+/// The addresses that masqueraded packets leave an interface with: its first of each family.
+pub fn sources_on(interface: &config::Interface) -> Vec<Address> {
     let first = |v4: bool| {
         interface.addresses.iter().map(|own| own.address()).find(|own| own.is_v4() == v4)
     };

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::document::{Mode, Protocol, Scheduler};
+use crate::document::{Mode, NatKind, Protocol, Scheduler};
 use crate::plumbing::{Buffers, PortStatistics};
 
 /// `GET /status`: the node at a glance.
@@ -101,7 +101,10 @@ pub struct Service {
     pub mode: Mode,
     /// How a new connection's server is chosen.
     pub scheduler: Scheduler,
-    /// `up` if a server takes new connections, else `down`.
+    /// How long its flows are remembered, in seconds: as configured, and connections no shorter than
+    /// clients are remembered.
+    pub timeouts: Timeouts,
+    /// `up` if it takes new connections, else `down`.
     pub state: String,
     /// Why it is down.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,6 +114,20 @@ pub struct Service {
     pub traffic: Traffic,
     /// Its real servers, in the order of the configuration.
     pub servers: Vec<Server>,
+}
+
+/// How long flows are remembered after their last packet, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = TimeoutsInEffect)]
+pub struct Timeouts {
+    /// A TCP connection.
+    pub established: u32,
+    /// After a FIN.
+    pub closing: u32,
+    /// Between UDP datagrams.
+    pub udp: u32,
+    /// After a SYN that nothing followed.
+    pub half_open: u32,
 }
 
 /// A real server as it is now.
@@ -129,9 +146,11 @@ pub struct Server {
     pub mode: Mode,
     /// Its share of new connections.
     pub weight: u16,
-    /// What the operator wants: `online`, or `drain` (weight 0).
+    /// Servers of the lowest number that has any online take the new connections.
+    pub priority: u8,
+    /// What the operator wants: `online`, `drain` (weight 0, too) or `halt`.
     pub wanted: String,
-    /// What there is: `online`, `drain`, or `unreachable`.
+    /// What there is: `online`, `drain`, `halt` or `unreachable`.
     pub actual: String,
     /// Why the two differ.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -373,6 +392,33 @@ pub struct Route {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub via: Option<IpAddr>,
+}
+
+/// `GET /nat/rules`: one rule of translation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = NatRuleStatus)]
+pub struct NatRule {
+    /// `pair` or `masquerade`.
+    pub kind: NatKind,
+    /// `pair`: the station's own address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub inside: Option<IpAddr>,
+    /// `pair`: the address that it has outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub outside: Option<IpAddr>,
+    /// `masquerade`: the interface that packets leave on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out: Option<String>,
+    /// `masquerade`: whose packets, those included that the configuration leaves to the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub from: Vec<IpNet>,
+    /// `masquerade`: our address that they leave with, one for each family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub source: Vec<IpAddr>,
 }
 
 /// `POST /config/validate`: what a configuration would change.

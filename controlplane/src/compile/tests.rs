@@ -519,14 +519,13 @@ fn stations_behind_us_leave_with_their_own_address_outside_or_ours() {
 #[test]
 fn a_server_that_comes_back_gets_its_weight_little_by_little() {
     let setup = |state: &str, slow_start: &str| {
-        let config = serving(json!([{
+        serving(json!([{
             "name": "a", "address": "10.1.0.100", "ports": "80", "slow_start": slow_start,
             "server": [
                 { "name": "x", "address": "10.2.0.11", "weight": 100, "state": state },
                 { "name": "y", "address": "10.2.0.12", "weight": 100 },
             ],
-        }]));
-        config
+        }]))
     };
     let compiler = Compiler::new(1);
     let weight = |setup: &(Config, Identities), second: u64| {

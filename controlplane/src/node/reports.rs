@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use dataplane::counters::{Counters, Reason};
 use dataplane::punt::{Command, FlowFilter, FlowReport};
-use dataplane::snapshot::{Interface, Mode, Protocol, ServerId, is_link_local};
+use dataplane::snapshot::{Admission, Interface, Mode, Protocol, ServerId, is_link_local};
 use dataplane::wire::{Address, Prefix};
-use ipnet::IpNet;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Node, Question, Refusal, ServiceView, View};
-use crate::config::{self, Config};
+use crate::compile::{admission, sources_on};
+use crate::config::{self, Config, NatKind, NatRule};
+use crate::document::net;
 use crate::plumbing::LiveInterface;
 use crate::publish::Newest;
 use crate::report::{self, Capacity, FlowQuestion, Traffic};
@@ -203,6 +204,37 @@ impl Node {
         interfaces(&inner.interfaces, inner.publication.newest())
     }
 
+    /// The rules of translation in the order in which they are looked up.
+    pub fn nat_rules(&self) -> Vec<report::NatRule> {
+        let view = self.view();
+        let Config { interfaces, .. } = &view.config;
+        let blank = |kind| report::NatRule {
+            kind,
+            inside: None,
+            outside: None,
+            out: None,
+            from: Vec::new(),
+            source: Vec::new(),
+        };
+        let report = |rule: &NatRule| match rule {
+            NatRule::Pair { inside, outside } => report::NatRule {
+                inside: Some(inside.ip()),
+                outside: Some(outside.ip()),
+                ..blank(NatKind::Pair)
+            },
+            NatRule::Masquerade { out, .. } => {
+                let interface = &interfaces[usize::from(out.0)];
+                report::NatRule {
+                    out: Some(interface.name.clone()),
+                    from: rule.sources_in(interfaces).into_iter().map(net).collect(),
+                    source: sources_on(interface).into_iter().map(|it| it.ip()).collect(),
+                    ..blank(NatKind::Masquerade)
+                }
+            }
+        };
+        view.config.nat_in_effect().map(report).collect()
+    }
+
     /// The ways out, the longest prefix first.
     pub fn routes(&self) -> Vec<report::Route> {
         let inner = self.inner();
@@ -239,23 +271,39 @@ fn described(
     let servers: Vec<_> = service
         .servers()
         .zip(carried)
-        .map(|((id, server), traffic)| server_report(id, server, traffic, newest))
+        .map(|((id, server), traffic)| server_report(service.config, id, server, traffic, newest))
         .collect();
-    let up = servers.iter().any(|server| server.actual == "online");
+    let open = servers.iter().any(|server| server.actual == "online");
+    let all = |state: &str| servers.iter().all(|server| server.wanted == state);
     let reason = match () {
-        () if up => None,
+        () if !service.config.enabled => Some("it is disabled"),
+        () if open => None,
         () if servers.is_empty() => Some("it has no servers"),
-        () if servers.iter().all(|server| server.weight == 0) => Some("all its servers drain"),
+        () if all("drain") => Some("all its servers drain"),
+        () if all("halt") => Some("all its servers are halted"),
         () => Some("no server can be reached that takes new connections"),
     };
+    let timeouts = service.config.timeouts();
     report::Service {
         name: service.config.name.clone(),
-        addresses: service.config.addresses.iter().map(ToString::to_string).collect(),
+        addresses: service
+            .document
+            .address
+            .iter()
+            .chain(&service.document.addresses)
+            .cloned()
+            .collect(),
         ports: service.document.ports.clone(),
         protocol: service.config.protocol,
         mode: service.config.mode,
         scheduler: service.config.scheduler,
-        state: if up { "up" } else { "down" }.into(),
+        timeouts: report::Timeouts {
+            established: timeouts.established / 1_000,
+            closing: timeouts.closing / 1_000,
+            udp: timeouts.datagrams / 1_000,
+            half_open: timeouts.half_open / 1_000,
+        },
+        state: if reason.is_none() { "up" } else { "down" }.into(),
         reason: reason.map(Into::into),
         traffic,
         servers,
@@ -263,15 +311,27 @@ fn described(
 }
 
 fn server_report(
+    service: &config::Service,
     id: ServerId,
     server: &config::Server,
     traffic: Traffic,
     newest: &Newest,
 ) -> report::Server {
-    let wanted = if server.weight == 0 { "drain" } else { "online" };
+    let wanted = match server.wanted() {
+        config::State::Online => "online",
+        config::State::Drain => "drain",
+        config::State::Halt => "halt",
+    };
+    let admitted = match admission(service, server) {
+        Admission::Open => "online",
+        Admission::Draining => "drain",
+        Admission::Halted => "halt",
+    };
+    let check = (admitted != wanted).then(|| "its check is off".into());
     let hop = newest.server(id).map(|server| server.hop);
     let (actual, reason) = match hop {
-        Some(hop) if hop.mac.is_some() => (wanted, None),
+        _ if admitted == "halt" => (admitted, check),
+        Some(hop) if hop.mac.is_some() => (admitted, check),
         Some(hop) => ("unreachable", Some(unanswered(hop.address))),
         None => ("unreachable", Some("no route leads to it".into())),
     };
@@ -281,6 +341,7 @@ fn server_report(
         port: server.forwarding.port(),
         mode: server.forwarding.mode(),
         weight: server.weight,
+        priority: server.priority,
         wanted: wanted.into(),
         actual: actual.into(),
         reason,
@@ -312,11 +373,6 @@ fn interfaces(live: &[LiveInterface], newest: &Newest) -> Vec<report::Interface>
         }
     };
     live.iter().zip(newest.interfaces.iter()).map(report).collect()
-}
-
-/// With the length, which fits the family.
-fn net(prefix: Prefix) -> IpNet {
-    IpNet::new_assert(prefix.address().ip(), prefix.length())
 }
 
 /// A worker's flow table.
