@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::segment::{End, Segment};
+use super::segment::{End, Segment, told};
 use super::*;
+use crate::explain::Decision;
 use crate::wire::tcp::Flags;
 
 const PSH: u8 = Flags::ACK | Flags::PSH;
@@ -444,6 +445,25 @@ fn the_server_s_answer_may_come_to_another_worker() {
         let [heard, _] = pass(1, INSIDE, &server.says(PSH, "answer"));
         client.takes(&heard[0]);
     }
+}
+
+#[test]
+fn telling_what_would_become_of_a_cookie_opens_nothing() {
+    let mut opening = Opening::nat();
+    let telling = told(&mut opening.worker, OUTSIDE, &opening.acknowledgement);
+    assert!(telling.contains(&Decision::Proxied), "{telling:?}");
+    assert!(telling.contains(&Decision::Answered { to: at("10.0.0.7:0").ip().into() }));
+    assert_eq!(opening.worker.counters.flows.get(), 1);
+    assert_eq!(opening.worker.counters.cookies_accepted.get(), 0);
+    let mut server = opening.opened();
+    let answer = server.says(SYN_ACK, "");
+    let telling = told(&mut opening.worker, INSIDE, &answer);
+    let answered = |it: &&Decision| matches!(it, Decision::Answered { .. });
+    assert_eq!(telling.iter().filter(answered).count(), 2, "{telling:?}");
+    let [to_client, to_server] = pass(&mut opening.worker, INSIDE, &answer);
+    opening.client.takes(&to_client[0]);
+    server.takes(&to_server[0]);
+    converse(&mut opening.worker, &mut opening.client, &mut server);
 }
 
 /// A number for each number, spread evenly.
