@@ -245,6 +245,8 @@ pub struct Worker {
     pub forwarded_without_flow: u64,
     /// Connections opened by a SYN cookie that came back.
     pub cookies_accepted: u64,
+    /// Announcements of a data connection to a third party, not followed (the FTP bounce attack).
+    pub announcements_refused: u64,
     /// Clients that lost their place in the persistence table to others.
     pub clients_evicted: u64,
     /// Turns in which no frame came.

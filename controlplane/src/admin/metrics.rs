@@ -124,6 +124,9 @@ const WORKER: &[Family<Worker>] = &[
         w.forwarded_without_flow
     }),
     ("cookies_accepted_total", "counter", "SYN cookies that came back.", |w| w.cookies_accepted),
+    ("announcements_refused_total", "counter", "FTP announcements of third parties.", |w| {
+        w.announcements_refused
+    }),
     ("clients_evicted_total", "counter", "Clients forgotten for others.", |w| w.clients_evicted),
     ("idle_turns_total", "counter", "Turns in which no frame came.", |w| w.idle_turns),
     ("busy_turns_total", "counter", "Turns in which some frames came.", |w| w.busy_turns),

@@ -402,6 +402,7 @@ fn worker(worker: &Counters) -> report::Worker {
         flows_evicted: worker.flows_evicted.get(),
         forwarded_without_flow: worker.forwarded_without_flow.get(),
         cookies_accepted: worker.cookies_accepted.get(),
+        announcements_refused: worker.announcements_refused.get(),
         clients_evicted: worker.clients_evicted.get(),
         idle_turns: worker.idle_turns.get(),
         busy_turns: worker.busy_turns.get(),

@@ -5,7 +5,7 @@
 //! each of them heard from us.
 
 use super::Surroundings;
-use super::reset::{Segment, back, packet};
+use super::reset::{Segment, Segments, back, packet};
 use crate::defence::cookie::Ends;
 use crate::frame::{Frame, Link};
 use crate::lookup::flow_table::{Direction, Place};
@@ -45,7 +45,7 @@ pub fn segments<L: Link>(
     it: &mut Routed<'_, L::Frame>,
     (place, proxied): (Place, Proxied),
     surroundings: &mut Surroundings<'_, L>,
-) -> [Option<(Hop, Segment)>; 2] {
+) -> Segments {
     let headers = headers(it, (place, proxied), surroundings).unwrap_or_default();
     headers.map(|it| it.and_then(|(hop, header)| Some((hop, packet(header)?))))
 }

@@ -17,7 +17,7 @@ const LONGEST: usize = ethernet::HEADER + ipv6::HEADER + 60;
 /// A frame that lacks its hardware addresses.
 pub type Segment = ArrayVec<u8, LONGEST>;
 
-/// One for each end of a connection, with the way there.
+/// What one packet is answered with, and where to.
 pub type Segments = [Option<(Hop, Segment)>; 2];
 
 /// The segments that tell the sender of a packet and, if it is known, the other end.

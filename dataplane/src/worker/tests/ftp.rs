@@ -3,8 +3,9 @@
 
 use std::net::SocketAddr;
 
-use super::segment::{End, Segment};
+use super::segment::{End, Segment, told};
 use super::*;
+use crate::explain::Decision;
 use crate::wire::tcp::Flags;
 
 const ACK_PSH: u8 = Flags::ACK | Flags::PSH;
@@ -470,6 +471,26 @@ fn more_announcements_than_there_is_room_for_are_dropped_and_counted() {
     assert!(dropped > 5_000, "{dropped}");
     assert_eq!(session.workers[0].dropped(Reason::HelperTableFull), dropped);
     assert_eq!(session.workers[0].counters.imbalance(), 0);
+}
+
+#[test]
+fn telling_what_would_become_of_an_announcement_follows_none() {
+    let mut session = Session::snat();
+    let command = session.client.says(ACK_PSH, "PORT 198,51,100,9,200,1\r\n");
+    let telling = told(&mut session.workers[0], OUTSIDE, &command);
+    assert!(telling.iter().any(|it| matches!(it, Decision::Length { .. })), "{telling:?}");
+    let sent = pass(&mut session.workers, 0, OUTSIDE, &session.client.clone().says(Flags::ACK, ""));
+    let unchanged = Segment::read(&sent[0]).sequence;
+    assert_eq!(unchanged, session.client.next, "no text has grown");
+    let heard = pass(&mut session.workers, 0, OUTSIDE, &command);
+    let at_ours = six(&String::from_utf8(session.server.hears(&heard[0]).text).unwrap());
+
+    let opens = Segment::new(at("10.0.0.7:20"), at_ours, Flags::SYN);
+    let telling = told(&mut session.workers[0], INSIDE, &opens);
+    assert!(telling.iter().any(|it| matches!(it, Decision::Announced { .. })), "{telling:?}");
+    assert_eq!(session.workers[0].counters.flows.get(), 1);
+    session.server_opens(0, 20, at_ours).unwrap();
+    session.goes_on();
 }
 
 proptest! {

@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
 
+use crate::explain::Decision;
+use crate::punt::{Command, Copied, Event};
 use crate::snapshot::InterfaceId;
-use crate::testing::{GATEWAY, OUTSIDE, mac_of, our_address};
+use crate::testing::{GATEWAY, OUTSIDE, TestWorker, mac_of, our_address};
 use crate::wire::tcp::Flags;
 
 /// One TCP segment.
@@ -157,4 +159,17 @@ impl End {
         self.awaits = self.awaits.wrapping_add(segment.text.len() as u32 + counted);
         segment
     }
+}
+
+/// What a worker says would become of a segment.
+pub fn told(worker: &mut TestWorker, interface: InterfaceId, segment: &Segment) -> Vec<Decision> {
+    let frame = Copied::of(interface, &segment.frame(interface)).unwrap();
+    worker.control.commands.push(Command::Explain { question: 7, frame }).unwrap();
+    worker.turn();
+    let events = std::iter::from_fn(|| worker.control.events.pop().ok());
+    let decision = |event| match event {
+        Event::Decided { decision, .. } => Some(decision),
+        _ => None,
+    };
+    events.filter_map(decision).collect()
 }

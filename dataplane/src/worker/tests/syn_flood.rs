@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::segment::{End, Segment};
+use super::segment::{End, Segment, told};
 use super::*;
+use crate::explain::Decision;
 use crate::wire::tcp::Flags;
 
 const PSH: u8 = Flags::ACK | Flags::PSH;
@@ -446,6 +447,25 @@ fn the_server_s_answer_may_come_to_another_worker() {
     }
 }
 
+#[test]
+fn telling_what_would_become_of_a_cookie_opens_nothing() {
+    let mut opening = Opening::nat();
+    let telling = told(&mut opening.worker, OUTSIDE, &opening.acknowledgement);
+    assert!(telling.contains(&Decision::Proxied), "{telling:?}");
+    assert!(telling.contains(&Decision::Answered { to: at("10.0.0.7:0").ip().into() }));
+    assert_eq!(opening.worker.counters.flows.get(), 1);
+    assert_eq!(opening.worker.counters.cookies_accepted.get(), 0);
+    let mut server = opening.opened();
+    let answer = server.says(SYN_ACK, "");
+    let telling = told(&mut opening.worker, INSIDE, &answer);
+    let answered = |it: &&Decision| matches!(it, Decision::Answered { .. });
+    assert_eq!(telling.iter().filter(answered).count(), 2, "{telling:?}");
+    let [to_client, to_server] = pass(&mut opening.worker, INSIDE, &answer);
+    opening.client.takes(&to_client[0]);
+    server.takes(&to_server[0]);
+    converse(&mut opening.worker, &mut opening.client, &mut server);
+}
+
 /// A number for each number, spread evenly.
 fn mixed(number: u32) -> u32 {
     (u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
@@ -563,4 +583,65 @@ fn a_flood_of_acknowledgements_opens_nothing() {
     assert_eq!(opening.worker.counters.flows.get(), 1);
     let (mut worker, mut client, mut server) = opening.joined();
     converse(&mut worker, &mut client, &mut server);
+}
+
+/// Segments between a few ends, with numbers near those that matter, and text that FTP looks for.
+fn anything() -> impl Strategy<Value = (InterfaceId, Segment)> {
+    let number = || {
+        prop_oneof![
+            Just(CLIENT_ISN),
+            Just(CLIENT_ISN.wrapping_add(1)),
+            Just(SERVER_ISN),
+            Just(SERVER_ISN + 1),
+            any::<u32>()
+        ]
+    };
+    let text = prop_oneof![
+        4 => Just(String::new()),
+        1 => Just("PORT 198,51,100,9,200,1\r\n".to_owned()),
+        1 => Just("227 (10,0,0,7,200,1)\r\n".to_owned()),
+    ];
+    let ends = prop_oneof![
+        3 => Just((OUTSIDE, CLIENT, "192.0.2.1:21")),
+        3 => Just((INSIDE, "10.0.0.7:21", CLIENT)),
+        1 => Just((OUTSIDE, "203.0.113.6:6", "192.0.2.1:21")),
+        1 => Just((OUTSIDE, CLIENT, "192.0.2.1:51201")),
+        1 => Just((INSIDE, "10.0.0.7:20", "198.51.100.9:51201")),
+    ];
+    let blocks = prop_oneof![Just(vec![]), Just([&[5, 10][..], &[7; 8], &[1, 1]].concat())];
+    (ends, any::<u8>(), number(), number(), text, blocks).prop_map(
+        |((interface, from, to), flags, sequence, acknowledgement, text, options)| {
+            let segment = Segment {
+                sequence,
+                acknowledgement,
+                options,
+                text: text.into(),
+                ..Segment::new(at(from), at(to), flags & 0x1f)
+            };
+            (interface, segment)
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn whatever_comes_in_whatever_order_all_that_leaves_is_right_and_the_books_balance(
+        segments in prop::collection::vec((anything(), any::<bool>()), 1..80)
+    ) {
+        let mut worker = TestWorker::serving("192.0.2.1:21 nat ftp half-open=1 10.0.0.7");
+        let mut cookie = 0;
+        for ((interface, mut segment), returns) in segments {
+            if returns && interface == OUTSIDE {
+                segment.acknowledgement = cookie;
+            }
+            for answer in pass(&mut worker, interface, &segment).into_iter().flatten() {
+                if answer.flags == SYN_ACK && answer.window == 0 {
+                    cookie = answer.sequence.wrapping_add(1);
+                }
+            }
+            worker.passes(Duration::from_millis(300));
+            worker.transmitted();
+            worker.balances();
+        }
+    }
 }
