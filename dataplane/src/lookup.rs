@@ -659,6 +659,9 @@ impl<'s> Step<'_, 's> {
         if let Some(place) = flows.find(self.hash, &flow, Direction::Original) {
             let (server, state) = (flows.state(place).server(), flows.state(place).state());
             self.memory.journal.note(|| Decision::KnownFlow { server, state });
+            if server == ServerId::NONE {
+                return self.masqueraded_error(place, error);
+            }
             let server = self.snapshot.server(server).ok_or(Fate::Drop(Reason::ServerGone))?;
             let Some(there) = self.translation(place, server, Direction::Original) else {
                 return Ok(Towards::Error(ErrorTowards::Server(server)));

@@ -683,4 +683,6 @@ mod changes;
 
 mod hostile;
 
+mod reference;
+
 mod workers;
