@@ -603,7 +603,7 @@ impl<'s> Step<'_, 's> {
         packet: &Packet,
         original: crate::parse::Flow,
     ) -> Result<Towards<'s>, Fate> {
-        let reset = packet.flow.protocol == Protocol::Tcp && !packet.flags.closes();
+        let reset = packet.flow.protocol == Protocol::Tcp;
         let hop = self.snapshot.hop_to(original.source);
         self.memory.flows.end(place, self.counters);
         let other_end = hop.map(|hop| Translation {

@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 
 use crate::frame::Frame;
 use crate::lookup::{Routed, Translation};
-use crate::parse::ip_packet;
+use crate::parse::{Part, ip_packet};
 use crate::snapshot::{Hop, Snapshot};
 use crate::wire::ethernet::{self, Ethernet, Mac, ethertype};
 use crate::wire::tcp::{Flags, Header, Offers, Tcp};
@@ -24,6 +24,9 @@ pub fn both_ends<F: Frame>(
     snapshot: &Snapshot,
 ) -> [Option<(Hop, Segment)>; 2] {
     let flow = it.packet.flow;
+    if it.packet.part == Part::Later {
+        return [None, None]; // there are no numbers in it
+    }
     let Ok((ethernet, _)) = Ethernet::split(it.frame.bytes_mut()) else { return [None, None] };
     let station = Some(ethernet.source()).filter(|mac| mac.is_station());
     let segment = ip_packet(&mut it.frame).get_mut(usize::from(it.packet.transport)..);
@@ -56,6 +59,8 @@ pub fn both_ends<F: Frame>(
         };
         (other.hop, header)
     });
+    // Who resets needs no reset (RFC 9293 section 3.10.7.1).
+    let station = station.filter(|_| !it.packet.flags.resets());
     let to_sender =
         (station.is_some() && snapshot.interface(interface).is_some()).then_some((back, to_sender));
     [to_sender, onward].map(|it| it.and_then(|(hop, header)| Some((hop, packet(header)?))))
