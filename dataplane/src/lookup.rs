@@ -522,7 +522,11 @@ impl<'s> Step<'_, 's> {
                 new.source = self.source(&new, sources, server.hop).ok_or(Refusal::NoPort)?;
             }
         }
+        // Before and after, whoever chose the server: it may just have come below its minimum, and may be full
+        // with this flow, and nobody may ask until that is different again (VS-15).
+        self.memory.loads.has_room(server);
         let place = self.memory.flows.create(&new, self.hash, self.now, self.counters)?;
+        self.memory.loads.has_room(server);
         self.memory.journal.note(|| Decision::Remembered { milliseconds: new.timeout });
         if service.options.ftp && flow.protocol == Protocol::Tcp && new.translated {
             self.memory.flows.state(place).mark(flow_table::mark::FTP);
