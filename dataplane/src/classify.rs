@@ -156,16 +156,9 @@ fn of_error(error: Error, ingress: InterfaceId, snapshot: &Snapshot) -> Answer<'
         flags: Default::default(),
         answers: false,
         length: error.length,
-        transport: 0,
+        transport: error.transport,
         part: Default::default(),
     };
-    let locals = &snapshot.locals;
-    if locals.contains(&error.destination)
-        || snapshot.services.may_reply(error.quoted.destination)
-        || snapshot.services.may_reply(error.source)
-    {
-        return Answer::Forward(packet, Belongs::Error(error));
-    }
     let own = Packet {
         flow: crate::parse::Flow {
             protocol: Protocol::Echo,
@@ -176,6 +169,25 @@ fn of_error(error: Error, ingress: InterfaceId, snapshot: &Snapshot) -> Answer<'
         },
         ..packet
     };
+    let (locals, nat) = (&snapshot.locals, &snapshot.nat);
+    if let Some(inside) = nat.inside_of(error.destination) {
+        return Answer::Forward(own, Belongs::Inward(inside));
+    }
+    // Of a station that leaves with our address, the packet that it complains about came to that.
+    let is_masqueraded = || {
+        nat.outside_of(error.source).is_none()
+            && snapshot
+                .routes
+                .to(error.destination)
+                .is_some_and(|to| nat.masquerade(error.source, to.interface).is_some())
+    };
+    if locals.contains(&error.destination)
+        || snapshot.services.may_reply(error.quoted.destination)
+        || snapshot.services.may_reply(error.source)
+        || is_masqueraded()
+    {
+        return Answer::Forward(packet, Belongs::Error(error));
+    }
     through(own, ingress, snapshot)
 }
 

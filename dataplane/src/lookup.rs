@@ -578,7 +578,11 @@ impl<'s> Step<'_, 's> {
                 new.source = self.source(&new, sources, server.hop).ok_or(Refusal::NoPort)?;
             }
         }
+        // Before and after, whoever chose the server: it may just have come below its minimum, and may be full
+        // with this flow, and nobody may ask until that is different again (VS-15).
+        self.memory.loads.has_room(server);
         let place = self.memory.flows.create(&new, self.hash, self.now, self.counters)?;
+        self.memory.loads.has_room(server);
         self.memory.journal.note(|| Decision::Remembered { milliseconds: new.timeout });
         if service.options.ftp && flow.protocol == Protocol::Tcp && new.translated {
             self.memory.flows.state(place).mark(flow_table::mark::FTP);
@@ -662,7 +666,7 @@ impl<'s> Step<'_, 's> {
         packet: &Packet,
         original: crate::parse::Flow,
     ) -> Result<Towards<'s>, Fate> {
-        let reset = packet.flow.protocol == Protocol::Tcp && !packet.flags.closes();
+        let reset = packet.flow.protocol == Protocol::Tcp;
         let hop = self.snapshot.hop_to(original.source);
         self.memory.flows.end(place, self.counters);
         let other_end = hop.map(|hop| Translation {
@@ -715,6 +719,9 @@ impl<'s> Step<'_, 's> {
         if let Some(place) = flows.find(self.hash, &flow, Direction::Original) {
             let (server, state) = (flows.state(place).server(), flows.state(place).state());
             self.memory.journal.note(|| Decision::KnownFlow { server, state });
+            if server == ServerId::NONE {
+                return self.masqueraded_error(place, error);
+            }
             let server = self.snapshot.server(server).ok_or(Fate::Drop(Reason::ServerGone))?;
             let Some(there) = self.translation(place, server, Direction::Original) else {
                 return Ok(Towards::Error(ErrorTowards::Server(server)));

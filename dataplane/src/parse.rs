@@ -114,6 +114,8 @@ pub struct Error {
     pub quoted: Flow,
     /// Length of the IP packet with its header, in bytes.
     pub length: u16,
+    /// Where the message begins, in bytes behind the beginning of the IP header.
+    pub transport: u16,
 }
 
 /// Reads every frame of a burst that came in at `port`.
@@ -353,6 +355,7 @@ fn icmp_message(message: &icmp::Message<'_>, about: About) -> Result<Content, Re
                 destination: about.destination,
                 quoted,
                 length: about.length,
+                transport: about.transport,
             }),
             None => Content::Icmp { destination: about.destination },
         },

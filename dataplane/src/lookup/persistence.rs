@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use crossbeam_utils::CachePadded;
 
 use super::slab::{Memory, OutOfMemory};
+use crate::hash::Keyed;
 use crate::moment::Moment;
 use crate::shared_map::{Inserted, SLOTS_OF_A_KEY, SharedMap, Verdict};
 use crate::wire::Address;
@@ -31,7 +32,7 @@ const TRIES: usize = 4;
 /// The servers that clients were sent to before, shared by all workers.
 pub struct Persistence {
     map: SharedMap,
-    secret: [u64; 2],
+    hash: Keyed,
     entries: CachePadded<AtomicI64>,
 }
 
@@ -76,7 +77,7 @@ impl Persistence {
         memory: &impl Memory,
     ) -> Result<Self, OutOfMemory> {
         let map = SharedMap::new(capacity, memory)?;
-        Ok(Self { map, secret, entries: CachePadded::default() })
+        Ok(Self { map, hash: Keyed::new(secret), entries: CachePadded::default() })
     }
 
     /// The server that a client of `group` was sent to, unless that is too long ago. `mask` is how many bits
@@ -234,9 +235,7 @@ impl Persistence {
     #[inline]
     fn key(&self, group: u64, client: Address, mask: u8) -> u64 {
         let client = client.network(mask).bits();
-        let [first, second] = self.secret;
-        let client = fold((client >> 64) as u64 ^ first, client as u64 ^ second);
-        fold(client ^ group, first.rotate_left(32) | 1)
+        self.hash.of([(client >> 64) as u64, client as u64, group])
     }
 }
 
@@ -271,13 +270,6 @@ impl From<u64> for Stay {
 #[inline]
 fn seconds(now: Moment) -> u32 {
     u32::try_from(now.nanos() / 1_000_000_000).unwrap_or(u32::MAX)
-}
-
-/// Both halves of the product, as one number that depends on every bit of both.
-#[inline]
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
 }
 
 #[cfg(test)]
@@ -360,6 +352,17 @@ mod tests {
         let persistence = persistence(100);
         persistence.remember(1, client(1), 32, 7, 300, at(0.0));
         assert_eq!(persistence.find(2, client(1), 32, at(0.0)), None);
+    }
+
+    #[test]
+    fn clients_and_groups_are_told_apart_under_a_poor_secret_too() {
+        let persistence = Persistence::new(10_000, [3, 4], &Heap).unwrap();
+        for group in 1..20 {
+            for number in 0..250 {
+                let new = persistence.remember(group, client(number), 32, 7, 300, at(0.0));
+                assert_eq!(new, Remembered::New);
+            }
+        }
     }
 
     #[test]

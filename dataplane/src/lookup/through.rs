@@ -1,12 +1,12 @@
 //! Packets that pass through us as a router: stations behind us reach the outside, some of them with
 //! another address (FEATURES 1.8).
 
-use super::flow_table::{Direction, NewFlow, Refused};
-use super::{Fate, Refusal, Step, Towards, Translation, transport_is_right};
+use super::flow_table::{Direction, NewFlow, Place, Refused};
+use super::{ErrorTowards, Fate, Refusal, Step, Towards, Translation, transport_is_right};
 use crate::counters::Reason;
 use crate::explain::Decision;
 use crate::frame::Frame;
-use crate::parse::{Packet, Part};
+use crate::parse::{Error, Flow, Packet, Part};
 use crate::punt::FlowState;
 use crate::snapshot::{Protocol, ServerId, ServiceId, Timeouts};
 use crate::wire::Address;
@@ -94,6 +94,24 @@ impl<'s> Step<'_, 's> {
             hop,
             flow: Some((place, Direction::Original)),
             ages: true,
+        }))
+    }
+
+    /// An ICMP error about what came back to the flow at `place` of a station behind us.
+    pub(super) fn masqueraded_error(
+        &mut self,
+        place: Place,
+        error: Error,
+    ) -> Result<Towards<'s>, Fate> {
+        let Flow { source: remote, source_port, destination, destination_port, .. } =
+            self.memory.flows.reply(place);
+        let hop = self.snapshot.hop_to(error.destination).ok_or(Fate::Drop(Reason::NoRoute))?;
+        Ok(Towards::Error(ErrorTowards::Translated {
+            source: destination,
+            destination: error.destination,
+            quoted_source: (remote, source_port),
+            quoted_destination: (destination, destination_port),
+            hop,
         }))
     }
 

@@ -6,6 +6,7 @@ use crate::wire::checksum::Change;
 use crate::wire::icmp::Message;
 use crate::wire::ipv4::Ipv4;
 use crate::wire::ipv6::Ipv6;
+use crate::wire::quoted::Numbers;
 use crate::wire::{Address, Family};
 
 /// Gives the error other addresses outside, and the packet that it quotes other addresses and ports.
@@ -31,6 +32,11 @@ pub fn translate(
     };
     let mut message = Message::read(family, message).ok()?;
     message.addresses_changed(change);
+    // An echo has one number for both ends: that of who asks.
+    let number = match message.quoted().ok()?.numbers {
+        Numbers::Identifier(_) => quoted_source.1,
+        _ => quoted_destination.1,
+    };
     message.set_quoted_source(quoted_source.0, quoted_source.1).ok()?;
-    message.set_quoted_destination(quoted_destination.0, quoted_destination.1).ok()
+    message.set_quoted_destination(quoted_destination.0, number).ok()
 }

@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 
 use crate::frame::Frame;
 use crate::lookup::{Routed, Translation};
-use crate::parse::ip_packet;
+use crate::parse::{Part, ip_packet};
 use crate::snapshot::{Hop, Snapshot};
 use crate::wire::ethernet::{self, Ethernet, Mac, ethertype};
 use crate::wire::tcp::{Flags, Header, Offers, Tcp};
@@ -27,6 +27,9 @@ pub fn both_ends<F: Frame>(
     snapshot: &Snapshot,
 ) -> Segments {
     let flow = it.packet.flow;
+    if it.packet.part == Part::Later {
+        return [None, None]; // there are no numbers in it
+    }
     let back = back(it);
     let segment = ip_packet(&mut it.frame).get_mut(usize::from(it.packet.transport)..);
     let Some(Ok(tcp)) = segment.map(Tcp::split) else { return [None, None] };
@@ -56,6 +59,8 @@ pub fn both_ends<F: Frame>(
         };
         (other.hop, header)
     });
+    // Who resets needs no reset (RFC 9293 section 3.10.7.1).
+    let back = back.filter(|_| !it.packet.flags.resets());
     let back = back.filter(|hop| snapshot.interface(hop.interface).is_some());
     let to_sender = back.map(|hop| (hop, to_sender));
     [to_sender, onward].map(|it| it.and_then(|(hop, header)| Some((hop, packet(header)?))))

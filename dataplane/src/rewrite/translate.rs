@@ -7,9 +7,10 @@ use crate::lookup::Translation;
 use crate::parse::{Packet, Part, ip_packet};
 use crate::snapshot::Protocol;
 use crate::wire::checksum::Change;
-use crate::wire::icmp::Message;
+use crate::wire::icmp::{Kind, Message};
 use crate::wire::ipv4::Ipv4;
 use crate::wire::ipv6::Ipv6;
+use crate::wire::quoted::Numbers;
 use crate::wire::tcp::Tcp;
 use crate::wire::udp::Udp;
 use crate::wire::{Address, Family, protocol};
@@ -46,7 +47,8 @@ pub fn packet(frame: &mut impl Frame, packet: &Packet, to: &Translation) -> Opti
     Some(())
 }
 
-/// Gives a packet other addresses and leaves its ports as they are.
+/// Gives a packet other addresses and leaves its ports as they are. So does the packet that it quotes, if it
+/// is an error (RFC 5508 section 4.2).
 pub fn addresses(
     frame: &mut impl Frame,
     packet: &Packet,
@@ -54,6 +56,7 @@ pub fn addresses(
     destination: Address,
 ) -> Option<()> {
     let to_v4 = packet.flow.source.is_v4();
+    let before = (packet.flow.source, packet.flow.destination);
     let change = addresses_of_header(frame, packet, source, destination)?;
     if packet.part == Part::Later {
         return Some(());
@@ -77,12 +80,42 @@ pub fn addresses(
             let port = udp.source();
             udp.set_source(port, change);
         }
+        protocol::ICMP if to_v4 => {
+            let mut message = Message::read(Family::V4, payload).ok()?;
+            addresses_of_quote(&mut message, before, (source, destination));
+        }
         protocol::ICMPV6 if !to_v4 => {
-            Message::read(Family::V6, payload).ok()?.addresses_changed(change);
+            let mut message = Message::read(Family::V6, payload).ok()?;
+            message.addresses_changed(change);
+            addresses_of_quote(&mut message, before, (source, destination));
         }
         _ => {} // nobody else's checksum covers the addresses
     }
     Some(())
+}
+
+/// The two ends of an error are those of the packet that it quotes, the other way round.
+fn addresses_of_quote(
+    message: &mut Message<'_>,
+    (source, destination): (Address, Address),
+    to: (Address, Address),
+) {
+    if !matches!(message.kind(), Kind::Error { .. }) {
+        return;
+    }
+    let Ok(quoted) = message.quoted() else { return };
+    let ports = match quoted.numbers {
+        Numbers::Ports { source, destination } => (source, destination),
+        Numbers::Identifier(identifier) => (identifier, identifier),
+        Numbers::None => (0, 0),
+    };
+    // What can be read can be written.
+    if quoted.source == destination {
+        let _ = message.set_quoted_source(to.1, ports.0);
+    }
+    if quoted.destination == source {
+        let _ = message.set_quoted_destination(to.0, ports.1);
+    }
 }
 
 /// Replaces both addresses in the IP header; gives what changed.

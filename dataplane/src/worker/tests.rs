@@ -687,6 +687,8 @@ mod ftp;
 
 mod hostile;
 
+mod reference;
+
 mod segment;
 
 mod syn_flood;
