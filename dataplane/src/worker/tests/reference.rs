@@ -425,7 +425,7 @@ impl Run {
         self.steps += 1;
         let mut draw = Draw(bytes);
         let frames = match draw.below(16) {
-            0..=7 => self.from_client(&mut draw),
+            0..=7 => self.of_client(&mut draw),
             8..=10 => self.back(&mut draw),
             11 => self.complaint(&mut draw),
             12 => self.outwards(&mut draw),
@@ -484,7 +484,7 @@ impl Run {
     }
 
     /// A client's packet for a service, whole, in parts, or with something wrong.
-    fn from_client(&self, draw: &mut Draw<'_>) -> Vec<Arrival> {
+    fn of_client(&self, draw: &mut Draw<'_>) -> Vec<Arrival> {
         let services = &self.model.plan.services;
         let service = &services[draw.below(services.len())];
         let v6 = service.address.is_ipv6();
@@ -530,7 +530,7 @@ impl Run {
     /// The answer to something that was forwarded.
     fn back(&self, draw: &mut Draw<'_>) -> Vec<Arrival> {
         if self.sent.is_empty() {
-            return self.from_client(draw);
+            return self.of_client(draw);
         }
         let sent = &self.sent[self.sent.len() - 1 - draw.below(self.sent.len())];
         let (from, to) = sent.ip.ports();
@@ -542,7 +542,7 @@ impl Run {
             Body::Other { protocol, .. } => {
                 Body::Other { protocol: *protocol, payload: vec![1, 2, 3, 4] }
             }
-            Body::Error { .. } => return self.from_client(draw),
+            Body::Error { .. } => return self.of_client(draw),
             _ => self.transport(sent.ip.protocol(), (to, from), draw),
         };
         let (odd, wrong) = (draw.next(), draw.next());
@@ -563,7 +563,7 @@ impl Run {
                 it.part == Part::Whole && matches!(it.ip.body, Body::Tcp { .. } | Body::Udp { .. })
             });
             let Some(it) = received.clone().nth(back % received.clone().count().max(1)) else {
-                return self.from_client(draw);
+                return self.of_client(draw);
             };
             let (from, to) = it.ip.ports();
             let quoted = it.ip.between((it.ip.destination, to), (it.ip.source, from));
@@ -580,7 +580,7 @@ impl Run {
                     it.part == Part::Whole && !matches!(it.ip.body, Body::Error { .. })
                 });
             let Some(it) = sent.clone().nth(back % sent.clone().count().max(1)) else {
-                return self.from_client(draw);
+                return self.of_client(draw);
             };
             (it.ip.clone(), it.wire, it.to)
         };
