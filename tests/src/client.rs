@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType};
 
 use crate::http::{self, Response};
+use crate::lab;
 use crate::namespace::Namespace;
 use crate::process;
 use crate::server::Server;
@@ -71,6 +72,16 @@ impl Client {
     /// The interface that its one leg is.
     pub const LEG: &str = "eth0";
 
+    /// Its IPv6 address.
+    pub fn ipv6(&self) -> Ipv6Addr {
+        lab::ipv6(self.address)
+    }
+
+    /// Its address of the same kind as `other`.
+    pub fn address_like(&self, other: IpAddr) -> IpAddr {
+        if other.is_ipv4() { self.address.into() } else { self.ipv6().into() }
+    }
+
     /// Makes `count` connections to `to`, one after another, with one request on each.
     ///
     /// # Panics
@@ -130,8 +141,13 @@ impl Client {
     /// # Panics
     /// If it cannot be made.
     pub fn datagrams(&self, to: &str) -> UdpSocket {
+        let to: SocketAddr = to.parse().expect("an address and a port");
+        let any = match to.ip() {
+            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        };
         let make = || {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            let socket = UdpSocket::bind((any, 0))?;
             socket.connect(to)?;
             socket.set_read_timeout(Some(PATIENCE))?;
             io::Result::Ok(socket)
@@ -141,7 +157,7 @@ impl Client {
 
     /// Sends ICMP echo requests of `size` bytes until `count` were answered, for at most `seconds`;
     /// how many were.
-    pub fn ping(&self, address: Ipv4Addr, count: u32, size: u32, seconds: u32) -> u32 {
+    pub fn ping(&self, address: impl Into<IpAddr>, count: u32, size: u32, seconds: u32) -> u32 {
         let output = process::output(self.namespace.command("ping").args([
             "-n",
             "-q",
@@ -150,7 +166,7 @@ impl Client {
             &format!("-w{seconds}"),
             &format!("-c{count}"),
             &format!("-s{size}"),
-            &address.to_string(),
+            &address.into().to_string(),
         ]));
         let text = String::from_utf8_lossy(&output.stdout);
         let received = text.split(" received").next().and_then(|text| text.rsplit(' ').next());
@@ -178,7 +194,7 @@ impl Client {
 
     /// Forgets whose hardware addresses it knows.
     pub fn forget_neighbours(&self) {
-        self.namespace.shell("ip neigh flush all");
+        self.namespace.shell("ip neigh flush all; ip -6 neigh flush all");
     }
 
     /// A socket that sends whole frames from this machine.

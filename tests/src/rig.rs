@@ -1,6 +1,6 @@
 //! A laboratory with an appliance in it: what most tests start from.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::appliance::Appliance;
 use crate::books::Books;
@@ -88,6 +88,6 @@ impl Rig {
 }
 
 /// `address:port`, as a client is told it.
-pub fn at(address: Ipv4Addr, port: u16) -> String {
-    format!("{address}:{port}")
+pub fn at(address: impl Into<IpAddr>, port: u16) -> String {
+    SocketAddr::new(address.into(), port).to_string()
 }

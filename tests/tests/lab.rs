@@ -2,14 +2,15 @@
 //! fault.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
+use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
 use sluice_tests::capture::Capture;
-use sluice_tests::client::Frames;
-use sluice_tests::decode::{self, Ends, Transport};
-use sluice_tests::lab::{Lab, TUNNELLED};
+use sluice_tests::client::{Client, Frames};
+use sluice_tests::decode::{self, Packet};
+use sluice_tests::lab::{Lab, TUNNELLED, both};
 use sluice_tests::namespace::{self, Namespace};
 use sluice_tests::rig::at;
 use sluice_tests::server::Server;
@@ -20,18 +21,18 @@ fn every_machine_is_reached_as_the_drawing_says() {
     let lab = Lab::build();
     clients_reach_direct_and_tunnelled_servers_by_their_own_addresses(&lab);
     translated_servers_reach_each_other_and_have_no_other_way_out(&lab);
-    an_ipip_packet_made_by_hand_is_decapsulated_and_answered_straight_to_the_client(&lab);
+    a_tunnel_packet_made_by_hand_is_decapsulated_and_answered_straight_to_the_client(&lab);
     checksums_are_complete_on_the_wire(&lab);
 }
 
 fn clients_reach_direct_and_tunnelled_servers_by_their_own_addresses(lab: &Lab) {
-    for client in &lab.clients {
+    for client in lab.clients.iter().chain([&lab.far]) {
         for server in lab.direct.iter().chain(&lab.tunnelled) {
-            for port in sluice_tests::server::PORTS {
-                let answers = client.connect(&at(server.address, port), 1);
+            for (address, port) in both(server.address).into_iter().zip([80, 8080]) {
+                let answers = client.connect(&at(address, port), 1);
                 assert_eq!(answers.from(server), 1);
-                assert_eq!(answers.0[0].peer.ip(), client.address);
-                assert_eq!(answers.0[0].local, SocketAddrV4::new(server.address, port).into());
+                assert_eq!(answers.0[0].peer.ip(), client.address_like(address));
+                assert_eq!(answers.0[0].local, SocketAddr::new(address, port));
             }
         }
     }
@@ -47,39 +48,61 @@ fn translated_servers_reach_each_other_and_have_no_other_way_out(lab: &Lab) {
     assert!(!reach(lab.clients[0].address), "nobody forwards while the appliance is away");
 }
 
-fn an_ipip_packet_made_by_hand_is_decapsulated_and_answered_straight_to_the_client(lab: &Lab) {
-    let [client, _] = &lab.clients;
-    let server = &lab.tunnelled[1];
-    let capture = Capture::start(&client.namespace, "eth0", "src 10.1.0.102");
-    // A SYN for the virtual address, wrapped by this test and sent by way of the router.
-    let ends = Ends {
-        macs: [client.mac(), lab.router.mac("wan")],
-        source: SocketAddrV4::new(client.address, 45_678),
-        destination: SocketAddrV4::new(TUNNELLED, 80),
-    };
-    let inner = ends.tcp("S", b"");
-    let mut outer = Vec::new();
-    etherparse::PacketBuilder::ethernet2(ends.macs[0], ends.macs[1])
-        .ip(etherparse::IpHeaders::Ipv4(
-            etherparse::Ipv4Header::new(
-                (inner.len() - 14) as u16,
-                64,
-                etherparse::IpNumber::IPV4,
-                client.address.octets(),
-                server.address.octets(),
-            )
-            .expect("the packet is short"),
-            Default::default(),
-        ))
-        .write(&mut outer, etherparse::IpNumber::IPV4, &inner[14..])
-        .expect("the packet is short");
-    Frames::on(&client.namespace, "eth0").send(&outer);
-    let answers = capture.until("an answer to the SYN", |frames| !frames.is_empty());
-    let answer = &decode::packets(&answers)[0];
-    assert_eq!(answer.source(), Some(ends.destination));
-    assert_eq!(answer.destination(), Some(ends.source));
-    let Transport::Tcp { header, .. } = &answer.transport else { panic!("not TCP: {answer:?}") };
-    assert!(header.syn && header.ack, "{header:?}");
+/// Either IP in either, bare and in GUE.
+fn a_tunnel_packet_made_by_hand_is_decapsulated_and_answered_straight_to_the_client(lab: &Lab) {
+    let (client, server) = (&lab.clients[0], &lab.tunnelled[1]);
+    let frames = Frames::on(&client.namespace, Client::LEG);
+    let kinds = both(TUNNELLED).into_iter().flat_map(|published| {
+        let outer = both(server.address).into_iter();
+        outer.flat_map(move |to| [false, true].map(|gue| (published, to, gue)))
+    });
+    for (number, (published, to, gue)) in kinds.enumerate() {
+        let port = 45_678 + number as u16;
+        let answers = Capture::start(&client.namespace, Client::LEG, &format!("port {port}"));
+        let from = client.address_like(published);
+        // A SYN for the virtual address, wrapped by this test and sent by way of the router.
+        let mut inner = Vec::new();
+        let headers = ip(from, published);
+        let builder = PacketBuilder::ip(headers).tcp(port, 80, 7, 8192).syn();
+        builder.write(&mut inner, &[]).expect("it fits");
+        let protocol = if published.is_ipv4() { IpNumber::IPV4 } else { IpNumber::IPV6 };
+        let [own, router] = [client.mac(), lab.router.mac("wan")];
+        let builder = PacketBuilder::ethernet2(own, router).ip(ip(client.address_like(to), to));
+        let mut outer = Vec::new();
+        match gue {
+            false => builder.write(&mut outer, protocol, &inner),
+            true => {
+                let data = [&[0, protocol.0, 0, 0], inner.as_slice()].concat();
+                builder.udp(port, 6080).write(&mut outer, &data)
+            }
+        }
+        .expect("it fits");
+        frames.send(&outer);
+
+        let back = |packet: &Packet| packet.source() == Some(SocketAddr::new(published, 80));
+        let seen = answers.until(&format!("an answer, {published} by {to}, {gue}"), |frames| {
+            decode::packets(frames).iter().any(back)
+        });
+        let answer = decode::packets(&seen).into_iter().find(back).expect("waited for");
+        assert_eq!(answer.destination(), Some(SocketAddr::new(from, port)));
+        let header = answer.tcp().expect("it has ports");
+        assert!(header.syn && header.ack, "{header:?}");
+    }
+}
+
+fn ip(from: IpAddr, to: IpAddr) -> IpHeaders {
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let header = Ipv4Header::new(0, 64, IpNumber::TCP, from.octets(), to.octets());
+            IpHeaders::Ipv4(header.expect("the length is filled in later"), Default::default())
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let (source, destination) = (from.octets(), to.octets());
+            let header = Ipv6Header { hop_limit: 64, source, destination, ..Default::default() };
+            IpHeaders::Ipv6(header, Default::default())
+        }
+        _ => panic!("{from} and {to} are of two kinds"),
+    }
 }
 
 fn checksums_are_complete_on_the_wire(lab: &Lab) {
@@ -89,9 +112,7 @@ fn checksums_are_complete_on_the_wire(lab: &Lab) {
     client.connect(&at(server.address, 80), 3);
     let large = client.request(&at(server.address, 80), "GET", "/large", b"").expect("an answer");
     assert!(large.body == sluice_tests::server::large(), "the large file arrives whole");
-    let ends = |frames: &[Vec<u8>]| {
-        decode::packets(frames).iter().filter(|packet| packet.is_fin()).count() >= 8
-    };
+    let ends = |frames: &[Vec<u8>]| decode::fins(frames) >= 8;
     let frames = capture.until("both ends of four connections", ends);
     assert!(frames.iter().all(|frame| frame.len() <= 1514), "no segment is put together");
 }
