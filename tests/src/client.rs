@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType};
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::http::{self, Response};
 use crate::lab;
@@ -136,6 +139,46 @@ impl Client {
         Ok(stream)
     }
 
+    /// As [`Self::open`], from an address that this machine has among others.
+    ///
+    /// # Errors
+    /// When no connection comes about.
+    pub fn open_from(&self, from: Ipv4Addr, to: &str) -> io::Result<TcpStream> {
+        let to: SocketAddrV4 = to.parse().expect("an IPv4 address and a port");
+        self.namespace.enter(|| {
+            let kind = (AddressFamily::Inet, SockType::Stream, SockFlag::empty());
+            let socket = socket::socket(kind.0, kind.1, kind.2, None)?;
+            // Also how long it waits for the connection to come about (socket(7)).
+            socket::setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(5))?;
+            socket::setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(5))?;
+            socket::bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0)))?;
+            socket::connect(socket.as_raw_fd(), &SockaddrIn::from(to))?;
+            let stream = TcpStream::from(socket);
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        })
+    }
+
+    /// Who answers one request on one connection from `from`.
+    ///
+    /// # Panics
+    /// If nobody does.
+    pub fn ask_from(&self, from: Ipv4Addr, to: &str) -> Answer {
+        let stream = self
+            .open_from(from, to)
+            .unwrap_or_else(|why| panic!("no connection from {from} to {to}: {why}"));
+        let response = http::exchange(stream, "GET", "/", &[], b"");
+        let response = response.unwrap_or_else(|why| panic!("from {from} to {to}: {why}"));
+        answer(&response).unwrap_or_else(|| panic!("not our server: {}", response.text()))
+    }
+
+    /// curl on this machine, and what came of it.
+    pub fn curl(&self, arguments: &[&str]) -> std::process::Output {
+        process::output(
+            self.namespace.command("curl").args(["-sS", "--max-time", "30"]).args(arguments),
+        )
+    }
+
     /// A UDP socket on this machine, connected to `to`.
     ///
     /// # Panics
@@ -208,7 +251,7 @@ impl Client {
     }
 }
 
-/// A socket that sends whole frames, valid or not.
+/// A socket that sends whole frames, valid or not, and can receive them.
 pub struct Frames(OwnedFd);
 
 impl Frames {
@@ -217,22 +260,41 @@ impl Frames {
     /// # Panics
     /// If there is no such interface.
     pub fn on(namespace: &Namespace, interface: &str) -> Self {
+        Self::open(namespace, interface, None) // sends only
+    }
+
+    /// As [`Self::on`], and receives every frame that comes in, whomever it is for.
+    ///
+    /// # Panics
+    /// If there is no such interface.
+    pub fn all_on(namespace: &Namespace, interface: &str) -> Self {
+        namespace.ip(&format!("link set {interface} promisc on\n"));
+        Self::open(namespace, interface, Some(SockProtocol::EthAll))
+    }
+
+    fn open(namespace: &Namespace, interface: &str, protocol: Option<SockProtocol>) -> Self {
         let make = || {
             let address = getifaddrs()?
                 .filter(|address| address.interface_name == interface)
                 .find_map(|address| address.address?.as_link_addr().copied())
                 .ok_or(nix::Error::ENODEV)?;
-            let socket = socket::socket(
-                AddressFamily::Packet,
-                SockType::Raw,
-                SockFlag::empty(),
-                None, // sends only
-            )?;
+            let socket =
+                socket::socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), protocol)?;
             socket::bind(socket.as_raw_fd(), &address)?;
             nix::Result::Ok(Self(socket))
         };
         let name = namespace.name();
         namespace.enter(make).unwrap_or_else(|why| panic!("{name}: {interface}: {why}"))
+    }
+
+    /// The next frame that comes in, at most as long as `buffer`; without VLAN tags, which the kernel
+    /// takes off.
+    ///
+    /// # Errors
+    /// When the interface is gone.
+    pub fn receive<'b>(&self, buffer: &'b mut [u8]) -> nix::Result<&'b [u8]> {
+        let length = socket::recv(self.0.as_raw_fd(), buffer, MsgFlags::empty())?;
+        Ok(&buffer[..length])
     }
 
     /// Sends one frame, from its Ethernet header on.
@@ -256,9 +318,35 @@ fn ask(to: SocketAddr, patience: Duration) -> io::Result<Answer> {
     })
 }
 
+/// The name of the server at the other end of a connection, which stays open.
+///
+/// # Errors
+/// When it has been cut.
+pub fn server_behind(stream: &TcpStream) -> io::Result<String> {
+    let response = http::ask(stream, "/")?;
+    let answer = answer(&response).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(answer.server)
+}
+
+/// Sends a datagram to one of our servers that introduce themselves, and returns what it says.
+///
+/// # Panics
+/// If no answer comes.
+pub fn ask_by_datagram(socket: &UdpSocket) -> Answer {
+    socket.send(b"who?").expect("a datagram can be sent");
+    let mut said = [0; 512];
+    let length = socket.recv(&mut said).unwrap_or_else(|why| panic!("no answer: {why}"));
+    let said = &said[..length];
+    read_answer(said).unwrap_or_else(|| panic!("not our server: {}", String::from_utf8_lossy(said)))
+}
+
 /// What one of our servers says in a response.
 pub fn answer(response: &Response) -> Option<Answer> {
-    let said: serde_json::Value = serde_json::from_slice(&response.body).ok()?;
+    read_answer(&response.body)
+}
+
+fn read_answer(said: &[u8]) -> Option<Answer> {
+    let said: serde_json::Value = serde_json::from_slice(said).ok()?;
     let place = |address: &str, port: &str| {
         let port = u16::try_from(said[port].as_u64()?).ok()?;
         Some(SocketAddr::new(said[address].as_str()?.parse().ok()?, port))

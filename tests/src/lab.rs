@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::client::Client;
 use crate::namespace::{self, Folder, Namespace};
 use crate::server::{Kind, Server};
+use crate::trunk::Trunk;
 
 /// Where the direct servers are published.
 pub const DIRECT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
@@ -64,12 +65,23 @@ pub const fn both(address: Ipv4Addr) -> [IpAddr; 2] {
     [IpAddr::V4(address), IpAddr::V6(ipv6(address))]
 }
 
+/// One of a thousand more addresses, in four networks, that the far client has: it stands for as
+/// many clients.
+///
+/// # Panics
+/// If there is no such network.
+pub fn somebody(network: u8, host: u8) -> Ipv4Addr {
+    assert!(network < 4, "there are four networks");
+    Ipv4Addr::new(10, 4, 8 + network, host)
+}
+
 /// Tells the laboratories of one process apart.
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// All machines but the appliance's program.
 pub struct Lab {
     // Taken down in this order: programs end before the wires go.
+    trunk: Option<Trunk>,
     /// Two clients, 10.1.0.10 and 10.1.0.11.
     pub clients: [Client; 2],
     /// A client behind the router, 10.4.0.10, and behind a link for short packets.
@@ -139,13 +151,33 @@ impl Lab {
             let namespace = Namespace::new(name, "far");
             let gateway = Ipv4Addr::new(10, 4, 0, 1);
             wires.connect(&namespace, Client::LEG, "far", Some(address), Some(gateway));
+            namespace.ip("route add local 10.4.8.0/22 dev lo\n"); // see `somebody`
+            router.ip(&format!("route add 10.4.8.0/22 via {address}\n"));
             Client { namespace, address }
         };
         let at = folder.path();
         let direct = wires.servers(Kind::Direct, at);
         let translated = wires.servers(Kind::Translated, at);
         let tunnelled = wires.servers(Kind::Tunnelled, at);
-        Self { clients, far, direct, translated, tunnelled, router, appliance, fabric, folder }
+        Self {
+            trunk: None,
+            clients,
+            far,
+            direct,
+            translated,
+            tunnelled,
+            router,
+            appliance,
+            fabric,
+            folder,
+        }
+    }
+
+    /// Lays a cable into the appliance that carries several wires: for each bridge, the VLAN whose tag
+    /// its frames have on the cable; none for frames without a tag.
+    pub fn lay_trunk(&mut self, vlans: &[(Option<u16>, &str)]) {
+        let trunk = Trunk::lay(&self.appliance, &self.fabric, self.folder.path(), vlans);
+        self.trunk = Some(trunk);
     }
 
     /// Where files of this laboratory go; removed with it.

@@ -15,6 +15,9 @@ use crate::lab;
 use crate::namespace::Namespace;
 use crate::process::{self, Background, eventually};
 
+mod ftp;
+pub mod names;
+
 /// The ports that nginx listens on; 443 speaks plain HTTP too, since no test asks for its TLS.
 pub const PORTS: [u16; 3] = [80, 443, 8080];
 
@@ -44,6 +47,7 @@ pub struct Server {
     /// Files that it serves, and those that it was given by `PUT`.
     files: PathBuf,
     programs: Vec<Background>,
+    ftp: Option<tempfile::TempDir>,
 }
 
 impl Server {
@@ -61,8 +65,15 @@ impl Server {
     ) -> Self {
         let files = directory.join(name);
         fs::create_dir_all(&files).expect("the laboratory's directory can be written to");
-        let mut server =
-            Self { name: name.into(), address, namespace, kind, files, programs: Vec::new() };
+        let mut server = Self {
+            name: name.into(),
+            address,
+            namespace,
+            kind,
+            files,
+            programs: Vec::new(),
+            ftp: None,
+        };
         if kind != Kind::Translated {
             server.stop_answering_arp_for_virtual_addresses();
             for &address in virtual_addresses {
@@ -210,6 +221,7 @@ impl Server {
                      root {files};
                      location / {{ return 200 '{answer}'; }}
                      location = /large {{ }}
+                     location = /slow {{ alias {files}/large; limit_rate 1m; }}
                      location /uploads/ {{ dav_methods PUT; create_full_put_path on; }}
                  }}
              }}
@@ -236,6 +248,24 @@ impl Server {
             let mut datagram = [0; 65_536];
             while let Ok((length, from)) = socket.recv_from(&mut datagram) {
                 let _ = socket.send_to(&datagram[..length], from); // like any UDP server
+            }
+        });
+    }
+
+    /// Answers every datagram to `port` by saying who it is and whom it sees, as nginx does, until this
+    /// process ends.
+    pub fn introduce_by_datagram(&self, at: impl Into<SocketAddr>) {
+        let at = at.into();
+        let socket = self.namespace.enter(|| UdpSocket::bind(at)).expect("the port is free");
+        let name = self.name.clone();
+        thread::spawn(move || {
+            let mut datagram = [0; 2048];
+            while let Ok((_, from)) = socket.recv_from(&mut datagram) {
+                let said = serde_json::json!({
+                    "server": name, "peer": from.ip(), "peer_port": from.port(),
+                    "local": at.ip(), "local_port": at.port(),
+                });
+                let _ = socket.send_to(said.to_string().as_bytes(), from); // like any UDP server
             }
         });
     }

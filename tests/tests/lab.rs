@@ -9,20 +9,24 @@ use std::process::Command;
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
 use sluice_tests::capture::Capture;
 use sluice_tests::client::{Client, Frames};
-use sluice_tests::decode::{self, Packet};
-use sluice_tests::lab::{Lab, TUNNELLED, both};
+use sluice_tests::decode::{self, Packet, Transport};
+use sluice_tests::lab::{Lab, TUNNELLED, both, somebody};
 use sluice_tests::namespace::{self, Namespace};
 use sluice_tests::rig::at;
-use sluice_tests::server::Server;
+use sluice_tests::server::{Server, names};
 
 /// One test, so that the machines are made once.
 #[test]
 fn every_machine_is_reached_as_the_drawing_says() {
-    let lab = Lab::build();
+    let mut lab = Lab::build();
     clients_reach_direct_and_tunnelled_servers_by_their_own_addresses(&lab);
     translated_servers_reach_each_other_and_have_no_other_way_out(&lab);
     a_tunnel_packet_made_by_hand_is_decapsulated_and_answered_straight_to_the_client(&lab);
     checksums_are_complete_on_the_wire(&lab);
+    the_far_client_is_many_behind_a_link_for_short_packets(&lab);
+    vsftpd_reads_and_writes_whoever_opens_the_data_connection(&mut lab);
+    dnsmasq_answers_over_both_transports(&mut lab);
+    a_trunk_carries_frames(&mut lab);
 }
 
 fn clients_reach_direct_and_tunnelled_servers_by_their_own_addresses(lab: &Lab) {
@@ -88,6 +92,75 @@ fn a_tunnel_packet_made_by_hand_is_decapsulated_and_answered_straight_to_the_cli
         let header = answer.tcp().expect("it has ports");
         assert!(header.syn && header.ack, "{header:?}");
     }
+}
+
+fn the_far_client_is_many_behind_a_link_for_short_packets(lab: &Lab) {
+    let server = &lab.direct[0];
+    for from in [somebody(0, 1), somebody(0, 255), somebody(3, 9)] {
+        assert_eq!(lab.far.ask_from(from, &at(server.address, 80)).peer.ip(), from);
+    }
+    let capture = Capture::start(&server.namespace, Server::LEG, "icmp");
+    let large = lab.far.request(&at(server.address, 80), "GET", "/large", b"").expect("an answer");
+    assert!(large.body == sluice_tests::server::large(), "the large file arrives whole");
+    capture.until("fragmentation needed", |frames| {
+        decode::packets(frames)
+            .iter()
+            .any(|packet| matches!(packet.transport, Transport::Icmp { kind: 3, code: 4, .. }))
+    });
+}
+
+fn vsftpd_reads_and_writes_whoever_opens_the_data_connection(lab: &mut Lab) {
+    lab.direct[0].serve_ftp();
+    let (client, server) = (&lab.clients[0], &lab.direct[0]);
+    for (number, way) in ["--ftp-pasv", "--ftp-port=-"].iter().enumerate() {
+        let way: Vec<&str> = way.split('=').collect();
+        for (host, name) in [("10.1.0.21", "four"), ("[2001:db8:1::21]", "six")] {
+            let name = format!("{name}{number}");
+            let file = tempfile::NamedTempFile::new().expect("temporary files can be written");
+            fs::write(file.path(), sluice_tests::server::large()).expect("as above");
+            let path = file.path().to_str().expect("a plain path");
+            let there = format!("ftp://{host}/upload/{name}");
+            let up = client.curl(&[&way[..], &["-T", path, &there]].concat());
+            assert!(up.status.success(), "{way:?}: {}", String::from_utf8_lossy(&up.stderr));
+            assert!(server.uploaded_by_ftp(&name) == Some(sluice_tests::server::large()));
+            let down = client.curl(&[&way[..], &[&format!("ftp://{host}/large")]].concat());
+            assert!(down.stdout == sluice_tests::server::large(), "{way:?}");
+        }
+    }
+}
+
+fn dnsmasq_answers_over_both_transports(lab: &mut Lab) {
+    lab.direct[0].serve_names();
+    let server = &lab.direct[0];
+    for address in both(server.address) {
+        let at = SocketAddr::new(address, 53);
+        let ask = |name, kind| {
+            let ask = || (names::ask_by_udp(at, name, kind), names::ask_by_tcp(at, name, kind));
+            let (udp, tcp) = lab.clients[0].namespace.enter(ask);
+            let udp = udp.expect("an answer");
+            assert_eq!(udp, tcp.expect("an answer"));
+            udp
+        };
+        assert!(ask("www.lab.test", names::A).windows(4).any(|it| it == [192, 0, 2, 80]));
+        assert!(ask("long.lab.test", names::TXT).len() > 1200);
+        assert_eq!(names::text(&ask("who.lab.test", names::TXT)), server.name);
+    }
+}
+
+/// Those with a tag are for the appliance to answer: this kernel may know no VLANs.
+fn a_trunk_carries_frames(lab: &mut Lab) {
+    lab.lay_trunk(&[(None, "remote"), (Some(7), "lan")]);
+    lab.appliance.ip("addr add 10.3.0.2/24 dev trunk\n");
+    let tagged = Capture::start(&lab.appliance, "trunk", "vlan 7");
+    let ping = lab.appliance.shell("ping -n -q -c 3 -i 0.05 -w 10 10.3.0.11");
+    assert!(ping.contains("3 received"), "{ping}");
+    // A question for everybody on that VLAN comes in with its tag.
+    let ask =
+        lab.translated[0].namespace.command("ping").args(["-c1", "-W1", "10.2.0.99"]).output();
+    assert!(!ask.expect("ping runs").status.success());
+    tagged.until("a frame with a tag", |frames| {
+        frames.iter().any(|it| it[12..16] == [0x81, 0, 0, 7])
+    });
 }
 
 fn ip(from: IpAddr, to: IpAddr) -> IpHeaders {

@@ -185,13 +185,13 @@ fn nat_keeps_checksums_right_for_every_length_in_both_directions() {
     let mut lengths = BTreeMap::new();
     for (before, after) in frames.iter().zip(&sent) {
         let (before, after) = (decoded(before), decoded(after));
-        if before.source() == Some(there.source) {
-            assert_eq!(after.source(), Some(there.source));
-            assert_eq!(after.destination(), Some(real));
+        if before.source() == Some(there.source.into()) {
+            assert_eq!(after.source(), Some(there.source.into()));
+            assert_eq!(after.destination(), Some(real.into()));
             assert_eq!(after.ethernet.destination, mac_of(21));
         } else {
-            assert_eq!(after.source(), Some(there.destination));
-            assert_eq!(after.destination(), Some(there.source));
+            assert_eq!(after.source(), Some(there.destination.into()));
+            assert_eq!(after.destination(), Some(there.source.into()));
             assert_eq!(after.ethernet.destination, mac_of(10));
         }
         assert_eq!(after.data(), before.data());
