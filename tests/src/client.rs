@@ -184,18 +184,7 @@ impl Client {
     /// # Panics
     /// If it cannot be made.
     pub fn datagrams(&self, to: &str) -> UdpSocket {
-        let to: SocketAddr = to.parse().expect("an address and a port");
-        let any = match to.ip() {
-            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-        };
-        let make = || {
-            let socket = UdpSocket::bind((any, 0))?;
-            socket.connect(to)?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            io::Result::Ok(socket)
-        };
-        self.namespace.enter(make).expect("a UDP socket can be made")
+        datagrams(&self.namespace, to)
     }
 
     /// Sends ICMP echo requests of `size` bytes until `count` were answered, for at most `seconds`;
@@ -316,6 +305,36 @@ fn ask(to: SocketAddr, patience: Duration) -> io::Result<Answer> {
     answer(&response).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, format!("not our server: {}", response.text()))
     })
+}
+
+/// A UDP socket on a machine, connected to `to`.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn datagrams(machine: &Namespace, to: &str) -> UdpSocket {
+    let to: SocketAddr = to.parse().expect("an address and a port");
+    let any = match to.ip() {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    let make = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        io::Result::Ok(socket)
+    };
+    machine.enter(make).expect("a UDP socket can be made")
+}
+
+/// Cuts a connection, so that nothing of it stays anywhere.
+///
+/// # Panics
+/// If that cannot be asked for.
+pub fn cut(stream: TcpStream) {
+    // Closing with data unsent, which one may wait for no time, sends a reset (socket(7)).
+    let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    socket::setsockopt(&stream, sockopt::Linger, &at_once).expect("a socket can be told so");
+    drop(stream);
 }
 
 /// The name of the server at the other end of a connection, which stays open.

@@ -15,6 +15,19 @@ impl Server {
     /// # Panics
     /// If it does not answer.
     pub fn serve_ftp(&mut self) {
+        self.serve_ftp_with("connect_from_port_20=YES");
+    }
+
+    /// As [`Self::serve_ftp`], but active data connections come from its own address, whichever it is
+    /// asked on.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn serve_ftp_from_own_address(&mut self) {
+        self.serve_ftp_with("connect_from_port_20=NO");
+    }
+
+    fn serve_ftp_with(&mut self, line: &str) {
         // vsftpd leaves root behind, so this cannot be in the laboratory's own folder.
         let open = fs::Permissions::from_mode(0o755);
         let folder = tempfile::Builder::new().prefix("sluice-ftp-").permissions(open).tempdir();
@@ -38,7 +51,7 @@ impl Server {
             "anon_world_readable_only=NO",
             "pasv_min_port=50000",
             "pasv_max_port=50100",
-            "connect_from_port_20=YES",
+            line,
             "seccomp_sandbox=NO",
             "isolate_network=NO",
             "accept_timeout=10",

@@ -16,13 +16,17 @@ pub const AAAA: u16 = 28;
 
 impl Server {
     /// Starts dnsmasq, which knows `www.lab.test` (two addresses), `long.lab.test` (more text than 512
-    /// bytes hold) and, each server differently, `who.lab.test`: its own name.
+    /// bytes hold), `huge.lab.test` (more than two packets hold) and, each server differently,
+    /// `who.lab.test`: its own name.
     ///
     /// # Panics
     /// If it does not answer.
     pub fn serve_names(&mut self) {
         let text = "a long text that stands for itself, again and again; ".repeat(4);
-        let texts = (0..6).map(|number| format!("\"{number}: {text}\"")).collect::<Vec<_>>();
+        let texts = |count| {
+            let texts = (0..count).map(|number| format!("\"{number}: {text}\""));
+            texts.collect::<Vec<_>>().join(",")
+        };
         let mut dnsmasq = self.namespace.command("dnsmasq");
         dnsmasq.args([
             "--keep-in-foreground",
@@ -34,7 +38,11 @@ impl Server {
         dnsmasq
             .args(["--edns-packet-max=4096", "--host-record=www.lab.test,192.0.2.80,2001:db8::80"]);
         dnsmasq.arg(format!("--txt-record=who.lab.test,{}", self.name));
-        dnsmasq.arg(format!("--txt-record=long.lab.test,{}", texts.join(",")));
+        dnsmasq.arg(format!("--txt-record=long.lab.test,{}", texts(6)));
+        // Several of one name: one takes no more than a kilobyte.
+        for number in 0..4 {
+            dnsmasq.arg(format!("--txt-record=huge.lab.test,{number},{}", texts(4)));
+        }
         self.start_program(&mut dnsmasq);
         let at = SocketAddr::from(([127, 0, 0, 1], 53));
         let answers = || self.namespace.enter(|| ask_by_udp(at, "www.lab.test", A)).ok();
