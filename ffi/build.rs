@@ -116,7 +116,9 @@ fn write_bindings(include: &[PathBuf]) {
         .allowlist_function("rte_eal_(init|cleanup|get_runtime_dir|hotplug_add|hotplug_remove)")
         .allowlist_function("rte_thread_(register|unregister)|rte_get_tsc_hz")
         .allowlist_function("rte_pktmbuf_pool_create|rte_mempool_avail_count")
-        .allowlist_function("rte_eth_dev_(start|stop|close|socket_id)|rte_eth_promiscuous_enable")
+        .allowlist_function(
+            "rte_eth_dev_(start|stop|close|socket_id)|rte_eth_(promiscuous|allmulticast)_enable",
+        )
         .allowlist_function("rte_zmalloc_socket|rte_free|rte_eth_from_rings")
         .raw_line("#[repr(C)] pub struct rte_mbuf { _opaque: [u8; 0] }")
         .raw_line("#[repr(C)] pub struct rte_mempool { _opaque: [u8; 0] }")

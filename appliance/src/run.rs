@@ -28,8 +28,8 @@ pub fn run(file: &Path, state: &Path) -> Result<()> {
     let record = store.directory().join(RECORD);
 
     let cores = Cores::choose(&host, &config)?;
-    let memory = memory::prepare(&host, &config, Plan::new(&record))?;
-    info!(?memory, worker = cores.worker, control = cores.control, "the host is ready");
+    let memory = memory::prepare(&host, &config, cores.workers.len(), Plan::new(&record))?;
+    info!(?memory, workers = ?cores.workers, control = cores.control, "the host is ready");
     let outcome = Wiring::lay(&config, &cores, memory).and_then(|(wiring, plumbing)| {
         let mut running: Option<Result<Running>> = None;
         let start = Start { store, config, plumbing };

@@ -94,12 +94,16 @@ fn described() -> OpenApiRouter<Arc<Node>> {
             services::change_server,
             services::remove_server
         ))
+        .routes(routes!(services::drain))
+        .routes(routes!(services::halt))
+        .routes(routes!(services::online))
         .routes(routes!(observe::status))
         .routes(routes!(observe::counters))
         .routes(routes!(observe::flows))
         .routes(routes!(observe::neighbours))
         .routes(routes!(observe::interfaces))
-        .routes(routes!(observe::routes));
+        .routes(routes!(observe::routes))
+        .routes(routes!(observe::nat_rules));
     OpenApiRouter::with_openapi(Description::openapi())
         .nest("/api/v1", version_1)
         .routes(routes!(observe::prometheus))

@@ -25,7 +25,8 @@ use self::transport::{Answer, Request, Target};
 use crate::admin::problem::Problem;
 use crate::document::Configuration;
 use crate::report::{
-    Counters, Flows, Interface, Neighbour, Route, Server, Service, Status, Traffic, Verdict,
+    Counters, Flows, Interface, NatRule, Neighbour, Route, Server, Service, Status, Traffic,
+    Verdict,
 };
 
 /// Asks or tells a running node
@@ -61,7 +62,7 @@ enum Command {
         server: Option<String>,
         /// From this client's address
         #[arg(long)]
-        client: Option<std::net::Ipv4Addr>,
+        client: Option<std::net::IpAddr>,
         /// How many at most
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
@@ -72,6 +73,8 @@ enum Command {
     Interfaces,
     /// The ways out
     Routes,
+    /// The rules of translation in effect, in the order in which they are looked up
+    Nat,
     /// Where every frame went
     Counters,
     /// The whole configuration
@@ -83,6 +86,21 @@ enum Command {
     /// Adds or removes a real server
     #[command(subcommand)]
     Server(ServerChange),
+    /// Lets a real server keep the connections that it has, and take no new ones
+    Drain {
+        /// Which one: SERVICE/SERVER
+        server: ServerName,
+    },
+    /// Ends a real server's connections at once, and lets it take no new ones
+    Halt {
+        /// Which one: SERVICE/SERVER
+        server: ServerName,
+    },
+    /// Lets a real server take new connections again
+    Online {
+        /// Which one: SERVICE/SERVER
+        server: ServerName,
+    },
     /// Sets a real server's weight
     Weight {
         /// Which one: SERVICE/SERVER
@@ -245,6 +263,7 @@ impl Ctl {
             Command::Neighbours => self.show("/neighbours", |all: &Vec<_>| neighbours(all)),
             Command::Interfaces => self.show("/interfaces", |all: &Vec<_>| interfaces(all)),
             Command::Routes => self.show("/routes", |all: &Vec<_>| routes(all)),
+            Command::Nat => self.show("/nat/rules", |all: &Vec<_>| nat(all)),
             Command::Counters => self.show("/counters", counters),
             Command::Config(config) => self.config(config),
             Command::Service(ServiceChange::Add { file }) => {
@@ -260,6 +279,9 @@ impl Ctl {
             Command::Server(ServerChange::Remove { server }) => {
                 self.tell(Method::DELETE, &server.path(), None)
             }
+            Command::Drain { server } => self.want(server, "drain"),
+            Command::Halt { server } => self.want(server, "halt"),
+            Command::Online { server } => self.want(server, "online"),
             Command::Weight { server, weight } => {
                 let patch = json!({ "weight": weight }).to_string().into_bytes();
                 let content = ("application/merge-patch+json", patch);
@@ -325,6 +347,11 @@ impl Ctl {
             true => Ok("done\n".into()),
             false => self.either(&answer, |_: &Value| "done\n".into()),
         }
+    }
+
+    /// Tells the node what is wanted of a server.
+    fn want(&self, server: &ServerName, state: &str) -> Result<String, Error> {
+        self.tell(Method::POST, &format!("{}/{state}", server.path()), None)
     }
 
     fn ask(&self, request: Request) -> Result<Answer, Error> {
@@ -465,7 +492,7 @@ fn servers(services: &[Service]) -> String {
 
 fn server_cells(server: &Server) -> Vec<String> {
     let address = match server.port {
-        Some(port) => format!("{}:{port}", server.address),
+        Some(port) => std::net::SocketAddr::new(server.address, port).to_string(),
         None => server.address.to_string(),
     };
     let state = match &server.reason {
@@ -562,6 +589,26 @@ fn routes(all: &[Route]) -> String {
     for route in all {
         let via = route.via.map_or_else(|| "(connected)".into(), |via| via.to_string());
         table.row(vec![route.to.to_string(), via, route.interface.clone()]);
+    }
+    table.to_string()
+}
+
+fn nat(all: &[NatRule]) -> String {
+    let mut table = Table::new(&["KIND", "INSIDE", "OUTSIDE", "OUT"]);
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    fn listed<T: ToString>(all: &[T]) -> Option<String> {
+        let all: Vec<_> = all.iter().map(T::to_string).collect();
+        (!all.is_empty()).then(|| all.join(","))
+    }
+    for rule in all {
+        let inside = rule.inside.map(|address| address.to_string());
+        let outside = rule.outside.map(|address| address.to_string());
+        table.row(vec![
+            word(&rule.kind),
+            or_dash(inside.or_else(|| listed(&rule.from))),
+            or_dash(outside.or_else(|| listed(&rule.source))),
+            or_dash(rule.out.clone()),
+        ]);
     }
     table.to_string()
 }

@@ -1,7 +1,8 @@
 //! What the workers count: one block each, written by its worker alone, read by anybody.
 //!
-//! The books balance: frames received + frames injected = frames transmitted + frames punted +
-//! frames dropped (by reason) + frames still waiting for a neighbour.
+//! The books balance: frames received + frames injected + frames taken over = frames transmitted +
+//! frames punted + frames handed over + frames dropped (by reason) + frames still waiting for a
+//! neighbour. Over all workers as many are taken over as are handed over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -41,31 +42,68 @@ reasons! {
     Malformed => "malformed",
     /// The IPv4 header's checksum is wrong (RFC 1812 section 5.2.2 asks for the drop).
     BadChecksum => "bad_checksum",
+    /// The TCP or UDP checksum of a packet that would begin a flow is wrong.
+    BadTransportChecksum => "bad_transport_checksum",
+    /// TCP's control bits contradict each other, or none is set: a scan, not a connection.
+    BadFlags => "bad_flags",
     /// The frame is longer than the interface's MTU allows, padding included, or than one buffer.
     Oversize => "oversize",
     /// The frame carries a VLAN tag that no interface expects.
     Vlan => "vlan",
-    /// The frame carries something other than IPv4 or ARP.
-    NotIpv4 => "not_ipv4",
-    /// The packet is an IP fragment: it cannot be told which flow it belongs to.
-    Fragment => "fragment",
-    /// The packet carries neither TCP nor UDP, nor an ICMP message for one of our addresses.
+    /// The frame carries something other than IPv4, IPv6 or ARP.
+    NotIp => "not_ip",
+    /// A later fragment of a packet whose first fragment was not seen: it cannot be told which flow it
+    /// belongs to.
+    FragmentWithoutFirst => "fragment_without_first",
+    /// A fragment that overlaps another of the same packet, or belongs to a packet in which two did.
+    FragmentOverlap => "fragment_overlap",
+    /// The worker already remembers as many packets in parts as it can.
+    FragmentTableFull => "fragment_table_full",
+    /// The sender chose the route (RFC 791 source routing, RFC 5095 routing header type 0).
+    SourceRouted => "source_routed",
+    /// The packet for one of our addresses carries neither TCP nor UDP nor ICMP.
     NotTcpOrUdp => "not_tcp_or_udp",
     /// The frame is addressed to another station's hardware address, or to a group's.
     NotOurMac => "not_our_mac",
-    /// The source address cannot be a station's: multicast, broadcast, loopback or zero, or it is the
-    /// destination too, or one of our own or virtual addresses.
+    /// The source address cannot be a station's: multicast, broadcast, loopback or zero, or it is one of
+    /// our own or virtual addresses.
     BadSource => "bad_source",
+    /// The source address is the destination too (the "land" attack).
+    Land => "land",
+    /// The source address is in a subnet of another interface than the one that the packet came in on.
+    SpoofedSource => "spoofed_source",
     /// The destination is not an address of ours, and no flow of ours leads back through here.
     NotOurAddress => "not_our_address",
     /// The address is ours, but no virtual service is published on that protocol and port.
     NoService => "no_service",
     /// The service has no server that takes new flows.
     NoServer => "no_server",
+    /// Every server of the service has as many connections as it may.
+    ServersFull => "servers_full",
+    /// The service takes no new flows.
+    ServiceClosed => "service_closed",
+    /// The flow's server was halted; TCP connections are reset.
+    ServerHalted => "server_halted",
+    /// New flows of the service come faster than its limit.
+    NewFlowRate => "new_flow_rate",
+    /// New flows from the client's network come faster than the service's limit for one.
+    ClientRate => "client_rate",
+    /// Answered with a SYN cookie: the service has too many half-open flows to remember another.
+    Challenged => "challenged",
+    /// An acknowledgement that belongs to no flow and answers no cookie of ours.
+    BadCookie => "bad_cookie",
     /// The flow's server was removed or no longer translates, and the flow cannot move.
     ServerGone => "server_gone",
-    /// A packet from a NAT server belongs to no flow that we know.
+    /// A reply that has to be translated back belongs to no flow that we know.
     NoFlow => "no_flow",
+    /// An ICMP error quotes a packet that belongs to no flow that we know.
+    UnrelatedError => "unrelated_error",
+    /// Every source port for flows to this server is taken.
+    NoSourcePort => "no_source_port",
+    /// The packet may pass no more routers.
+    TimeExceeded => "time_exceeded",
+    /// The ring to the worker that has the flow was full.
+    HandOverRingFull => "hand_over_ring_full",
     /// The worker's flow table has no room for a flow that needs an entry.
     FlowTableFull => "flow_table_full",
     /// The server already has a flow with the same client address, client port and server port, from
@@ -73,7 +111,7 @@ reasons! {
     AmbiguousFlow => "ambiguous_flow",
     /// No route leads to the destination.
     NoRoute => "no_route",
-    /// The next station did not answer ARP while the frame waited.
+    /// The next station did not answer ARP or neighbour discovery while the frame waited.
     Unresolved => "unresolved",
     /// Too many frames already wait for a neighbour's hardware address.
     UnresolvedQueueFull => "unresolved_queue_full",
@@ -150,6 +188,10 @@ pub struct Block {
     pub transmitted_bytes: Counter,
     /// Frames handed to the control plane.
     pub punted: Counter,
+    /// Frames handed to another worker, because the flow or the way out is that one's.
+    pub handed_over: Counter,
+    /// Frames that another worker handed to this one.
+    pub taken_over: Counter,
     /// Frames that wait for a neighbour's hardware address now.
     pub waiting: Gauge,
     /// Flows in its table now.
@@ -160,8 +202,12 @@ pub struct Block {
     pub flows_created: Counter,
     /// Flows that ended early to make room for others.
     pub flows_evicted: Counter,
-    /// Packets forwarded by hash alone, because the table was full.
+    /// Packets forwarded by hash alone, because the table was full or a flood of SYNs left no other way.
     pub forwarded_without_flow: Counter,
+    /// Connections opened by a SYN cookie that came back.
+    pub cookies_accepted: Counter,
+    /// Clients that lost their place in the persistence table to others.
+    pub clients_evicted: Counter,
     /// Turns in which no frame came, and turns in which some did: how busy the worker is.
     pub idle_turns: Counter,
     /// See `idle_turns`.
@@ -173,8 +219,10 @@ pub struct Block {
 /// What one worker counts of one real server's slot.
 #[derive(Default)]
 pub struct ServerBlock {
-    /// Flows now.
+    /// Flows now, but for those that are closing.
     pub active: Gauge,
+    /// Flows now that have seen a FIN or RST.
+    pub closing: Gauge,
     /// Flows sent to it so far.
     pub flows: Counter,
     /// Packets forwarded to it.
@@ -196,6 +244,15 @@ impl Default for Counters {
 impl Counters {
     /// A block with everything at zero.
     pub fn new() -> Self {
+        Self::with_servers(MAX_SERVERS)
+    }
+
+    /// A small block for what is not to be counted; all servers share one place in it.
+    pub fn of_no_account() -> Self {
+        Self::with_servers(1)
+    }
+
+    fn with_servers(servers: usize) -> Self {
         let block = Block {
             received: Counter::default(),
             received_bytes: Counter::default(),
@@ -203,16 +260,20 @@ impl Counters {
             transmitted: Counter::default(),
             transmitted_bytes: Counter::default(),
             punted: Counter::default(),
+            handed_over: Counter::default(),
+            taken_over: Counter::default(),
             waiting: Gauge::default(),
             flows: Gauge::default(),
             flow_capacity: Counter::default(),
             flows_created: Counter::default(),
             flows_evicted: Counter::default(),
             forwarded_without_flow: Counter::default(),
+            cookies_accepted: Counter::default(),
+            clients_evicted: Counter::default(),
             idle_turns: Counter::default(),
             busy_turns: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
-            servers: (0..MAX_SERVERS).map(|_| ServerBlock::default()).collect(),
+            servers: (0..servers).map(|_| ServerBlock::default()).collect(),
         };
         Self(Arc::new(CachePadded::new(block)))
     }
@@ -237,13 +298,16 @@ impl Counters {
     /// control plane notes the values at which a new owner starts.
     #[inline]
     pub fn server(&self, id: ServerId) -> &ServerBlock {
-        &self.0.servers[id.slot()]
+        self.0.servers.get(id.slot()).unwrap_or(&self.0.servers[0])
     }
 
-    /// Received + injected - transmitted - punted - dropped - waiting: zero between two turns.
+    /// What came less what went and what waits: zero between two turns.
     pub fn imbalance(&self) -> i64 {
-        let came = self.received.get() + self.injected.get();
-        let went = self.transmitted.get() + self.punted.get() + self.dropped_in_all();
+        let came = self.received.get() + self.injected.get() + self.taken_over.get();
+        let went = self.transmitted.get()
+            + self.punted.get()
+            + self.handed_over.get()
+            + self.dropped_in_all();
         came as i64 - went as i64 - self.waiting.get()
     }
 }

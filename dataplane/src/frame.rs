@@ -24,6 +24,9 @@ pub trait Frame: Sized {
     /// Makes room for `by` bytes in front; `false`, and no change, if the buffer has none left.
     fn grow_front(&mut self, by: usize) -> bool;
 
+    /// Takes `by` bytes off the front; does nothing if there are fewer.
+    fn shrink_front(&mut self, by: usize);
+
     /// Cuts the frame to `length` bytes; does nothing if it is shorter.
     fn truncate(&mut self, length: usize);
 
@@ -74,6 +77,11 @@ mod dpdk {
         #[inline]
         fn grow_front(&mut self, by: usize) -> bool {
             self.prepend(by).is_some()
+        }
+
+        #[inline]
+        fn shrink_front(&mut self, by: usize) {
+            self.trim_front(by);
         }
 
         #[inline]

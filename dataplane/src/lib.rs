@@ -10,8 +10,11 @@
 //! A worker takes no lock, makes no allocation and logs nothing. It meets the control plane
 //! in three places only: it reads [`snapshot`], writes [`counters`] and hands over at [`punt`].
 //!
+//! [`explain`] takes a packet through the same steps and says what each decides, without doing it.
+//!
 //! Nothing here needs a driver: [`frame`] says what the steps ask of a packet buffer and of an
-//! interface, and [`wire`] reads and writes headers where they lie.
+//! interface, [`wire`] reads and writes headers where they lie, and [`toeplitz`] knows at which
+//! receive queue a card delivers a flow.
 
 pub mod worker;
 
@@ -25,6 +28,10 @@ pub mod rewrite;
 
 pub mod transmit;
 
+pub mod handover;
+
+pub mod explain;
+
 pub mod snapshot;
 
 pub mod counters;
@@ -33,9 +40,19 @@ pub mod punt;
 
 pub mod frame;
 
+pub mod fragments;
+
+pub mod defence;
+
 pub mod wire;
 
+pub mod toeplitz;
+
+pub mod hash;
+
 pub mod moment;
+
+pub mod shared_map;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -2,27 +2,50 @@
 
 pub mod flow_table;
 
+pub mod load;
+
+pub mod persistence;
+
 mod prefetch;
 
 pub mod scheduler;
 
 pub mod slab;
 
+mod source;
+
+mod through;
+
+use std::sync::Arc;
+
 use arrayvec::ArrayVec;
 
-use crate::classify::{Belongs, Matched};
+use crate::classify::{Belongs, Matched, passes};
 use crate::counters::{Counters, Reason};
-use crate::frame::{BURST, Burst};
+use crate::defence::cookie::Cookies;
+use crate::defence::limits::{Limit, Rates};
+use crate::explain::{Decision, Journal};
+use crate::frame::{BURST, Burst, Frame};
 use crate::moment::Moment;
-use crate::parse::Packet;
-use crate::snapshot::{Hop, Mode, Server, ServerId, Service, Snapshot};
-use flow_table::{Direction, FlowTable, Place, Refused};
+use crate::parse::{Error, Packet, ip_packet};
+use crate::punt::FlowState;
+use crate::snapshot::{
+    Admission, Hop, InterfaceId, Limits, Mode, Protocol, Scheduler, Server, ServerId, Service,
+    Snapshot, Timeouts,
+};
+use crate::toeplitz::Spreading;
+use crate::wire::{Address, Prefix, checksum};
+use flow_table::{Direction, FlowTable, NewFlow, Place, Refused, WorkerId};
+use load::Loads;
+use persistence::{Persistence, Remembered, Share};
 use scheduler::Schedules;
 
 /// A packet and where it goes.
 pub struct Routed<'s, F> {
     /// The frame.
     pub frame: F,
+    /// The interface that it came in on.
+    pub ingress: InterfaceId,
     /// What was read from it.
     pub packet: Packet,
     /// Where it goes.
@@ -32,55 +55,141 @@ pub struct Routed<'s, F> {
 /// Where a packet goes.
 #[derive(Clone, Copy)]
 pub enum Towards<'s> {
-    /// To a real server, the way it wants its packets.
+    /// To a real server that has the virtual address too (DR, TUN).
     Server(&'s Server),
-    /// Back to the client, as if from the virtual address.
-    Client {
-        /// The virtual address and port that the client knows.
-        from: (std::net::Ipv4Addr, u16),
+    /// On with other addresses and ports.
+    Translated(Translation),
+    /// On as it is, through us as a router.
+    Onward(Hop),
+    /// On with another source or destination address, through us as a router (NAT-02).
+    Paired {
+        /// Who it comes from.
+        source: Address,
+        /// Whom it goes to.
+        destination: Address,
+        /// The next station on the way.
+        hop: Hop,
+    },
+    /// An ICMP error, to whom it concerns.
+    Error(ErrorTowards<'s>),
+    /// Its sender gets a RST, and so does the other end.
+    Reset(Option<Translation>),
+    /// Its sender gets a SYN cookie.
+    Challenged,
+    /// No route leads there, and its sender is told so.
+    Unreachable,
+}
+
+/// What becomes of the addresses and ports of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Translation {
+    /// Who it comes from then.
+    pub source: (Address, u16),
+    /// Whom it is for then.
+    pub destination: (Address, u16),
+    /// The next station on the way.
+    pub hop: Hop,
+    /// Where its flow is remembered, and which way it goes.
+    pub flow: Option<(Place, Direction)>,
+    /// Whether it passes us as a router, and so has one hop less to live.
+    pub ages: bool,
+}
+
+/// What becomes of an ICMP error.
+#[derive(Clone, Copy)]
+pub enum ErrorTowards<'s> {
+    /// To the server whose packet it quotes, as it is (DR, TUN).
+    Server(&'s Server),
+    /// To the sender of the packet it quotes, in words that one knows.
+    Translated {
+        /// Who complains: the complainer, or the virtual address for a server.
+        source: Address,
+        /// Whom it is for.
+        destination: Address,
+        /// Who sent the quoted packet, as that one knows it.
+        quoted_source: (Address, u16),
+        /// Whom the quoted packet was for, as that one knows it.
+        quoted_destination: (Address, u16),
         /// The next station on the way.
         hop: Hop,
     },
 }
 
-/// What a worker remembers about flows and schedules.
+/// What becomes of a packet that goes no further at this worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is dropped.
+    Drop(Reason),
+    /// It is another worker's.
+    HandOver(WorkerId),
+}
+
+impl From<Reason> for Fate {
+    fn from(reason: Reason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+/// What a worker remembers about flows, clients and schedules.
 pub struct Memory {
     /// The servers of known flows.
     pub flows: FlowTable,
     /// Where each service's schedule stands.
     pub schedules: Schedules,
+    /// The servers that clients had before; shared by all workers.
+    pub persistence: Arc<Persistence>,
+    /// This worker's part of that table, to be kept clean.
+    pub share: Share,
+    /// How many connections the servers have.
+    pub loads: Loads,
+    /// How many new flows may come.
+    pub rates: Rates,
+    /// What SYN cookies are made with; the same on all workers.
+    pub cookies: Cookies,
+    /// By device: the queue that packets arrive at, where that can be computed.
+    pub spreading: Vec<Option<Spreading>>,
+    /// Which worker this is: the number of its queue on a device that has one for each.
+    pub worker: WorkerId,
+    /// How many workers there are.
+    pub workers: u8,
+    /// Numbers for source ports; anything but 0.
+    pub random: u64,
+    /// What a dry run notes.
+    pub journal: Journal,
 }
 
 /// Finds the server of every packet in a burst. Two passes over the table before the decisions, and a third
 /// for flows that lie in their other bucket, so that the burst waits for memory together.
-pub fn servers<'s, F>(
+pub fn servers<'s, F: Frame>(
     mut matched: Burst<Matched<'s, F>>,
     snapshot: &'s Snapshot,
     memory: &mut Memory,
     now: Moment,
     counters: &Counters,
+    mut hand_over: impl FnMut(WorkerId, Matched<'s, F>),
 ) -> Burst<Routed<'s, F>> {
     let hashes: ArrayVec<u64, BURST> =
         matched.iter().map(|it| memory.flows.hash(&it.packet.flow)).collect();
-    for &hash in &hashes {
-        memory.flows.prefetch_bucket(hash);
+    for (it, &hash) in matched.iter().zip(&hashes) {
+        memory.flows.prefetch_bucket(hash, &it.packet.flow);
     }
-    let spilled: ArrayVec<u64, BURST> =
-        hashes.iter().copied().filter(|&hash| memory.flows.prefetch_entry(hash)).collect();
-    for hash in spilled {
-        memory.flows.prefetch_spilled(hash);
+    for (it, &hash) in matched.iter().zip(&hashes) {
+        // Few flows lie in their other bucket, so those few wait.
+        if memory.flows.prefetch_entry(hash, &it.packet.flow) {
+            memory.flows.prefetch_spilled(hash, &it.packet.flow);
+        }
     }
     let mut routed = Burst::new();
-    for (Matched { frame, packet, belongs }, hash) in matched.drain(..).zip(hashes) {
-        let towards = match belongs {
-            Belongs::To(service) => {
-                memory.server(service, &packet, hash, snapshot, now, counters).map(Towards::Server)
+    for (mut it, hash) in matched.drain(..).zip(hashes) {
+        let (ingress, handed) = (it.ingress, it.handed);
+        let mut step = Step { memory, snapshot, now, counters, ingress, handed, hash };
+        match step.fate(&it.packet, it.belongs, &mut it.frame) {
+            Ok(towards) => {
+                let Matched { frame, ingress, packet, .. } = it;
+                routed.push(Routed { frame, ingress, packet, towards });
             }
-            Belongs::Reply => memory.client(&packet, hash, snapshot, now, counters),
-        };
-        match towards {
-            Ok(towards) => routed.push(Routed { frame, packet, towards }),
-            Err(reason) => counters.drop_one(reason),
+            Err(Fate::Drop(reason)) => counters.drop_one(reason),
+            Err(Fate::HandOver(worker)) => hand_over(worker, it),
         }
     }
     routed
@@ -89,138 +198,568 @@ pub fn servers<'s, F>(
 /// How many servers are tried for a flow that one of them could not tell from another.
 const TRIES: usize = 3;
 
-impl Memory {
-    /// The server of a client's packet.
-    ///
-    /// # Errors
-    /// The reason why the packet is to be dropped.
+/// One packet at this step, with all that decides about it.
+struct Step<'m, 's> {
+    memory: &'m mut Memory,
+    snapshot: &'s Snapshot,
+    now: Moment,
+    counters: &'m Counters,
+    ingress: InterfaceId,
+    /// How many workers have looked at the packet before.
+    handed: u8,
+    /// Of the packet's flow.
+    hash: u64,
+}
+
+impl<'s> Step<'_, 's> {
     #[inline]
-    fn server<'s>(
+    fn fate(
+        &mut self,
+        packet: &Packet,
+        belongs: Belongs<'s>,
+        frame: &mut impl Frame,
+    ) -> Result<Towards<'s>, Fate> {
+        match belongs {
+            Belongs::To(service) => self.for_service(service, packet, frame),
+            Belongs::Reply => self.reply(packet, frame),
+            Belongs::Data => self.data(packet),
+            Belongs::Inward(inside) => self.inward(packet, inside),
+            Belongs::Through => self.through(packet, frame),
+            Belongs::Error(error) => self.error(packet, error),
+        }
+    }
+
+    /// A client's packet for a service.
+    #[inline]
+    fn for_service(
+        &mut self,
+        service: &'s Service,
+        packet: &Packet,
+        frame: &mut impl Frame,
+    ) -> Result<Towards<'s>, Fate> {
+        let known = self.memory.flows.find(self.hash, &packet.flow, Direction::Original);
+        if let Some(place) = known
+            && let Some(towards) = self.known(place, service, packet)
+        {
+            return Ok(towards);
+        }
+        if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
+            return Err(Fate::HandOver(worker));
+        }
+        self.new_flow(service, packet, frame)
+    }
+
+    /// Where the flow at `place` goes; `None`, and the flow has ended, if it may not go on.
+    #[inline]
+    fn known(&mut self, place: Place, service: &Service, packet: &Packet) -> Option<Towards<'s>> {
+        let flows = &mut self.memory.flows;
+        let state = flows.state(place);
+        let opens_again = packet.flags.opens() && state.state() == Some(FlowState::Closing);
+        let server = self.snapshot.server(state.server()).filter(|it| it.service == service.id);
+        let (id, progress) = (state.server(), state.state());
+        let Some(server) = server.filter(|_| !opens_again) else {
+            self.memory.journal.note(|| Decision::FlowEnds { server: id, opens_again });
+            flows.end(place, self.counters);
+            return None;
+        };
+        self.memory.journal.note(|| Decision::KnownFlow { server: id, state: progress });
+        if server.admission == Admission::Halted {
+            let reset = packet.flow.protocol == Protocol::Tcp && !packet.flags.opens();
+            let other_end = self.translation(place, server, Direction::Original);
+            self.memory.flows.end(place, self.counters);
+            return reset.then_some(Towards::Reset(other_end));
+        }
+        flows.note(place, packet, Direction::Original, &service.timeouts, self.now, self.counters);
+        count(server.id, packet, self.counters);
+        Some(self.towards(place, server))
+    }
+
+    /// The way to a flow's server.
+    #[inline]
+    fn towards(&mut self, place: Place, server: &'s Server) -> Towards<'s> {
+        match self.translation(place, server, Direction::Original) {
+            Some(translation) => Towards::Translated(translation),
+            None => Towards::Server(server),
+        }
+    }
+
+    #[inline]
+    fn translation(
+        &mut self,
+        place: Place,
+        server: &Server,
+        direction: Direction,
+    ) -> Option<Translation> {
+        if !self.memory.flows.state(place).translated() {
+            return None;
+        }
+        let reply = self.memory.flows.reply(place);
+        Some(Translation {
+            source: (reply.destination, reply.destination_port),
+            destination: (reply.source, reply.source_port),
+            hop: server.hop,
+            flow: Some((place, direction)),
+            ages: false,
+        })
+    }
+
+    fn new_flow(
+        &mut self,
+        service: &'s Service,
+        packet: &Packet,
+        frame: &mut impl Frame,
+    ) -> Result<Towards<'s>, Fate> {
+        let flow = &packet.flow;
+        let in_mid_flow = flow.protocol == Protocol::Tcp && !packet.flags.opens();
+        self.memory.journal.note(|| Decision::NewFlow { in_mid_flow });
+        self.may_come_from(flow.source)?;
+        if packet.flags.closes() {
+            // The end of a connection that we forgot: nothing to remember.
+            let server = self.agreed(service, packet)?;
+            return self.without_memory(server, packet);
+        }
+        if !transport_is_right(packet, frame) {
+            return Err(Reason::BadTransportChecksum.into());
+        }
+        if !in_mid_flow {
+            if service.options.closed {
+                return Err(Reason::ServiceClosed.into());
+            }
+            self.within_rates(service, &service.limits, flow.source)?;
+        }
+        let flooded = service.limits.half_open > 0
+            && self.memory.flows.half_open(service.id) >= service.limits.half_open;
+        if flooded && flow.protocol == Protocol::Tcp {
+            self.memory.journal.note(|| Decision::Flooded { most: service.limits.half_open });
+            let server = self.agreed(service, packet)?;
+            // Every packet of the flow takes this way until the flood is over.
+            return self.without_memory(server, packet);
+        }
+        if service.scheduler == Scheduler::OnePacket {
+            let server = self.scheduled(service, packet)?;
+            return self.without_memory(server, packet);
+        }
+        for _ in 0..TRIES {
+            let server = match in_mid_flow {
+                true => self.agreed(service, packet)?,
+                false => self.chosen(service, packet)?,
+            };
+            match self.remember(service, server, packet) {
+                Ok(place) => {
+                    count(server.id, packet, self.counters);
+                    return Ok(self.towards(place, server));
+                }
+                Err(Refusal::Table(Refused::Ambiguous)) => {
+                    self.memory.journal.note(|| Decision::Ambiguous { server: server.id });
+                }
+                Err(Refusal::Table(Refused::Elsewhere(worker))) => {
+                    return Err(Fate::HandOver(worker));
+                }
+                Err(Refusal::Table(Refused::Full)) => {
+                    // Every packet of the flow takes this way, so it must not depend on turns.
+                    self.memory.journal.note(|| Decision::TableFull);
+                    let server = self.agreed(service, packet)?;
+                    return self.without_memory(server, packet);
+                }
+                Err(Refusal::NoPort) => return Err(Reason::NoSourcePort.into()),
+            }
+        }
+        Err(Reason::AmbiguousFlow.into())
+    }
+
+    /// Whether a new flow may come from this address, on the interface that it came in on.
+    fn may_come_from(&self, source: Address) -> Result<(), Fate> {
+        // Somebody pretends to be us: the reply would come back here, and start again.
+        if self.snapshot.locals.contains(&source) {
+            return Err(Reason::BadSource.into());
+        }
+        let connected = self.snapshot.routes.to(source).filter(|route| route.via.is_none());
+        if connected.is_some_and(|route| route.interface != self.ingress) {
+            return Err(Reason::SpoofedSource.into());
+        }
+        Ok(())
+    }
+
+    fn within_rates(
         &mut self,
         service: &Service,
-        packet: &Packet,
-        hash: u64,
-        snapshot: &'s Snapshot,
-        now: Moment,
-        counters: &Counters,
-    ) -> Result<&'s Server, Reason> {
-        let known = self.flows.find(hash, &packet.flow, Direction::Original);
-        if let Some(server) =
-            known.and_then(|place| self.known(place, service, packet, snapshot, now, counters))
-        {
-            count(server.id, packet, counters);
+        limits: &Limits,
+        client: Address,
+    ) -> Result<(), Fate> {
+        let slot = service.id.slot() as u16;
+        let rates = &mut self.memory.rates;
+        if limits.new_flows_per_client > 0 {
+            let mask = if client.is_v4() { limits.client_mask_v4 } else { limits.client_mask_v6 };
+            let limit = within_a_tenth(limits.new_flows_per_client);
+            if !rates.network(slot, Prefix::new(client, mask), limit, self.now) {
+                return Err(Reason::ClientRate.into());
+            }
+        }
+        if !rates.service(slot, within_a_tenth(limits.new_flows), self.now) {
+            return Err(Reason::NewFlowRate.into());
+        }
+        self.memory.journal.note(|| Decision::WithinLimits {
+            new_flows: limits.new_flows,
+            new_flows_per_client: limits.new_flows_per_client,
+        });
+        Ok(())
+    }
+
+    /// The server for a new flow: the one that the client had before, or the scheduler's choice.
+    fn chosen(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {
+        let Some(persistence) = service.persistence else {
+            return self.scheduled(service, packet);
+        };
+        let client = packet.flow.source;
+        let mask = persistence.mask(client);
+        let before = self.had_before(service, &persistence, client);
+        let server = match before {
+            Some(server) => server,
+            None => {
+                let known = self.known_host(&persistence, client);
+                let was_known = known.is_some();
+                self.memory.journal.note(|| Decision::NotPersistent { was_known });
+                self.scheduled(service, packet)?
+            }
+        };
+        if self.memory.journal.is_open() {
+            self.memory.journal.host = Some(server.host.0);
+            let returns = before.is_some();
+            let timeout = persistence.timeout;
+            self.memory.journal.note(|| Decision::Persistent {
+                server: server.id,
+                returns,
+                timeout,
+            });
             return Ok(server);
         }
-        let server = self.new_flow(service, packet, hash, snapshot, now, counters)?;
-        count(server.id, packet, counters);
+        let remembered = self.memory.persistence.remember(
+            persistence.group,
+            client,
+            mask,
+            server.host.0,
+            persistence.timeout,
+            self.now,
+        );
+        let evicted = matches!(remembered, Remembered::Evicted | Remembered::Refused);
+        self.counters.clients_evicted.add(u64::from(evicted));
         Ok(server)
     }
 
-    /// The server that the flow at `place` has, if it may keep it; otherwise the flow ends.
-    #[inline]
-    fn known<'s>(
-        &mut self,
-        place: Place,
-        service: &Service,
-        packet: &Packet,
-        snapshot: &'s Snapshot,
-        now: Moment,
-        counters: &Counters,
-    ) -> Option<&'s Server> {
-        let entry = self.flows.at(place);
-        let opens_again =
-            packet.flags.opens() && entry.state() == Some(crate::punt::FlowState::Closing);
-        let server = snapshot
-            .server(entry.server())
-            .filter(|server| server.service == service.id && !opens_again);
-        if server.is_some() {
-            entry.note(packet, Direction::Original, now);
-        } else {
-            self.flows.end(place, counters);
+    /// The persistence key of the server that a client had before.
+    fn known_host(
+        &self,
+        persistence: &crate::snapshot::Persistence,
+        client: Address,
+    ) -> Option<u32> {
+        let Memory { persistence: table, journal, .. } = &*self.memory;
+        let (group, mask) = (persistence.group, persistence.mask(client));
+        if journal.is_open() {
+            return journal.host.or(table.peek(group, client, mask, self.now));
         }
-        server
+        table.find(group, client, mask, self.now)
     }
 
-    fn new_flow<'s>(
+    /// The server that a client of the service had before, if it may have it again.
+    fn had_before(
         &mut self,
         service: &Service,
+        persistence: &crate::snapshot::Persistence,
+        client: Address,
+    ) -> Option<&'s Server> {
+        let host = self.known_host(persistence, client)?;
+        let loads = &mut self.memory.loads;
+        let servers = service.host(crate::snapshot::Host(host));
+        servers.filter_map(|id| self.snapshot.server(id)).find(|server| match server.admission {
+            Admission::Open => loads.has_room(server),
+            Admission::Draining => persistence.through_drain,
+            Admission::Halted => false,
+        })
+    }
+
+    /// The server for a packet that is decided without remembering anything: the one that the client had
+    /// before, or the one that all workers and nodes agree on.
+    fn agreed(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {
+        let before = service
+            .persistence
+            .and_then(|persistence| self.had_before(service, &persistence, packet.flow.source));
+        let server = before.or_else(|| scheduler::agreed(service, &packet.flow, self.snapshot));
+        let server = server.ok_or(Fate::Drop(Reason::NoServer))?;
+        self.memory.journal.note(|| Decision::Agreed { server: server.id });
+        Ok(server)
+    }
+
+    fn scheduled(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {
+        let Memory { schedules, loads, journal, .. } = self.memory;
+        loads.refresh(service, self.now);
+        let server = schedules.choose(service, &packet.flow, self.snapshot, loads)?;
+        journal.note(|| Decision::Scheduled {
+            server: server.id,
+            scheduler: service.scheduler,
+            weight: service.candidates.weight(server.id),
+            candidates: service.candidates.servers().len() as u16,
+        });
+        Ok(server)
+    }
+
+    fn remember(
+        &mut self,
+        service: &Service,
+        server: &Server,
         packet: &Packet,
-        hash: u64,
-        snapshot: &'s Snapshot,
-        now: Moment,
-        counters: &Counters,
-    ) -> Result<&'s Server, Reason> {
-        // Somebody pretends to be us: the reply would come back here, and start again.
-        if snapshot.locals.contains(&packet.flow.source) {
-            return Err(Reason::BadSource);
-        }
-        let agreed = || {
-            scheduler::agreed(service, &packet.flow, snapshot)
-                .and_then(|id| snapshot.server(id))
-                .ok_or(Reason::NoServer)
+    ) -> Result<Place, Refusal> {
+        let flow = packet.flow;
+        let state = match flow.protocol {
+            // One packet in mid-flow proves as little as a SYN: a flood of either must give way.
+            Protocol::Tcp => FlowState::HalfOpen,
+            Protocol::Udp | Protocol::Echo => FlowState::Datagrams,
         };
-        if packet.flags.closes() {
-            return agreed(); // the end of a connection that we forgot: nothing to remember
-        }
-        let in_mid_flow =
-            packet.flow.protocol == crate::snapshot::Protocol::Tcp && !packet.flags.opens();
-        for _ in 0..TRIES {
-            let server = if in_mid_flow {
-                agreed()?
-            } else {
-                let chosen = self.schedules.choose(service).ok_or(Reason::NoServer)?;
-                snapshot.server(chosen).ok_or(Reason::NoServer)?
-            };
-            match self.flows.create(packet, hash, server, now, counters) {
-                Ok(_) => return Ok(server),
-                Err(Refused::Ambiguous) => {}
-                Err(Refused::Full) if matches!(server.mode, Mode::Nat { .. }) => {
-                    return Err(Reason::FlowTableFull);
-                }
-                Err(Refused::Full) => {
-                    // Every packet of the flow takes this way, so it must not depend on turns.
-                    let server = agreed().and_then(without_memory)?;
-                    counters.forwarded_without_flow.add(1);
-                    return Ok(server);
+        let target = |port: &Option<u16>| (server.address, port.unwrap_or(flow.destination_port));
+        let client = (flow.source, flow.source_port);
+        let mut new = NewFlow {
+            original: flow,
+            server: (flow.destination, flow.destination_port),
+            source: client,
+            translated: false,
+            server_id: server.id,
+            service: service.id,
+            state,
+            timeout: service.timeouts.of(state),
+            length: packet.length,
+        };
+        match &server.mode {
+            Mode::DirectReturn | Mode::Tunnel { .. } => {}
+            Mode::Nat { port } => {
+                (new.server, new.translated) = (target(port), true);
+                // A server that is a client of its own service would answer itself directly (FWD-10).
+                let behind =
+                    service.options.hairpin && self.snapshot.services.may_reply(flow.source);
+                if behind {
+                    let own = self.snapshot.interface(server.hop.interface);
+                    let own = own.and_then(|it| it.source_for(server.address));
+                    let sources = own.as_slice();
+                    new.source = self.source(&new, sources, server.hop).ok_or(Refusal::NoPort)?;
                 }
             }
+            Mode::Snat { port, sources } => {
+                (new.server, new.translated) = (target(port), true);
+                new.source = self.source(&new, sources, server.hop).ok_or(Refusal::NoPort)?;
+            }
         }
-        Err(Reason::AmbiguousFlow)
+        let place = self.memory.flows.create(&new, self.hash, self.now, self.counters)?;
+        self.memory.journal.note(|| Decision::Remembered { milliseconds: new.timeout });
+        if service.options.ftp && flow.protocol == Protocol::Tcp && new.translated {
+            self.memory.flows.state(place).mark(flow_table::mark::FTP);
+        }
+        Ok(place)
     }
 
-    /// The client of a server's reply.
-    ///
-    /// # Errors
-    /// The reason why the packet is to be dropped.
+    /// A packet that goes to `server` without a flow to remember the way back by.
+    fn without_memory(&mut self, server: &'s Server, packet: &Packet) -> Result<Towards<'s>, Fate> {
+        let flow = packet.flow;
+        let towards = match &server.mode {
+            Mode::DirectReturn | Mode::Tunnel { .. } => Towards::Server(server),
+            // The end of a forgotten connection, or a datagram whose reply is known by its server.
+            Mode::Nat { port } if packet.flags.closes() || is_one_packet(server, self.snapshot) => {
+                Towards::Translated(Translation {
+                    source: (flow.source, flow.source_port),
+                    destination: (server.address, port.unwrap_or(flow.destination_port)),
+                    hop: server.hop,
+                    flow: None,
+                    ages: false,
+                })
+            }
+            Mode::Nat { .. } | Mode::Snat { .. } if packet.flags.closes() => {
+                return Err(Reason::NoFlow.into());
+            }
+            Mode::Nat { .. } | Mode::Snat { .. } => return Err(Reason::FlowTableFull.into()),
+        };
+        if !packet.flags.closes() {
+            self.counters.forwarded_without_flow.add(1);
+        }
+        self.memory.journal.note(|| Decision::NotRemembered);
+        count(server.id, packet, self.counters);
+        Ok(towards)
+    }
+
+    /// A packet that comes back from a server, or from somebody whom a server of ours talks to.
     #[inline]
-    fn client<'s>(
+    fn reply(&mut self, packet: &Packet, frame: &mut impl Frame) -> Result<Towards<'s>, Fate> {
+        let flow = packet.flow;
+        let found = self.memory.flows.find(self.hash, &flow, Direction::Reply);
+        let Some(place) = found else { return self.reply_unknown(packet, frame) };
+        let state = *self.memory.flows.state(place);
+        let (id, progress) = (state.server(), state.state());
+        self.memory.journal.note(|| Decision::KnownFlow { server: id, state: progress });
+        let original = self.memory.flows.original(place);
+        let timeouts = if state.server() == ServerId::NONE {
+            Timeouts::default()
+        } else {
+            let server =
+                self.snapshot.server(state.server()).ok_or(Fate::Drop(Reason::ServerGone))?;
+            if server.hop.interface != self.ingress {
+                return Err(Reason::SpoofedSource.into());
+            }
+            if server.admission == Admission::Halted {
+                return self.reset_reply(place, packet, original);
+            }
+            let block = self.counters.server(server.id);
+            block.reply_packets.add(1);
+            block.reply_bytes.add(u64::from(packet.length));
+            let service = self.snapshot.services.service(state.service());
+            service.map(|service| service.timeouts).unwrap_or_default()
+        };
+        let hop = self.snapshot.hop_to(original.source).ok_or(Fate::Drop(Reason::NoRoute))?;
+        let Self { memory, now, counters, .. } = self;
+        memory.flows.note(place, packet, Direction::Reply, &timeouts, *now, counters);
+        Ok(Towards::Translated(Translation {
+            source: (original.destination, original.destination_port),
+            destination: (original.source, original.source_port),
+            hop,
+            flow: Some((place, Direction::Reply)),
+            ages: state.server() == ServerId::NONE,
+        }))
+    }
+
+    fn reset_reply(
+        &mut self,
+        place: Place,
+        packet: &Packet,
+        original: crate::parse::Flow,
+    ) -> Result<Towards<'s>, Fate> {
+        let reset = packet.flow.protocol == Protocol::Tcp && !packet.flags.closes();
+        let hop = self.snapshot.hop_to(original.source);
+        self.memory.flows.end(place, self.counters);
+        let other_end = hop.map(|hop| Translation {
+            source: (original.destination, original.destination_port),
+            destination: (original.source, original.source_port),
+            hop,
+            flow: None,
+            ages: false,
+        });
+        if reset { Ok(Towards::Reset(other_end)) } else { Err(Reason::ServerHalted.into()) }
+    }
+
+    #[cold]
+    fn reply_unknown(
         &mut self,
         packet: &Packet,
-        hash: u64,
-        snapshot: &'s Snapshot,
-        now: Moment,
-        counters: &Counters,
-    ) -> Result<Towards<'s>, Reason> {
-        let place = self.flows.find(hash, &packet.flow, Direction::Reply).ok_or(Reason::NoFlow)?;
-        let entry = self.flows.at(place);
-        if snapshot.server(entry.server()).is_none() {
-            return Err(Reason::ServerGone);
+        frame: &mut impl Frame,
+    ) -> Result<Towards<'s>, Fate> {
+        let flow = packet.flow;
+        if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
+            return Err(Fate::HandOver(worker));
         }
-        let hop = snapshot.hop_to(packet.flow.destination).ok_or(Reason::NoRoute)?;
-        entry.note(packet, Direction::Reply, now);
-        let block = counters.server(entry.server());
-        block.reply_packets.add(1);
-        block.reply_bytes.add(u64::from(packet.length));
-        Ok(Towards::Client { from: entry.virtual_address(), hop })
+        let server = (flow.source, flow.source_port);
+        if let Some(source) = self.snapshot.services.one_packet_reply(server, flow.protocol) {
+            let hop = self.snapshot.hop_to(flow.destination).ok_or(Fate::Drop(Reason::NoRoute))?;
+            return Ok(Towards::Translated(Translation {
+                source,
+                destination: (flow.destination, flow.destination_port),
+                hop,
+                flow: None,
+                ages: false,
+            }));
+        }
+        // A server of ours that opens a connection of its own.
+        if !self.snapshot.locals.contains(&flow.destination)
+            && passes(*packet, self.ingress, self.snapshot)
+        {
+            return self.through(packet, frame);
+        }
+        Err(Reason::NoFlow.into())
+    }
+
+    /// A packet for a port of a virtual address that only a helper can have opened.
+    fn data(&mut self, packet: &Packet) -> Result<Towards<'s>, Fate> {
+        let _ = packet;
+        Err(Reason::NoService.into())
+    }
+
+    /// An ICMP error: to the end of the flow that sent the quoted packet.
+    fn error(&mut self, packet: &Packet, error: Error) -> Result<Towards<'s>, Fate> {
+        let flow = packet.flow;
+        let flows = &mut self.memory.flows;
+        if let Some(place) = flows.find(self.hash, &flow, Direction::Original) {
+            let (server, state) = (flows.state(place).server(), flows.state(place).state());
+            self.memory.journal.note(|| Decision::KnownFlow { server, state });
+            let server = self.snapshot.server(server).ok_or(Fate::Drop(Reason::ServerGone))?;
+            let Some(there) = self.translation(place, server, Direction::Original) else {
+                return Ok(Towards::Error(ErrorTowards::Server(server)));
+            };
+            return Ok(Towards::Error(ErrorTowards::Translated {
+                source: error.source,
+                destination: there.destination.0,
+                quoted_source: there.destination,
+                quoted_destination: there.source,
+                hop: there.hop,
+            }));
+        }
+        if let Some(place) = flows.find(self.hash, &flow, Direction::Reply) {
+            let original = flows.original(place);
+            let (server, state) = (flows.state(place).server(), flows.state(place).state());
+            self.memory.journal.note(|| Decision::KnownFlow { server, state });
+            let by_server = error.source == flow.source;
+            let hop = self.snapshot.hop_to(original.source).ok_or(Fate::Drop(Reason::NoRoute))?;
+            return Ok(Towards::Error(ErrorTowards::Translated {
+                source: if by_server { original.destination } else { error.source },
+                destination: original.source,
+                quoted_source: (original.source, original.source_port),
+                quoted_destination: (original.destination, original.destination_port),
+                hop,
+            }));
+        }
+        if let Some(worker) = flows.elsewhere(self.hash) {
+            return Err(Fate::HandOver(worker));
+        }
+        // In DR and TUN another worker may have the flow: each is asked in turn, and all agree on the
+        // server of one that none has.
+        if self.handed + 1 < self.memory.workers {
+            let next = (self.memory.worker.0 + 1) % self.memory.workers;
+            return Err(Fate::HandOver(WorkerId(next)));
+        }
+        let services = &self.snapshot.services;
+        let service = services.at(flow.destination, flow.protocol, flow.destination_port);
+        let server = service
+            .and_then(|service| scheduler::agreed(service, &flow, self.snapshot))
+            .filter(|it| matches!(it.mode, Mode::DirectReturn | Mode::Tunnel { .. }))
+            .ok_or(Fate::Drop(Reason::UnrelatedError))?;
+        Ok(Towards::Error(ErrorTowards::Server(server)))
     }
 }
 
-/// A server that a packet can reach without a flow to remember the way back.
-fn without_memory(server: &Server) -> Result<&Server, Reason> {
-    match server.mode {
-        Mode::DirectReturn | Mode::Tunnel { .. } => Ok(server),
-        Mode::Nat { .. } => Err(Reason::FlowTableFull),
+/// Why a flow could not be remembered.
+enum Refusal {
+    Table(Refused),
+    NoPort,
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        Self::Table(refused)
     }
+}
+
+/// A rate a second, of which a tenth may come at once.
+fn within_a_tenth(rate: u32) -> Limit {
+    Limit { rate, burst: (rate / 10).max(1) }
+}
+
+/// Whether a server's replies are known by their source alone.
+fn is_one_packet(server: &Server, snapshot: &Snapshot) -> bool {
+    let service = snapshot.services.service(server.service);
+    service.is_some_and(|service| service.scheduler == Scheduler::OnePacket)
+}
+
+/// Whether the checksum of a whole packet that would begin a flow is right; of a fragment nobody can say.
+fn transport_is_right(packet: &Packet, frame: &mut impl Frame) -> bool {
+    if packet.part != crate::parse::Part::Whole || packet.flow.protocol == Protocol::Echo {
+        return true;
+    }
+    let (from, to) = (usize::from(packet.transport), usize::from(packet.length));
+    let Some(segment) = ip_packet(frame).get(from..to) else { return false };
+    let flow = &packet.flow;
+    checksum::transport_is_right(flow.source, flow.destination, flow.protocol as u8, segment)
 }
 
 #[inline]

@@ -6,12 +6,12 @@ mod desk;
 
 pub mod limit;
 
-use std::net::Ipv4Addr;
-
 use rtrb::{Consumer, Producer, RingBuffer};
 
+use crate::explain::Decision;
 use crate::moment::Moment;
 use crate::snapshot::{InterfaceId, Protocol, ServerId, ServiceId};
+use crate::wire::Address;
 
 pub(crate) use desk::Desk;
 
@@ -19,7 +19,7 @@ pub(crate) use desk::Desk;
 pub const LONGEST: usize = 2046;
 
 /// A copy of a frame, with the interface that it came from or is to leave on.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Copied {
     /// Where it came from, or where it goes.
     pub interface: InterfaceId,
@@ -47,6 +47,8 @@ impl Copied {
 pub enum Class {
     /// ARP requests and replies.
     Arp,
+    /// Neighbour discovery (RFC 4861): what ARP is to IPv4.
+    Neighbour,
     /// ICMP for our own and the virtual addresses.
     Icmp,
 }
@@ -56,7 +58,8 @@ impl Class {
     /// the ring holds, so that no class can fill it.
     pub fn limit(self) -> (u32, u32) {
         match self {
-            Self::Arp => (20_000, 256),
+            Self::Arp => (20_000, 128),
+            Self::Neighbour => (20_000, 128),
             Self::Icmp => (5_000, 128),
         }
     }
@@ -70,7 +73,7 @@ pub enum Event {
         /// The interface that the neighbour is on.
         interface: InterfaceId,
         /// Its address.
-        address: Ipv4Addr,
+        address: Address,
     },
     /// One flow, in answer to [`Command::ListFlows`].
     Flow {
@@ -84,10 +87,23 @@ pub enum Event {
         /// The question's number.
         question: u32,
     },
+    /// One decision, in answer to [`Command::Explain`]; they come in order.
+    Decided {
+        /// The question's number.
+        question: u32,
+        /// The decision.
+        decision: Decision,
+    },
+    /// There are no more decisions.
+    Explained {
+        /// The question's number.
+        question: u32,
+    },
 }
 
 /// What the control plane asks of a worker.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a worker frees nothing, so no box may reach it")]
 pub enum Command {
     /// Report the flows that match, a few with each turn.
     ListFlows {
@@ -97,6 +113,13 @@ pub enum Command {
         filter: FlowFilter,
         /// How many at most.
         limit: u32,
+    },
+    /// Say what would become of a frame that comes in, and do nothing; see [`crate::explain`].
+    Explain {
+        /// Comes back with every answer.
+        question: u32,
+        /// The frame, and the interface that it comes in on.
+        frame: Copied,
     },
 }
 
@@ -108,7 +131,7 @@ pub struct FlowFilter {
     /// At this real server.
     pub server: Option<ServerId>,
     /// From this client.
-    pub client: Option<Ipv4Addr>,
+    pub client: Option<Address>,
 }
 
 /// A flow as the API shows it.
@@ -119,9 +142,9 @@ pub struct FlowReport {
     /// How far the connection has come.
     pub state: FlowState,
     /// The client's address and port.
-    pub client: (Ipv4Addr, u16),
+    pub client: (Address, u16),
     /// The virtual address and port.
-    pub virtual_address: (Ipv4Addr, u16),
+    pub virtual_address: (Address, u16),
     /// The virtual service.
     pub service: ServiceId,
     /// The real server.

@@ -2,18 +2,30 @@
 //! hardware addresses are written last, at [`crate::transmit`], because a frame may have to wait for
 //! them.
 
-mod nat;
+mod answer;
 
-mod too_big;
+mod error;
+
+pub mod ftp;
+
+mod reset;
+
+pub mod sequence;
+
+mod translate;
 
 mod tunnel;
 
 use crate::counters::{Counters, Reason};
-use crate::frame::{Burst, Frame};
-use crate::lookup::{Routed, Towards};
+use crate::frame::{Burst, Frame, Link};
+use crate::lookup::{ErrorTowards, Memory, Routed, Towards};
 use crate::moment::Moment;
+use crate::parse::{Packet, ip_packet};
 use crate::punt::limit::TokenBucket;
-use crate::snapshot::{Hop, InterfaceId, Mode, Snapshot};
+use crate::snapshot::{Hop, InterfaceId, Mode, Server, Snapshot};
+use crate::wire::ipv4::Ipv4;
+use crate::wire::{Family, ethernet};
+use answer::Complaint;
 
 /// A frame that lacks only its hardware addresses.
 pub struct Outbound<F> {
@@ -26,6 +38,7 @@ pub struct Outbound<F> {
 }
 
 /// What a worker remembers for rewriting.
+#[derive(Clone)]
 pub struct Rewriter {
     tunnels: tunnel::Identification,
     errors: TokenBucket,
@@ -33,6 +46,20 @@ pub struct Rewriter {
 
 /// ICMP errors that one worker sends in a second, and at once (RFC 1812 section 4.3.2.8).
 const ERRORS: (u32, u32) = (1_000, 100);
+
+/// What rewriting a burst takes besides the burst.
+pub struct Surroundings<'a, L> {
+    /// Where new frames come from, by device.
+    pub links: &'a mut [L],
+    /// The configuration.
+    pub snapshot: &'a Snapshot,
+    /// The flows whose packets are rewritten.
+    pub memory: &'a mut Memory,
+    /// When.
+    pub now: Moment,
+    /// What is counted.
+    pub counters: &'a Counters,
+}
 
 impl Rewriter {
     /// `random` is where the identification of outer packets begins.
@@ -43,81 +70,230 @@ impl Rewriter {
         }
     }
 
-    /// Rewrites every packet of a burst that came in on `ingress`.
-    pub fn packets<F: Frame>(
+    /// Rewrites every packet of a burst. A packet that is answered may leave in two: to its sender and to
+    /// the other end, so `send` is called for each that is to leave.
+    pub fn packets<L: Link>(
         &mut self,
-        mut routed: Burst<Routed<'_, F>>,
-        ingress: InterfaceId,
-        snapshot: &Snapshot,
-        now: Moment,
-        counters: &Counters,
-    ) -> Burst<Outbound<F>> {
-        let mut outbound = Burst::new();
-        for Routed { frame, packet, towards } in routed.drain(..) {
-            let hop = match towards {
-                Towards::Server(server) => server.hop,
-                Towards::Client { hop, .. } => hop,
-            };
-            let Some(way_out) = snapshot.interface(hop.interface) else {
-                counters.drop_one(Reason::NoInterface);
-                continue;
-            };
-            let room = usize::from(way_out.mtu).saturating_sub(overhead(towards));
-            let rewritten =
-                if usize::from(packet.length) > room && too_big::must_not_be_fragmented(&frame) {
-                    counters.drop_one(Reason::TooBig);
-                    let may_answer = self.errors.take(now);
-                    let answer = may_answer
-                        .then(|| too_big::answer(frame, ingress, room as u16, snapshot))
-                        .flatten();
-                    counters.injected.add(u64::from(answer.is_some()));
-                    answer
-                } else {
-                    let rewritten = self.rewrite(frame, packet.length, towards, hop);
-                    if rewritten.is_none() {
-                        counters.drop_one(Reason::NoBuffer);
+        mut routed: Burst<Routed<'_, L::Frame>>,
+        surroundings: &mut Surroundings<'_, L>,
+        mut send: impl FnMut(Outbound<L::Frame>, &mut Surroundings<'_, L>),
+    ) {
+        for mut it in routed.drain(..) {
+            if let Towards::Reset(other_end) = it.towards {
+                surroundings.counters.drop_one(Reason::ServerHalted);
+                let segments = reset::both_ends(&mut it, other_end, surroundings.snapshot);
+                for (hop, bytes) in segments.into_iter().flatten() {
+                    if let Some(outbound) = surroundings.made(hop, &bytes) {
+                        send(outbound, surroundings);
                     }
-                    rewritten
-                };
-            if let Some(rewritten) = rewritten {
-                outbound.push(rewritten);
+                }
+                continue;
+            }
+            match self.packet(it, surroundings) {
+                Ok(outbound) => send(outbound, surroundings),
+                Err(None) => {}
+                Err(Some(reason)) => surroundings.counters.drop_one(reason),
             }
         }
-        outbound
     }
 
-    /// `None` if the buffer has no room for another header.
-    fn rewrite<F: Frame>(
+    /// # Errors
+    /// Why it is dropped; `None` if that has been counted.
+    #[inline]
+    fn packet<L: Link>(
+        &mut self,
+        it: Routed<'_, L::Frame>,
+        surroundings: &mut Surroundings<'_, L>,
+    ) -> Result<Outbound<L::Frame>, Option<Reason>> {
+        let Routed { mut frame, ingress, packet, towards } = it;
+        let snapshot = surroundings.snapshot;
+        let (hop, overhead) = way(&towards);
+        if let Some(hop) = hop {
+            let way_out = snapshot.interface(hop.interface).ok_or(Reason::NoInterface)?;
+            let room = usize::from(way_out.mtu).saturating_sub(overhead);
+            if usize::from(packet.length) > room
+                && must_not_be_fragmented(&towards, &packet, &mut frame)
+            {
+                let complaint = Complaint::TooBig(room as u16);
+                return Err(Some(Reason::TooBig)).or_else(|reason| {
+                    self.complain(complaint, frame, ingress, surroundings, reason)
+                });
+            }
+        }
+        match towards {
+            Towards::Translated(translation) => {
+                if translation.ages && has_aged(&mut frame, &packet) {
+                    let reason = Some(Reason::TimeExceeded);
+                    return self.complain(
+                        Complaint::TimeExceeded,
+                        frame,
+                        ingress,
+                        surroundings,
+                        reason,
+                    );
+                }
+                translate::packet(&mut frame, &packet, &translation).ok_or(Reason::Malformed)?;
+                Ok(Outbound { frame, hop: translation.hop, length: packet.length })
+            }
+            Towards::Server(server) => self.for_server(frame, &packet, server, snapshot),
+            Towards::Onward(hop) | Towards::Paired { hop, .. } => {
+                if has_aged(&mut frame, &packet) {
+                    let reason = Some(Reason::TimeExceeded);
+                    return self.complain(
+                        Complaint::TimeExceeded,
+                        frame,
+                        ingress,
+                        surroundings,
+                        reason,
+                    );
+                }
+                if let Towards::Paired { source, destination, .. } = towards {
+                    translate::addresses(&mut frame, &packet, source, destination)
+                        .ok_or(Reason::Malformed)?;
+                }
+                Ok(Outbound { frame, hop, length: packet.length })
+            }
+            Towards::Error(ErrorTowards::Server(server)) => {
+                self.for_server(frame, &packet, server, snapshot)
+            }
+            Towards::Error(ErrorTowards::Translated {
+                source,
+                destination,
+                quoted_source,
+                quoted_destination,
+                hop,
+            }) => {
+                error::translate(
+                    &mut frame,
+                    (source, destination),
+                    (quoted_source, quoted_destination),
+                )
+                .ok_or(Reason::Malformed)?;
+                Ok(Outbound { frame, hop, length: packet.length })
+            }
+            // Dealt with before, because one frame becomes two.
+            Towards::Reset(_) => Err(None),
+            Towards::Unreachable => {
+                let reason = Some(Reason::NoRoute);
+                self.complain(Complaint::NoRoute, frame, ingress, surroundings, reason)
+            }
+            Towards::Challenged => Err(Some(Reason::Challenged)),
+        }
+    }
+
+    /// A packet as a server that has the virtual address wants it.
+    #[inline]
+    fn for_server<F: Frame>(
         &mut self,
         mut frame: F,
-        length: u16,
-        towards: Towards<'_>,
-        hop: Hop,
-    ) -> Option<Outbound<F>> {
-        let length = match towards {
-            Towards::Client { from, .. } => {
-                nat::from_virtual_address(&mut frame, from).map(|()| length)
+        packet: &Packet,
+        server: &Server,
+        snapshot: &Snapshot,
+    ) -> Result<Outbound<F>, Option<Reason>> {
+        let hop = server.hop;
+        let Mode::Tunnel { source, encapsulation } = server.mode else {
+            // FWD-01: the server owns the virtual address too, so nothing behind the Ethernet header
+            // changes, not even the time to live.
+            return Ok(Outbound { frame, hop, length: packet.length });
+        };
+        if packet.flags.synchronises() {
+            let service = snapshot.services.service(server.service);
+            let mtu = snapshot.interface(hop.interface).map(|interface| interface.mtu);
+            if let (Some(service), Some(mtu)) = (service, mtu)
+                && service.options.clamp_mss
+            {
+                let room = mtu.saturating_sub(tunnel::overhead(source, encapsulation) as u16);
+                tunnel::clamp_mss(&mut frame, packet, room);
             }
-            Towards::Server(server) => match server.mode {
-                // FWD-01: the server owns the virtual address too, so nothing behind the Ethernet header
-                // changes, not even the time to live.
-                Mode::DirectReturn => Some(length),
-                Mode::Nat { port } => {
-                    nat::to_server(&mut frame, server.address, port).map(|()| length)
-                }
-                Mode::Tunnel { source } => self.tunnels.wrap(&mut frame, source, server.address),
-            },
-        }?;
-        Some(Outbound { frame, hop, length })
+        }
+        let length = self
+            .tunnels
+            .wrap(&mut frame, (source, server.address), encapsulation, packet)
+            .ok_or(Reason::NoBuffer)?;
+        Ok(Outbound { frame, hop, length })
+    }
+
+    /// Turns `frame` into the error that its sender gets, if it gets one.
+    #[cold]
+    fn complain<L: Link>(
+        &mut self,
+        complaint: Complaint,
+        frame: L::Frame,
+        ingress: InterfaceId,
+        surroundings: &mut Surroundings<'_, L>,
+        reason: Option<Reason>,
+    ) -> Result<Outbound<L::Frame>, Option<Reason>> {
+        let Surroundings { snapshot, now, counters, .. } = surroundings;
+        if let Some(reason) = reason {
+            counters.drop_one(reason);
+        }
+        let may_answer = self.errors.take(*now);
+        let answer =
+            may_answer.then(|| answer::error(frame, ingress, complaint, snapshot)).flatten();
+        counters.injected.add(u64::from(answer.is_some()));
+        answer.ok_or(None)
     }
 }
 
-/// How much longer a packet becomes, in bytes.
-fn overhead(towards: Towards<'_>) -> usize {
-    match towards {
-        Towards::Server(server) if matches!(server.mode, Mode::Tunnel { .. }) => {
-            crate::wire::ipv4::HEADER
-        }
-        Towards::Server(_) | Towards::Client { .. } => 0,
+impl<L: Link> Surroundings<'_, L> {
+    /// A frame of our own with this IP packet in it, behind room for the Ethernet header.
+    fn made(&mut self, hop: Hop, bytes: &[u8]) -> Option<Outbound<L::Frame>> {
+        let port = self.snapshot.interface(hop.interface)?.port;
+        let frame = self.links.get_mut(usize::from(port.0))?.allocate(bytes)?;
+        self.counters.injected.add(1);
+        Some(Outbound { frame, hop, length: (bytes.len() - ethernet::HEADER) as u16 })
     }
+}
+
+/// Where a packet leaves to, and how much longer it becomes, in bytes.
+#[inline]
+fn way(towards: &Towards<'_>) -> (Option<Hop>, usize) {
+    let to_server = |server: &Server| {
+        let overhead = match server.mode {
+            Mode::Tunnel { source, encapsulation } => tunnel::overhead(source, encapsulation),
+            _ => 0,
+        };
+        (Some(server.hop), overhead)
+    };
+    match towards {
+        Towards::Server(server) | Towards::Error(ErrorTowards::Server(server)) => to_server(server),
+        Towards::Translated(translation) => (Some(translation.hop), 0),
+        Towards::Onward(hop)
+        | Towards::Paired { hop, .. }
+        | Towards::Error(ErrorTowards::Translated { hop, .. }) => (Some(*hop), 0),
+        Towards::Reset(_) | Towards::Challenged | Towards::Unreachable => (None, 0),
+    }
+}
+
+/// Whether the packet must arrive whole or not at all: its sender says so (IPv4), or routers never
+/// fragment (IPv6, outside or inside).
+fn must_not_be_fragmented<F: Frame>(towards: &Towards<'_>, packet: &Packet, frame: &mut F) -> bool {
+    let outside = match towards {
+        Towards::Server(server) => match server.mode {
+            Mode::Tunnel { source, .. } => source.family(),
+            _ => Family::V4,
+        },
+        _ => Family::V4,
+    };
+    outside == Family::V6
+        || !packet.flow.source.is_v4()
+        || Ipv4::split(ip_packet(frame)).is_ok_and(|(ip, _)| ip.must_not_be_fragmented())
+}
+
+/// Takes one hop from what a packet has left; `true`, and no change, if that was the last.
+#[inline]
+fn has_aged<F: Frame>(frame: &mut F, packet: &Packet) -> bool {
+    let bytes = ip_packet(frame);
+    if packet.flow.source.is_v4() {
+        let Ok((mut ip, _)) = Ipv4::split(bytes) else { return true };
+        let over = ip.time_to_live() <= 1;
+        if !over {
+            ip.decrement_time_to_live();
+        }
+        return over;
+    }
+    let Ok((mut ip, _)) = crate::wire::ipv6::Ipv6::split(bytes) else { return true };
+    let left = ip.hop_limit();
+    ip.set_hop_limit(left.saturating_sub(u8::from(left > 1)));
+    left <= 1
 }

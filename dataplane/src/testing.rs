@@ -3,27 +3,37 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use ipnet::Ipv4Net;
 
 use crate::counters::{Counters, Reason};
+use crate::defence::cookie::Cookies;
+use crate::defence::limits::Rates;
+use crate::explain::Journal;
+use crate::fragments::Fragments;
 use crate::frame::{Burst, Frame, Link};
+use crate::handover::{Colleagues, colleagues};
 use crate::lookup::Memory;
-use crate::lookup::flow_table::{FlowTable, Timeouts};
+use crate::lookup::flow_table::{Capacity, Directory, FlowTable, Key, WorkerId};
+use crate::lookup::load::Loads;
+use crate::lookup::persistence::Persistence;
 use crate::lookup::scheduler::Schedules;
+use crate::lookup::scheduler::maglev::{Size, Table};
 use crate::lookup::slab::Heap;
 use crate::moment::Moment;
 use crate::punt::{ControlEnd, rings};
+use crate::shared_map::SharedMap;
 use crate::snapshot::{
-    Candidates, Hop, Interface, InterfaceId, Mode, Protocol, Publisher, Route, Routes, Scheduler,
-    Server, ServerId, Service, ServiceId, Services, Snapshot, publication,
+    Admission, Candidates, Encapsulation, Hop, Host, Interface, InterfaceId, Limits, MAX_SERVICES,
+    Mode, Neighbours, Options, Persistence as Persistent, PortId, Protocol, Publisher, Reader,
+    Route, Routes, Scheduler, Server, ServerId, Service, ServiceId, Services, Set, Snapshot,
+    Timeouts, publication,
 };
-use crate::wire::Mac;
+use crate::wire::{Address, Mac, Prefix};
 use crate::worker::{Parts, Worker};
 
 /// Room in front of a new frame, as the drivers' buffers have it.
@@ -34,9 +44,9 @@ pub const OUTSIDE: InterfaceId = InterfaceId(0);
 /// The interface that servers are on: 10.0.0.2/16.
 pub const INSIDE: InterfaceId = InterfaceId(1);
 
-/// The hardware address of the station with this address.
-pub fn mac_of(address: Ipv4Addr) -> Mac {
-    let [a, b, c, d] = address.octets();
+/// The hardware address of the station with this address: its last four bytes.
+pub fn mac_of(address: impl Into<Address>) -> Mac {
+    let [a, b, c, d] = address.into().low().to_be_bytes();
     Mac([2, 0, a, b, c, d])
 }
 
@@ -75,6 +85,10 @@ impl Frame for Plain {
         let room = self.start >= by;
         self.start -= if room { by } else { 0 };
         room
+    }
+
+    fn shrink_front(&mut self, by: usize) {
+        self.start = (self.start + by).min(self.buffer.len());
     }
 
     fn truncate(&mut self, length: usize) {
@@ -126,9 +140,80 @@ impl Link for TestLink {
     }
 }
 
+/// What all workers of a node have in common, and how many there are.
+pub struct Crew {
+    workers: usize,
+    flows: usize,
+    directory: Arc<SharedMap>,
+    persistence: Arc<Persistence>,
+    counters: Vec<Counters>,
+}
+
+impl Crew {
+    /// So many workers with room for so many flows each.
+    pub fn new(workers: usize, flows: usize) -> Self {
+        Self {
+            workers,
+            flows,
+            directory: Arc::new(
+                SharedMap::new(workers * flows * 4, &Heap).expect("a small map fits"),
+            ),
+            persistence: Arc::new(
+                Persistence::new(1_024, [3, 4], &Heap).expect("a small table fits"),
+            ),
+            counters: (0..workers).map(|_| Counters::new()).collect(),
+        }
+    }
+
+    fn memory(&self, worker: usize) -> Memory {
+        let id = WorkerId(worker as u8);
+        let directory = (self.workers > 1).then(|| Directory::new(Arc::clone(&self.directory), id));
+        let capacity = Capacity { v4: self.flows, v6: self.flows };
+        let key = Key::new([11, 13, 17, 19]);
+        let mut others = self.counters.clone();
+        let own = others.remove(worker);
+        Memory {
+            flows: FlowTable::new(capacity, key, directory, &Heap).expect("a small table fits"),
+            schedules: Schedules::default(),
+            share: self.persistence.share(worker, self.workers),
+            persistence: Arc::clone(&self.persistence),
+            loads: Loads::new(own, others),
+            rates: Rates::new(MAX_SERVICES, 1_024, [5, 6]),
+            cookies: Cookies::new([7, 8]),
+            spreading: Vec::new(),
+            worker: id,
+            workers: self.workers as u8,
+            random: 1 + worker as u64,
+            journal: Journal::default(),
+        }
+    }
+
+    /// One of the workers, with links on these cables and these rings.
+    fn worker(
+        &self,
+        worker: usize,
+        links: Vec<TestLink>,
+        snapshots: Reader<Snapshot>,
+        colleagues: Colleagues<Plain>,
+    ) -> (Worker<TestLink>, ControlEnd) {
+        let (control_of_worker, control) = rings();
+        let worker = Worker::new(Parts {
+            links,
+            snapshots,
+            memory: self.memory(worker),
+            fragments: Fragments::new(64, [9, 10]),
+            control: control_of_worker,
+            colleagues,
+            counters: self.counters[worker].clone(),
+            random: 0,
+        });
+        (worker, control)
+    }
+}
+
 /// A whole worker with both its wires, and the other ends of what it meets.
 pub struct TestWorker {
-    worker: Worker<TestLink>,
+    pub(crate) worker: Worker<TestLink>,
     cables: [Rc<RefCell<Cable>>; 2],
     alive: Rc<Cell<usize>>,
     /// What it counts.
@@ -141,36 +226,46 @@ pub struct TestWorker {
     pub now: Moment,
 }
 
+/// When tests begin.
+const BEGINNING: Duration = Duration::from_secs(10);
+
 impl TestWorker {
-    /// A worker with these services, one a line: `192.0.2.1:80 dr 10.0.0.7 10.0.0.8*3`, which is
-    /// address, port, `/udp` if it is, mode, and servers with `:port` and `*weight`.
+    /// A worker with these services; see [`snapshot`] for the notation.
     pub fn serving(services: &str) -> Self {
         Self::with(snapshot(services), 1_024)
     }
 
-    /// A worker with this configuration, and room for so many flows.
+    /// A worker with this configuration, and room for so many flows of each family.
     pub fn with(snapshot: Snapshot, flows: usize) -> Self {
-        let alive = Rc::new(Cell::new(0));
-        let cables: [Rc<RefCell<Cable>>; 2] = Default::default();
-        let links = cables
-            .iter()
-            .map(|cable| TestLink { cable: Rc::clone(cable), alive: Rc::clone(&alive) })
-            .collect();
-        let (publisher, mut readers) = publication(snapshot, 1);
-        let (control_of_worker, control) = rings();
-        let counters = Counters::new();
-        let flows = FlowTable::new(flows, [11, 13, 17, 19], Timeouts::default(), &Heap)
-            .expect("a small table fits");
-        let worker = Worker::new(Parts {
-            links,
-            snapshots: readers.pop().expect("one was asked for"),
-            memory: Memory { flows, schedules: Schedules::default() },
-            control: control_of_worker,
-            counters: counters.clone(),
-            random: 0,
-        });
-        let now = Moment::START.plus(Duration::from_secs(10));
-        Self { worker, cables, alive, counters, publisher, control, now }
+        Self::crew(snapshot, flows, 1).remove(0)
+    }
+
+    /// Several workers with this configuration that know each other. Only the first publishes.
+    pub fn crew(snapshot: Snapshot, flows: usize, workers: usize) -> Vec<Self> {
+        let crew = Crew::new(workers, flows);
+        let (publisher, readers) = publication(snapshot, workers);
+        let mut publishers = vec![publisher];
+        publishers.extend((1..workers).map(|_| publication(Snapshot::default(), 0).0));
+        let alive: Rc<Cell<usize>> = Rc::default();
+        let all = readers.into_iter().zip(colleagues(workers)).zip(publishers).enumerate();
+        all.map(|(index, ((reader, colleagues), publisher))| {
+            let cables: [Rc<RefCell<Cable>>; 2] = Default::default();
+            let links = cables
+                .iter()
+                .map(|cable| TestLink { cable: Rc::clone(cable), alive: Rc::clone(&alive) })
+                .collect();
+            let (worker, control) = crew.worker(index, links, reader, colleagues);
+            Self {
+                worker,
+                cables,
+                alive: Rc::clone(&alive),
+                counters: crew.counters[index].clone(),
+                publisher,
+                control,
+                now: Moment::START.plus(BEGINNING),
+            }
+        })
+        .collect()
     }
 
     /// Puts a frame on a wire and lets the worker take its turn.
@@ -229,83 +324,208 @@ impl TestWorker {
     }
 }
 
-/// A configuration with two interfaces and these services, in the notation of [`TestWorker::serving`].
+/// A configuration with two interfaces and these services, one a line:
+/// `192.0.2.1:80 dr 10.0.0.7 10.0.0.8*3`, which is address (of IPv6: in brackets), port or `*`, `/udp` if it is,
+/// mode (`dr`, `nat`, `snat`, `tun`, `gue`), options (`lc`, `wlc`, `sh`, `dh`, `maglev`, `ops`, `sticky`,
+/// `hairpin`, `clamp`, `ftp`, `closed`, `half-open=9`), and servers with `:port`, `*weight`, `!` if they drain and
+/// `!!` if they are halted.
 pub fn snapshot(text: &str) -> Snapshot {
     let mut services = Services::new();
     let mut servers: Vec<Option<Server>> = Vec::new();
-    let mut locals: std::collections::HashSet<_, _> =
-        [our_address(OUTSIDE), our_address(INSIDE)].into_iter().collect();
-    let mut neighbours: crate::snapshot::Map<_, _> =
-        [(GATEWAY, mac_of(GATEWAY))].into_iter().collect();
+    let mut locals: Set<Address> = [OUTSIDE, INSIDE].into_iter().flat_map(our_addresses).collect();
+    let mut neighbours: Neighbours = Neighbours::default();
+    for gateway in [GATEWAY.into(), GATEWAY_V6.into()] {
+        neighbours.insert((OUTSIDE, gateway), mac_of(gateway));
+    }
     for (index, line) in text.lines().map(str::trim).filter(|line| !line.is_empty()).enumerate() {
-        let service = ServiceId(index as u16);
+        let id = ServiceId::new(index as u16, 0);
         let mut words = line.split_whitespace();
         let (at, mode) = (words.next().expect("an address"), words.next().expect("a mode"));
         let (at, protocol) = match at.strip_suffix("/udp") {
             Some(at) => (at, Protocol::Udp),
             None => (at, Protocol::Tcp),
         };
-        let (address, ports) = at.split_once(':').expect("a port");
-        let address = address.parse().expect("an address");
+        let (address, ports) = at.rsplit_once(':').expect("a port");
+        let address = parse_address(address);
         let ports = match ports {
             "*" => (0, u16::MAX),
             port => (port.parse().expect("a port"), port.parse().expect("a port")),
         };
-        let scheduler =
-            if line.contains('*') { Scheduler::WeightedRoundRobin } else { Scheduler::RoundRobin };
+        let mut service = Service {
+            id,
+            scheduler: Scheduler::RoundRobin,
+            candidates: Candidates::default(),
+            table: Arc::new(Table::new(Size::Least, [])),
+            persistence: None,
+            hosts: Box::default(),
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            options: Options::default(),
+        };
         let mut candidates = Vec::new();
+        let mut hosts = Vec::new();
         for word in words {
-            let (server, weight) = word.split_once('*').unwrap_or((word, "1"));
-            let (address, port) = server
-                .split_once(':')
-                .map_or((server, None), |(address, port)| (address, port.parse().ok()));
-            let address: Ipv4Addr = address.parse().expect("a server's address");
-            let id = ServerId::new(servers.len() as u16, 0);
+            if option(word, &mut service) {
+                continue;
+            }
+            let (server, admission) = match word.trim_end_matches('!') {
+                server if word.ends_with("!!") => (server, Admission::Halted),
+                server if word.ends_with('!') => (server, Admission::Draining),
+                server => (server, Admission::Open),
+            };
+            if server.contains('*') && service.scheduler == Scheduler::RoundRobin {
+                service.scheduler = Scheduler::WeightedRoundRobin;
+            }
+            let (server, weight) = server.split_once('*').unwrap_or((server, "1"));
+            let weight: u16 = weight.parse().expect("a weight");
+            let (server, port) = match server.rsplit_once(':') {
+                Some((server, port)) if server.ends_with(']') || !server.contains(':') => {
+                    (server, port.parse().ok())
+                }
+                _ => (server, None),
+            };
+            let address = parse_address(server);
+            let server_id = ServerId::new(servers.len() as u16, 0);
+            let own = our_address_for(INSIDE, address);
             let mode = match mode {
                 "dr" => Mode::DirectReturn,
                 "nat" => Mode::Nat { port },
-                "tun" => Mode::Tunnel { source: our_address(INSIDE) },
+                "snat" => Mode::Snat { port, sources: [own].into() },
+                "tun" => Mode::Tunnel { source: own, encapsulation: Encapsulation::Ip },
+                "gue" => Mode::Tunnel { source: own, encapsulation: Encapsulation::Gue(6080) },
                 other => panic!("no mode {other}"),
             };
-            if matches!(mode, Mode::Nat { .. }) {
-                services.expect_replies_from(address);
+            match mode {
+                Mode::Nat { .. } => {
+                    services.expect_replies_from(address);
+                    if service.options.hairpin {
+                        services.expect_replies_to(own);
+                    }
+                }
+                Mode::Snat { .. } => services.expect_replies_to(own),
+                _ => {}
             }
-            neighbours.insert(address, mac_of(address));
+            neighbours.insert((INSIDE, address), mac_of(address));
             let hop = Hop { interface: INSIDE, address, mac: Some(mac_of(address)) };
-            servers.push(Some(Server { id, service, address, mode, hop }));
-            candidates.push((id, weight.parse().expect("a weight")));
+            let host = Host(servers.len() as u32 + 1);
+            servers.push(Some(Server {
+                id: server_id,
+                service: id,
+                address,
+                mode,
+                hop,
+                admission,
+                host,
+                max_connections: 0,
+                min_connections: 0,
+            }));
+            hosts.push((host, server_id));
+            if admission == Admission::Open {
+                candidates.push((server_id, weight));
+            }
         }
         locals.insert(address);
-        services.publish(address, protocol, ports, service);
-        services.insert(Service {
-            id: service,
-            scheduler,
-            candidates: Candidates::new(candidates),
-        });
+        services.publish(address, protocol, ports, id);
+        service.candidates = Candidates::new(candidates);
+        let keys = service.candidates.servers().iter();
+        let keys = keys.map(|&(server, weight)| (server.slot() as u64 + 1, weight));
+        service.table = Arc::new(Table::new(Size::for_servers(hosts.len()), keys));
+        service.hosts = hosts.into();
+        services.insert(service);
     }
-    let subnet = |interface| {
-        Ipv4Net::new(our_address(interface), if interface == OUTSIDE { 24 } else { 16 })
-            .expect("a subnet")
+    let interface = |id: InterfaceId| Interface {
+        port: PortId(id.0),
+        vlan: None,
+        mac: mac_of(our_address(id)),
+        mtu: 1500,
+        addresses: subnets(id).to_vec(),
+        gateway: false,
     };
-    let interface =
-        |id| Interface { mac: mac_of(our_address(id)), mtu: 1500, addresses: vec![subnet(id)] };
-    let connected = |id: InterfaceId| Route { to: subnet(id).trunc(), interface: id, via: None };
-    let default = Route { to: Ipv4Net::default(), interface: OUTSIDE, via: Some(GATEWAY) };
+    let connected = |id: InterfaceId| {
+        subnets(id).map(|subnet| Route { to: subnet.subnet(), interface: id, via: None })
+    };
+    let default =
+        |via: Address| Route { to: Prefix::new(via, 0), interface: OUTSIDE, via: Some(via) };
+    let routes = [default(GATEWAY.into()), default(GATEWAY_V6.into())];
     Snapshot {
         generation: 1,
         interfaces: [interface(OUTSIDE), interface(INSIDE)].into(),
         locals: Arc::new(locals),
         services: Arc::new(services),
         servers: servers.into(),
-        routes: Arc::new(Routes::new([connected(OUTSIDE), connected(INSIDE), default])),
+        routes: Arc::new(Routes::new(
+            connected(OUTSIDE).into_iter().chain(connected(INSIDE)).chain(routes),
+        )),
         neighbours: Arc::new(neighbours),
+        nat: Arc::default(),
     }
+}
+
+fn parse_address(text: &str) -> Address {
+    text.trim_matches(['[', ']']).parse().expect("an address")
+}
+
+/// Takes a word for an option of `service`, if it is one.
+fn option(word: &str, service: &mut Service) -> bool {
+    match word {
+        "rr" => service.scheduler = Scheduler::RoundRobin,
+        "wrr" => service.scheduler = Scheduler::WeightedRoundRobin,
+        "lc" => service.scheduler = Scheduler::LeastConnection,
+        "wlc" => service.scheduler = Scheduler::WeightedLeastConnection,
+        "sh" => service.scheduler = Scheduler::SourceHash,
+        "dh" => service.scheduler = Scheduler::DestinationHash,
+        "maglev" => service.scheduler = Scheduler::Maglev,
+        "ops" => service.scheduler = Scheduler::OnePacket,
+        "sticky" => {
+            service.persistence = Some(Persistent {
+                group: 1 + service.id.slot() as u64,
+                timeout: 300,
+                mask_v4: 32,
+                mask_v6: 128,
+                through_drain: false,
+            });
+        }
+        "hairpin" => service.options.hairpin = true,
+        "clamp" => service.options.clamp_mss = true,
+        "ftp" => service.options.ftp = true,
+        "closed" => service.options.closed = true,
+        _ => {
+            let Some(number) = word.strip_prefix("half-open=") else { return false };
+            service.limits.half_open = number.parse().expect("a number");
+        }
+    }
+    true
+}
+
+/// Our addresses on an interface, with their subnets.
+fn subnets(interface: InterfaceId) -> [Prefix; 2] {
+    let length = if interface == OUTSIDE { 24 } else { 16 };
+    let [v4, v6] = our_addresses(interface);
+    [Prefix::new(v4, length), Prefix::new(v6, 64)]
+}
+
+/// Our addresses on an interface, of both families.
+pub fn our_addresses(interface: InterfaceId) -> [Address; 2] {
+    let v6 = if interface == OUTSIDE {
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 2)
+    } else {
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 2)
+    };
+    [our_address(interface).into(), v6.into()]
+}
+
+/// Our address on an interface, of the family of `peer`.
+pub fn our_address_for(interface: InterfaceId, peer: Address) -> Address {
+    our_addresses(interface)[usize::from(!peer.is_v4())]
 }
 
 /// The station that leads everywhere but to the two subnets.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 
-/// Our own address on an interface.
+/// The same for IPv6.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0xfe);
+
+/// Our own IPv4 address on an interface.
 pub fn our_address(interface: InterfaceId) -> Ipv4Addr {
     if interface == OUTSIDE { Ipv4Addr::new(192, 0, 2, 2) } else { Ipv4Addr::new(10, 0, 0, 2) }
 }

@@ -8,41 +8,40 @@ mod waiting;
 use arrayvec::ArrayVec;
 
 use crate::counters::{Counters, Reason};
-use crate::frame::{Burst, Frame, Link};
+use crate::frame::{Frame, Link};
 use crate::moment::Moment;
 use crate::rewrite::Outbound;
-use crate::snapshot::{InterfaceId, MAX_INTERFACES, Snapshot};
-use crate::wire::ethernet::{Ethernet, Mac};
+use crate::snapshot::{Interface, MAX_PORTS, Snapshot};
+use crate::wire::ethernet::{self, Ethernet, Mac, Tag};
 
 pub use waiting::{Question, Waiting};
 
-/// Frames that one interface collects before they are handed to its queue.
+/// Frames that one device collects before they are handed to its queue.
 const OUTBOX: usize = 64;
 
-/// Frames on their way out, by interface.
-pub struct Outboxes<F>(ArrayVec<ArrayVec<F, OUTBOX>, MAX_INTERFACES>);
+/// Frames on their way out, by device.
+pub struct Outboxes<F>(ArrayVec<ArrayVec<F, OUTBOX>, MAX_PORTS>);
 
 impl<F: Frame> Outboxes<F> {
-    /// For so many interfaces.
-    pub fn new(interfaces: usize) -> Self {
-        Self((0..interfaces.min(MAX_INTERFACES)).map(|_| ArrayVec::new()).collect())
+    /// For so many devices.
+    pub fn new(ports: usize) -> Self {
+        Self((0..ports.min(MAX_PORTS)).map(|_| ArrayVec::new()).collect())
     }
 
-    /// Sends a burst; frames whose next station is not known yet are left at `waiting`.
-    pub fn frames<L: Link<Frame = F>>(
+    /// Sends a frame, or leaves it at `waiting` if its next station is not known yet.
+    #[inline]
+    pub fn frame<L: Link<Frame = F>>(
         &mut self,
-        mut outbound: Burst<Outbound<F>>,
+        outbound: Outbound<F>,
         links: &mut [L],
         waiting: &mut Waiting<F>,
         snapshot: &Snapshot,
         now: Moment,
         counters: &Counters,
     ) {
-        for outbound in outbound.drain(..) {
-            match outbound.hop.mac {
-                Some(mac) => self.send(outbound, mac, links, snapshot, counters),
-                None => waiting.add(outbound, now, counters),
-            }
+        match outbound.hop.mac {
+            Some(mac) => self.send(outbound, mac, links, snapshot, counters),
+            None => waiting.add(outbound, now, counters),
         }
     }
 
@@ -77,31 +76,38 @@ impl<F: Frame> Outboxes<F> {
             Err(malformed) => return counters.drop_one(malformed.into()),
         }
         if length <= interface.mtu {
-            return self.put(hop.interface, frame, links, counters);
+            return self.put(interface, frame, links, counters);
         }
-        let Some(link) = links.get_mut(usize::from(hop.interface.0)) else {
+        let Some(link) = links.get_mut(usize::from(interface.port.0)) else {
             return counters.drop_one(Reason::NoInterface);
         };
         match fragment::split(frame, interface.mtu, link) {
             Some(fragments) => {
                 counters.injected.add(fragments.len() as u64 - 1);
                 for fragment in fragments {
-                    self.put(hop.interface, fragment, links, counters);
+                    self.put(interface, fragment, links, counters);
                 }
             }
             None => counters.drop_one(Reason::NoBuffer),
         }
     }
 
-    /// Puts a finished frame into its interface's outbox.
+    /// Puts a finished frame into its device's outbox, with a VLAN tag if the interface has one.
+    #[inline]
     pub fn put<L: Link<Frame = F>>(
         &mut self,
-        interface: InterfaceId,
-        frame: F,
+        interface: &Interface,
+        mut frame: F,
         links: &mut [L],
         counters: &Counters,
     ) {
-        let index = usize::from(interface.0);
+        if let Some(vlan) = interface.vlan {
+            if !frame.grow_front(ethernet::TAG) {
+                return counters.drop_one(Reason::NoBuffer);
+            }
+            let _ = Tag::default().with_identifier(vlan).put(frame.bytes_mut());
+        }
+        let index = usize::from(interface.port.0);
         let (Some(outbox), Some(link)) = (self.0.get_mut(index), links.get_mut(index)) else {
             return counters.drop_one(Reason::NoInterface);
         };
@@ -113,8 +119,8 @@ impl<F: Frame> Outboxes<F> {
 
     /// Hands everything to the queues.
     pub fn flush<L: Link<Frame = F>>(&mut self, links: &mut [L], counters: &Counters) {
-        for (outbox, link) in self.0.iter_mut().zip(links).filter(|(outbox, _)| !outbox.is_empty())
-        {
+        let boxes = self.0.iter_mut().zip(links);
+        for (outbox, link) in boxes.filter(|(outbox, _)| !outbox.is_empty()) {
             flush(outbox, link, counters);
         }
     }

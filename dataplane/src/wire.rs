@@ -7,11 +7,23 @@ pub mod ethernet;
 
 pub mod ipv4;
 
+pub mod ipv6;
+
+pub mod protocol;
+
+pub mod options;
+
 pub mod tcp;
 
 pub mod udp;
 
+pub mod gue;
+
 pub mod icmp;
+
+pub mod icmpv6;
+
+pub mod quoted;
 
 pub mod checksum;
 

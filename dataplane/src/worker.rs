@@ -4,38 +4,53 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::classify;
 use crate::counters::{Counters, Reason};
-use crate::frame::{BURST, Burst, Link};
+use crate::explain::{Cast, Stage};
+use crate::fragments::Fragments;
+use crate::frame::{BURST, Burst, Frame, Link};
+use crate::handover::Colleagues;
 use crate::lookup::{self, Memory};
 use crate::moment::Moment;
-use crate::parse;
+use crate::parse::{self, Parsed};
 use crate::punt::{Desk, WorkerEnd};
-use crate::rewrite::Rewriter;
-use crate::snapshot::{InterfaceId, Reader, Snapshot};
+use crate::rewrite::{Rewriter, Surroundings};
+use crate::snapshot::{InterfaceId, PortId, Reader, Snapshot};
 use crate::transmit::{Outboxes, Waiting};
 
 /// One core's share of the data plane.
 pub struct Worker<L: Link> {
-    /// In the order of [`Snapshot::interfaces`].
+    /// By device.
     links: Vec<L>,
     snapshots: Reader<Snapshot>,
-    memory: Memory,
-    rewriter: Rewriter,
-    outboxes: Outboxes<L::Frame>,
-    waiting: Box<Waiting<L::Frame>>,
-    desk: Desk,
+    steps: Steps<L::Frame>,
+    fragments: Fragments,
     counters: Counters,
 }
 
+/// What the steps behind `parse` work with.
+struct Steps<F> {
+    memory: Memory,
+    rewriter: Rewriter,
+    outboxes: Outboxes<F>,
+    waiting: Box<Waiting<F>>,
+    desk: Desk,
+    colleagues: Colleagues<F>,
+    stage: Box<Stage>,
+}
+
 /// What a worker is made of.
-pub struct Parts<L> {
-    /// Its queues on each interface, in the order of [`Snapshot::interfaces`].
+pub struct Parts<L: Link> {
+    /// Its queues on each device.
     pub links: Vec<L>,
     /// Where it reads the configuration.
     pub snapshots: Reader<Snapshot>,
     /// Its flows and schedules.
     pub memory: Memory,
-    /// Its end of the rings.
+    /// The packets in parts that it follows.
+    pub fragments: Fragments,
+    /// Its end of the rings to the control plane.
     pub control: WorkerEnd,
+    /// Its ends of the rings to the other workers.
+    pub colleagues: Colleagues<L::Frame>,
     /// What it counts.
     pub counters: Counters,
     /// Where the identification of its tunnel packets begins.
@@ -45,18 +60,20 @@ pub struct Parts<L> {
 impl<L: Link> Worker<L> {
     /// A worker that has seen nothing yet.
     pub fn new(parts: Parts<L>) -> Self {
-        let Parts { links, snapshots, memory, control, counters, random } = parts;
-        counters.flow_capacity.add(memory.flows.capacity() as u64);
-        Self {
-            outboxes: Outboxes::new(links.len()),
-            links,
-            snapshots,
+        let Parts { links, snapshots, memory, fragments, control, colleagues, counters, random } =
+            parts;
+        let capacity = memory.flows.capacity();
+        counters.flow_capacity.add((capacity.v4 + capacity.v6) as u64);
+        let steps = Steps {
             memory,
             rewriter: Rewriter::new(random),
+            outboxes: Outboxes::new(links.len()),
             waiting: Box::default(),
             desk: Desk::new(control),
-            counters,
-        }
+            colleagues,
+            stage: Box::default(),
+        };
+        Self { links, snapshots, steps, fragments, counters }
     }
 
     /// Turns until told to stop. `rest` is called after each turn with the number of turns since the
@@ -75,16 +92,20 @@ impl<L: Link> Worker<L> {
         self.stop(clock());
     }
 
-    /// One turn: a burst from every interface enters at the top, and what survives leaves at the bottom.
+    /// One turn: a burst from every device enters at the top, and what survives leaves at the bottom.
     /// Returns how many frames there were to handle.
     pub fn turn(&mut self, now: Moment) -> usize {
-        let Self { links, snapshots, memory, rewriter, outboxes, waiting, desk, counters } = self;
+        let Self { links, snapshots, steps, fragments, counters } = self;
         let snapshot = snapshots.current(); // one configuration for the whole turn
 
         // Before anything that came later, so that they stay in order.
-        outboxes.waited(links, waiting, snapshot, now, counters);
-        let mut handled =
-            desk.injected(|interface, bytes| inject(interface, bytes, links, outboxes, counters));
+        steps.outboxes.waited(links, &mut steps.waiting, snapshot, now, counters);
+        let mut handled = steps.injected(links, snapshot, counters);
+        if !steps.colleagues.is_alone() {
+            let parsed = steps.colleagues.taken_over(counters);
+            handled += parsed.len();
+            steps.forward(parsed, links, snapshot, now, counters);
+        }
         for index in 0..links.len() {
             let mut frames = Burst::new();
             links[index].receive(&mut frames);
@@ -93,42 +114,79 @@ impl<L: Link> Worker<L> {
             }
             handled += frames.len();
             count_received(&frames, counters);
-            let id = InterfaceId(index as u8);
-            let Some(interface) = snapshot.interface(id) else {
-                frames.iter().for_each(|_| counters.drop_one(Reason::NoInterface));
-                continue;
-            };
-            let parsed = parse::flows(frames, interface, counters);
-            let matched = classify::services(parsed, snapshot, counters, |frame, class| {
-                desk.punt(id, frame, class, now, counters)
-            });
-            let routed = lookup::servers(matched, snapshot, memory, now, counters);
-            let outbound = rewriter.packets(routed, id, snapshot, now, counters);
-            outboxes.frames(outbound, links, waiting, snapshot, now, counters);
+            let port = PortId(index as u8);
+            let parsed = parse::flows(frames, port, snapshot, fragments, now, counters);
+            steps.forward(parsed, links, snapshot, now, counters);
         }
-        outboxes.flush(links, counters);
-        while let Some(question) = waiting.next_question() {
-            desk.ask(question);
+        steps.outboxes.flush(links, counters);
+        while let Some(question) = steps.waiting.next_question() {
+            steps.desk.ask(question);
         }
-        desk.answer(&memory.flows, now);
-        memory.flows.expire(now, |server| snapshot.server(server).is_some(), counters);
+        let Steps { desk, stage, memory, rewriter, .. } = steps;
+        desk.explain(|frame| {
+            stage.explain(frame, Cast { snapshot, memory, fragments, rewriter, now })
+        });
+        let Memory { flows, persistence, share, .. } = memory;
+        desk.answer(flows, now);
+        flows.expire(now, |server| snapshot.server(server).is_some(), counters);
+        if handled == 0 {
+            persistence.sweep(share, now);
+        }
         if handled == 0 { &counters.idle_turns } else { &counters.busy_turns }.add(1);
         handled
     }
 
     /// Hands out what is under way and counts what cannot be.
     fn stop(mut self, now: Moment) {
-        let Self { links, snapshots, outboxes, waiting, counters, desk, .. } = &mut self;
+        let Self { links, snapshots, steps, counters, .. } = &mut self;
+        let snapshot = snapshots.current();
         for _ in 0..=crate::punt::FRAMES / BURST {
-            desk.injected(|interface, bytes| inject(interface, bytes, links, outboxes, counters));
+            steps.injected(links, snapshot, counters);
         }
-        outboxes.waited(links, waiting, snapshots.current(), now, counters);
-        waiting.abandon(counters);
-        outboxes.flush(links, counters);
+        steps.outboxes.waited(links, &mut steps.waiting, snapshot, now, counters);
+        steps.waiting.abandon(counters);
+        steps.outboxes.flush(links, counters);
     }
 }
 
-fn count_received<F: crate::frame::Frame>(frames: &[F], counters: &Counters) {
+impl<F: Frame> Steps<F> {
+    /// Takes a burst from what was read to what is sent.
+    fn forward<L: Link<Frame = F>>(
+        &mut self,
+        parsed: Burst<Parsed<F>>,
+        links: &mut [L],
+        snapshot: &Snapshot,
+        now: Moment,
+        counters: &Counters,
+    ) {
+        let Self { memory, rewriter, outboxes, waiting, desk, colleagues, .. } = self;
+        let matched = classify::services(parsed, snapshot, counters, |id, frame, class| {
+            desk.punt(id, frame, class, now, counters)
+        });
+        let routed = lookup::servers(matched, snapshot, memory, now, counters, |worker, it| {
+            colleagues.hand_over(worker, it.for_another(), counters)
+        });
+        let mut surroundings = Surroundings { links, snapshot, memory, now, counters };
+        rewriter.packets(routed, &mut surroundings, |outbound, surroundings| {
+            outboxes.frame(outbound, surroundings.links, waiting, snapshot, now, counters);
+        });
+    }
+
+    /// Sends what the control plane made; returns how many frames that were.
+    fn injected<L: Link<Frame = F>>(
+        &mut self,
+        links: &mut [L],
+        snapshot: &Snapshot,
+        counters: &Counters,
+    ) -> usize {
+        let Self { outboxes, desk, .. } = self;
+        desk.injected(|interface, bytes| {
+            inject(interface, bytes, links, outboxes, snapshot, counters)
+        })
+    }
+}
+
+fn count_received<F: Frame>(frames: &[F], counters: &Counters) {
     counters.received.add(frames.len() as u64);
     counters.received_bytes.add(frames.iter().map(|frame| frame.bytes().len() as u64).sum());
 }
@@ -139,10 +197,14 @@ fn inject<L: Link>(
     bytes: &[u8],
     links: &mut [L],
     outboxes: &mut Outboxes<L::Frame>,
+    snapshot: &Snapshot,
     counters: &Counters,
 ) {
     counters.injected.add(1);
-    let Some(link) = links.get_mut(usize::from(interface.0)) else {
+    let Some(interface) = snapshot.interface(interface) else {
+        return counters.drop_one(Reason::NoInterface);
+    };
+    let Some(link) = links.get_mut(usize::from(interface.port.0)) else {
         return counters.drop_one(Reason::NoInterface);
     };
     match link.allocate(bytes) {

@@ -31,6 +31,20 @@ enum shim_constant {
 	SHIM_CACHE_LINE = RTE_CACHE_LINE_SIZE,
 };
 
+/* The kinds of packet that a card hashes, as far as the data plane can tell them apart. */
+enum shim_hashes {
+	SHIM_HASHES_TCP4 = 1,
+	SHIM_HASHES_UDP4 = 2,
+	SHIM_HASHES_IP4 = 4,
+	SHIM_HASHES_TCP6 = 8,
+	SHIM_HASHES_UDP6 = 16,
+	SHIM_HASHES_IP6 = 32,
+};
+
+/* The longest hash key (i40e, ice, iavf), and the largest redirection table (ice has 2048). */
+#define SHIM_KEY 52
+#define SHIM_TABLE 4096
+
 /* Diagnostics go to stderr alone (not to syslog); the first error is kept for the caller. */
 int shim_log_open(void);
 /* Copies the calling thread's first error message since the last call, and forgets it. */
@@ -59,6 +73,18 @@ struct shim_port_settings {
 	uint16_t transmit_queues;
 	uint16_t receive_descriptors;
 	uint16_t transmit_descriptors;
+	uint8_t hash_key[SHIM_KEY]; /* a card gets as much of it as it takes */
+};
+struct shim_port_spreading {
+	uint8_t hashes; /* of enum shim_hashes */
+	uint8_t key_length;
+	uint8_t key[SHIM_KEY];
+	uint16_t entries;
+	uint16_t table[SHIM_TABLE];
+};
+struct shim_port_link {
+	uint8_t up;
+	uint32_t speed; /* Mbit/s; 0 when unknown */
 };
 struct shim_port_statistics {
 	uint64_t received, received_bytes, transmitted, transmitted_bytes;
@@ -71,9 +97,14 @@ int shim_port_info(uint16_t port, struct shim_port_info *info);
 int shim_port_configure(uint16_t port, const struct shim_port_settings *settings);
 int shim_port_queues(uint16_t port, const struct shim_port_settings *settings,
 		     struct rte_mempool *pool);
+/* Gives the key to drivers that did not take it when configured, and points the redirection table at
+ * all receive queues in turn. Of either, a card may do something else. -ENOTSUP if it hashes nothing. */
+int shim_port_spread(uint16_t port, const struct shim_port_settings *settings);
+/* What the card says of its hashing; -ENOTSUP if it does not say all of it. */
+int shim_port_spreading(uint16_t port, struct shim_port_spreading *spreading);
 int shim_port_mac(uint16_t port, uint8_t mac[6]);
 int shim_port_set_mac(uint16_t port, const uint8_t mac[6]);
-int shim_port_link_up(uint16_t port);
+int shim_port_link(uint16_t port, struct shim_port_link *link);
 int shim_port_statistics(uint16_t port, struct shim_port_statistics *statistics);
 
 /* A ring for `frames` frames, one producer and one consumer; NULL with rte_errno set. */

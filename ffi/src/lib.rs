@@ -22,9 +22,13 @@
 //! - **A buffer has one owner.** An [`Mbuf`] is made by [`Mempool::allocate`] or
 //!   [`ReceiveQueue::receive`] from a pointer that DPDK just handed over, and given up once: by
 //!   `Drop` to its pool, or by [`TransmitQueue::transmit`] to the driver.
+//! - **Any thread may give it up.** Pools are made for many producers and consumers (DPDK's
+//!   `ring_mp_mc`), and what a thread keeps to itself is found by the thread that frees, not by the
+//!   buffer. No driver is told otherwise: `RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE` is not asked for.
 //! - **A queue has one owner.** A port's queues are made once, by [`Port::start`], and are neither
-//!   `Clone` nor usable through `&`. Each keeps its port alive; the port is stopped and closed by
-//!   whoever lets go last, so a queue is never polled on a stopped port.
+//!   `Clone` nor usable through `&`: each goes to its worker's thread as a value. Each keeps its
+//!   port alive; the port is stopped and closed by whoever lets go last, so a queue is never polled
+//!   on a stopped port.
 //! - **Control calls take turns.** Whatever opens, configures, asks or closes a port holds one
 //!   lock, because DPDK's control functions expect one caller at a time.
 
@@ -49,4 +53,7 @@ pub use error::Error;
 pub use huge_slice::HugeSlice;
 pub use mbuf::Mbuf;
 pub use mempool::Mempool;
-pub use port::{Device, Port, PortSettings, ReceiveQueue, StartedPort, Statistics, TransmitQueue};
+pub use port::{
+    Device, HASH_KEY, Hashes, Link, Port, PortSettings, ReceiveQueue, Reception, Spreading,
+    StartedPort, Statistics, TransmitQueue,
+};

@@ -16,8 +16,8 @@ use crate::sys;
 #[repr(transparent)]
 pub struct Mbuf(NonNull<sys::rte_mbuf>);
 
-// SAFETY: an `Mbuf` is the only way to its buffer (rule "A buffer has one owner"), and a pool takes
-// buffers back from any thread.
+// SAFETY: an `Mbuf` is the only way to its buffer (rule "A buffer has one owner"), and its pool takes
+// it back on any thread (rule "Any thread may give it up").
 unsafe impl Send for Mbuf {}
 // SAFETY: through `&Mbuf` fields and bytes are only read.
 unsafe impl Sync for Mbuf {}

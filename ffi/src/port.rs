@@ -20,8 +20,15 @@ mod interface;
 
 mod pair;
 
+mod spreading;
+
+pub use spreading::{Hashes, Spreading};
+
 /// Frames that one call moves at most.
 pub const BURST: usize = 32;
+
+/// Bytes of the longest key that a card hashes flows with; as in shim.h.
+pub const HASH_KEY: usize = 52;
 
 /// What a port is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +47,8 @@ pub enum Device {
     Packet {
         /// Such as `eth1`.
         interface: String,
-        /// Pairs of a receive and a transmit queue; the kernel spreads flows over them by hash.
+        /// Pairs of a receive and a transmit queue; the kernel spreads flows over them by a hash
+        /// that it does not tell. Start the port with all of them, or it loses what is for the rest.
         queues: u16,
         /// The largest IP packet, in bytes; decides how large the rings' slots are.
         mtu: u16,
@@ -69,16 +77,20 @@ pub const VIRTUAL_DRIVERS: &[&str] = &[
 pub struct PortSettings {
     /// The largest IP packet, in bytes.
     pub mtu: u16,
-    /// Receive queues; with several, the card spreads flows over them by hash.
+    /// Receive queues wanted, of which the port gives as many as it has; with several, the card
+    /// spreads flows over them by hash.
     pub receive_queues: u16,
-    /// Transmit queues.
+    /// Transmit queues wanted, of which the port gives as many as it has.
     pub transmit_queues: u16,
     /// Frames a receive queue can hold; rounded to what the driver can do.
     pub receive_descriptors: u16,
     /// Frames a transmit queue can hold; rounded to what the driver can do.
     pub transmit_descriptors: u16,
-    /// Whether frames for other MAC addresses are received too.
+    /// Whether frames for other MAC addresses are received too; those for groups always are.
     pub promiscuous: bool,
+    /// What the card hashes flows with; it takes 40 bytes of this, or all. Whoever knows the key
+    /// can send everything to one queue.
+    pub hash_key: [u8; HASH_KEY],
 }
 
 impl Default for PortSettings {
@@ -90,8 +102,36 @@ impl Default for PortSettings {
             receive_descriptors: 1024,
             transmit_descriptors: 1024,
             promiscuous: true,
+            hash_key: WELL_KNOWN_KEY,
         }
     }
+}
+
+/// Microsoft's, from "Verifying the RSS Hash Calculation", and its beginning once more.
+const WELL_KNOWN_KEY: [u8; HASH_KEY] = [
+    0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0,
+    0xd0, 0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c,
+    0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa, 0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2,
+    0x41, 0x67, 0x25, 0x3d,
+];
+
+/// Which frames a port receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reception {
+    /// For its own address and for every group: VRRP and IPv6's neighbour discovery use those.
+    OwnAndGroups,
+    /// For any address: because that was wanted, because nothing less brings in the groups, or
+    /// because the device has no filters.
+    Everything,
+}
+
+/// Whether and how fast frames can pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Of a Linux interface, that it is up and has a carrier.
+    pub up: bool,
+    /// In Mbit/s; 0 when unknown. Virtual drivers claim some figure.
+    pub speed: u32,
 }
 
 /// What a port has counted since it was opened; drivers leave at 0 what they do not count.
@@ -128,8 +168,10 @@ pub struct Port {
     own_mac: Option<Mutex<[u8; 6]>>,
     started: bool,
     packet: Option<interface::Interface>,
-    /// Promiscuous for as long as it is open.
-    promiscuous: Option<OwnedFd>,
+    /// Of a Linux interface: each has it receive more for as long as it is open.
+    memberships: Vec<OwnedFd>,
+    reception: Reception,
+    spreading: Option<Spreading>,
     /// Of a pair; freed when both are closed.
     rings: Option<Arc<pair::Rings>>,
     #[expect(dead_code, reason = "keeps DPDK running until after the port is closed")]
@@ -246,18 +288,21 @@ impl Port {
             }),
             started: false,
             packet: None,
-            promiscuous: None,
+            memberships: vec![],
+            reception: Reception::Everything,
+            spreading: None,
             rings: None,
             runtime: eal.runtime().clone(),
         })
     }
 
     /// Sets the port up and starts it; received frames lie in buffers of `pool`. The queues come
-    /// in order, so that the n-th of each can go to the n-th worker.
+    /// in order, so that the n-th of each can go to the n-th worker. There may be fewer than were
+    /// asked for, and more of one kind than of the other, but at least one of each.
     ///
     /// # Errors
-    /// [`Error::Queues`], [`Error::Mtu`], [`Error::Room`], or [`Error::Port`] with the step that
-    /// the driver refused. The port is then closed.
+    /// [`Error::Queues`] when none are asked for, [`Error::Mtu`], [`Error::Room`], or
+    /// [`Error::Port`] with the step that the driver refused. The port is then closed.
     pub fn start(
         mut self,
         settings: &PortSettings,
@@ -265,37 +310,54 @@ impl Port {
     ) -> Result<(StartedPort, Vec<ReceiveQueue>, Vec<TransmitQueue>), Error> {
         self.check(settings, pool)?;
         let turn = control();
-        let wanted = sys::shim_port_settings {
-            // AF_PACKET's driver claims to do no more, whatever its slots can hold.
-            mtu: if self.packet.is_some() { settings.mtu.min(1500) } else { settings.mtu },
-            receive_queues: settings.receive_queues,
-            transmit_queues: settings.transmit_queues,
-            receive_descriptors: settings.receive_descriptors,
-            transmit_descriptors: settings.transmit_descriptors,
-        };
+        let given = self.configure(settings)?;
         listen();
-        // SAFETY: the port is ours and not started, and this is our turn; the shim only reads.
-        self.answered("configuring", unsafe { sys::shim_port_configure(self.id, &wanted) })?;
-        // SAFETY: as above; the pool exists for ever.
+        // SAFETY: the port is ours and not started, and this is our turn; the pool exists for ever.
         self.answered("setting up queues", unsafe {
-            sys::shim_port_queues(self.id, &wanted, pool.as_ptr())
+            sys::shim_port_queues(self.id, &given, pool.as_ptr())
         })?;
-        if settings.promiscuous {
-            self.make_promiscuous()?;
-        }
+        self.reception = self.open_to(settings.promiscuous)?;
         // SAFETY: as above, and every queue has been set up.
         self.answered("starting", unsafe { sys::rte_eth_dev_start(self.id) })?;
-        drop(turn);
         self.started = true;
+        self.spreading = self.spread(&given);
+        drop(turn);
 
         let port = Arc::new(self);
-        let receive = (0..settings.receive_queues)
+        let receive = (0..given.receive_queues)
             .map(|queue| ReceiveQueue { port: port.clone(), queue })
             .collect();
-        let transmit = (0..settings.transmit_queues)
+        let transmit = (0..given.transmit_queues)
             .map(|queue| TransmitQueue { port: port.clone(), queue })
             .collect();
         Ok((StartedPort(port), receive, transmit))
+    }
+
+    /// With the queues that were asked for, as far as there are as many, or else with those that
+    /// the driver accepts. The caller has the turn.
+    fn configure(&self, settings: &PortSettings) -> Result<sys::shim_port_settings, Error> {
+        let receive = settings.receive_queues.min(self.most.receive_queues);
+        let transmit = settings.transmit_queues.min(self.most.transmit_queues);
+        let with = |(receive_queues, transmit_queues)| {
+            let wanted = sys::shim_port_settings {
+                // AF_PACKET's driver claims to do no more, whatever its slots can hold.
+                mtu: if self.packet.is_some() { settings.mtu.min(1500) } else { settings.mtu },
+                receive_queues,
+                transmit_queues,
+                receive_descriptors: settings.receive_descriptors,
+                transmit_descriptors: settings.transmit_descriptors,
+                hash_key: settings.hash_key,
+            };
+            listen();
+            // SAFETY: the port is ours and not started, and the caller has the turn; the shim only
+            // reads.
+            let answer = unsafe { sys::shim_port_configure(self.id, &wanted) };
+            self.answered("configuring", answer).map(|()| wanted)
+        };
+        with((receive, transmit)).or_else(|refused| {
+            let mut fewer = fewer_queues(receive, transmit);
+            fewer.find_map(|queues| with(queues).ok()).ok_or(refused)
+        })
     }
 
     fn check(&self, settings: &PortSettings, pool: &Mempool) -> Result<(), Error> {
@@ -304,7 +366,7 @@ impl Port {
             ("transmit", settings.transmit_queues, self.most.transmit_queues),
         ];
         for (kind, asked, most) in kinds {
-            if asked == 0 || asked > most {
+            if asked.min(most) == 0 {
                 let (device, driver) = (self.device.clone(), self.driver.clone());
                 return Err(Error::Queues { device, driver, kind, asked, most });
             }
@@ -325,19 +387,32 @@ impl Port {
         Ok(())
     }
 
-    /// Through a socket of our own where there is an interface, because the flag that the driver
-    /// sets there would outlive this process.
-    fn make_promiscuous(&mut self) -> Result<(), Error> {
+    /// Opens the port's filters to frames for groups, and for everybody if that is wanted or if a
+    /// driver has nothing in between. Through sockets of our own where there is an interface,
+    /// because the flags that the driver sets there would outlive this process. The caller has the
+    /// turn.
+    fn open_to(&mut self, everybody: bool) -> Result<Reception, Error> {
         if let Some(interface) = &self.packet {
-            self.promiscuous = Some(interface.promiscuous()?);
-            return Ok(());
+            self.memberships.push(interface.all_multicast()?);
+            if !everybody {
+                return Ok(Reception::OwnAndGroups);
+            }
+            self.memberships.push(interface.promiscuous()?);
+            return Ok(Reception::Everything);
         }
+        listen();
         // SAFETY: the port is ours, and the caller has the turn.
-        let answer = unsafe { sys::rte_eth_promiscuous_enable(self.id) };
-        if answer == -nix::libc::ENOTSUP {
-            return Ok(()); // virtual devices without filters receive everything anyway
+        let groups = unsafe { sys::rte_eth_allmulticast_enable(self.id) };
+        if groups == 0 && !everybody {
+            return Ok(Reception::OwnAndGroups);
         }
-        self.answered("receiving frames for others", answer)
+        // SAFETY: as above.
+        match unsafe { sys::rte_eth_promiscuous_enable(self.id) } {
+            // Virtual devices without filters receive everything anyway.
+            answer if answer == -nix::libc::ENOTSUP => {}
+            answer => self.answered("receiving frames for others", answer)?,
+        }
+        Ok(Reception::Everything)
     }
 
     fn answered(&self, doing: &'static str, answer: i32) -> Result<(), Error> {
@@ -357,12 +432,12 @@ impl Port {
         &self.driver
     }
 
-    /// The most receive queues that [`PortSettings`] may ask for.
+    /// The most receive queues that [`PortSettings`] can get.
     pub fn max_receive_queues(&self) -> u16 {
         self.most.receive_queues
     }
 
-    /// The most transmit queues that [`PortSettings`] may ask for.
+    /// The most transmit queues that [`PortSettings`] can get.
     pub fn max_transmit_queues(&self) -> u16 {
         self.most.transmit_queues
     }
@@ -410,14 +485,22 @@ impl Port {
         (node != ANY_NODE).then_some(node)
     }
 
-    /// Whether frames can pass; of a Linux interface, whether it is up and has a carrier.
-    pub fn link_up(&self) -> bool {
+    /// Whether and how fast frames can pass.
+    pub fn link(&self) -> Link {
         if let Some(interface) = &self.packet {
-            return interface.running();
+            return Link { up: interface.running(), speed: interface.speed().unwrap_or(0) };
         }
+        let mut found = sys::shim_port_link { up: 0, speed: 0 };
         let _turn = control();
-        // SAFETY: the port is open, and this is our turn.
-        unsafe { sys::shim_port_link_up(self.id) == 1 }
+        // SAFETY: the port is open, and this is our turn; the shim fills the structure, or leaves
+        // it when the driver does not know.
+        unsafe { sys::shim_port_link(self.id, &mut found) };
+        Link { up: found.up != 0, speed: found.speed }
+    }
+
+    /// Whether frames can pass.
+    pub fn link_up(&self) -> bool {
+        self.link().up
     }
 
     /// What the port has counted.
@@ -463,6 +546,19 @@ impl Drop for Port {
 /// A port that is running, for whoever watches it; its queues are with their workers.
 #[derive(Debug, Clone)]
 pub struct StartedPort(Arc<Port>);
+
+impl StartedPort {
+    /// How frames are spread over the receive queues; `None` when there is one, or when that
+    /// cannot be known because the kernel, a peer or the card does it in a way of its own.
+    pub fn spreading(&self) -> Option<Spreading> {
+        self.0.spreading.clone()
+    }
+
+    /// Which frames are received; more than was asked for where a driver has no choice.
+    pub fn reception(&self) -> Reception {
+        self.0.reception
+    }
+}
 
 impl Deref for StartedPort {
     type Target = Port;
@@ -543,6 +639,17 @@ impl TransmitQueue {
 /// Ethernet's header and check, and one 802.1Q tag.
 const FRAMING: u32 = 14 + 4 + 4;
 
+/// What a driver may accept that refuses these numbers of queues: some want powers of two
+/// (net_vmxnet3), and some claim more than their hypervisor grants (net_iavf).
+fn fewer_queues(receive: u16, transmit: u16) -> impl Iterator<Item = (u16, u16)> {
+    let power = |queues: u16| queues.checked_ilog2().map_or(1, |bits| 1 << bits);
+    let powers = (power(receive), power(transmit));
+    let halves = std::iter::successors(Some(powers), |(receive, transmit)| {
+        (*receive > 1 || *transmit > 1).then(|| ((receive / 2).max(1), (transmit / 2).max(1)))
+    });
+    halves.filter(move |fewer| *fewer != (receive, transmit))
+}
+
 fn virtual_name(name: &str) -> Result<(), Error> {
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
     if plain && name.len() < 64 && VIRTUAL_DRIVERS.iter().any(|driver| name.starts_with(driver)) {
@@ -606,6 +713,14 @@ fn text(characters: &[std::ffi::c_char]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_driver_that_refuses_is_offered_ever_fewer_queues() {
+        let offered = |receive, transmit| fewer_queues(receive, transmit).collect::<Vec<_>>();
+        assert_eq!(offered(6, 6), [(4, 4), (2, 2), (1, 1)]);
+        assert_eq!(offered(4, 1), [(2, 1), (1, 1)]);
+        assert_eq!(offered(1, 1), []);
+    }
 
     #[test]
     fn only_known_virtual_drivers_can_be_named() {

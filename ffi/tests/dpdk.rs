@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use dpdk_sys::lcore::{self, spawn_pinned};
 use dpdk_sys::{
-    Device, Eal, EalOptions, Error, HugeSlice, LogLevel, Mbuf, Memory, Mempool, Port, PortSettings,
-    ReceiveQueue, TransmitQueue,
+    Device, Eal, EalOptions, Error, Hashes, HugeSlice, LogLevel, Mbuf, Memory, Mempool, Port,
+    PortSettings, ReceiveQueue, Reception, TransmitQueue,
 };
 use nix::sched::{CloneFlags, sched_getaffinity, unshare};
 use nix::unistd::Pid;
@@ -392,10 +392,10 @@ fn settings_that_a_port_cannot_do_are_refused_with_what_it_can() {
             .expect_err("refused")
     };
     let usual = PortSettings::default();
-    let refused = start(PortSettings { receive_queues: 2, ..usual });
+    let refused = start(PortSettings { receive_queues: 0, ..usual });
     assert_eq!(
         refused.to_string(),
-        "net_pcap3: 2 receive queues were asked for, its driver net_pcap has 1"
+        "net_pcap3: 0 receive queues were asked for, its driver net_pcap has 1"
     );
     let refused = start(PortSettings { transmit_queues: 0, ..usual });
     assert!(matches!(refused, Error::Queues { kind: "transmit", asked: 0, .. }), "{refused}");
@@ -403,6 +403,83 @@ fn settings_that_a_port_cannot_do_are_refused_with_what_it_can() {
     assert!(matches!(refused, Error::Mtu { asked: 20, .. }), "{refused}");
     let refused = start(PortSettings { mtu: 9000, ..usual });
     assert!(matches!(refused, Error::Room { room: 2048, needed: 9022, .. }), "{refused}");
+}
+
+fn wanting(queues: u16) -> PortSettings {
+    PortSettings { receive_queues: queues, transmit_queues: queues, ..PortSettings::default() }
+}
+
+#[test]
+fn a_port_gives_the_queues_it_has_when_more_are_asked_for() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (input, output) = (directory.path().join("in.pcap"), directory.path().join("out.pcap"));
+    write_capture(&input, &[frame_of(60, 0)]);
+    let device = format!(
+        "net_pcap5,rx_pcap={},tx_pcap={},tx_pcap={}",
+        input.display(),
+        output.display(),
+        directory.path().join("second.pcap").display()
+    );
+    let pool = pool(64);
+    let (port, mut receive, transmit) =
+        open(&device).start(&wanting(4), &pool).expect("the port starts");
+    assert_eq!((receive.len(), transmit.len()), (1, 2));
+    assert_eq!(receive[0].receive(&mut Burst::new()), 1);
+    assert_eq!(port.spreading(), None, "there is but one queue");
+}
+
+#[test]
+fn a_card_takes_the_key_and_spreads_evenly_and_says_so() {
+    let pool = pool(64);
+    let mut settings = wanting(3);
+    for (byte, number) in settings.hash_key.iter_mut().zip(7..) {
+        *byte = number;
+    }
+    let (port, receive, transmit) =
+        open("net_null_spreads").start(&settings, &pool).expect("the port starts");
+    assert_eq!((receive.len(), transmit.len()), (3, 3));
+    let spreading = port.spreading().expect("net_null has key and table, though no use for them");
+    assert_eq!(spreading.key, settings.hash_key[..40]);
+    assert_eq!(spreading.table, (0..128).map(|entry| entry % 3).collect::<Vec<_>>());
+    let everything =
+        Hashes { tcp4: true, udp4: true, ip4: true, tcp6: true, udp6: true, ip6: true };
+    assert_eq!(spreading.hashes, everything);
+
+    let (port, ..) = open("net_null_alone").start(&wanting(1), &pool).expect("the port starts");
+    assert_eq!(port.spreading(), None);
+}
+
+#[test]
+fn frames_of_many_queues_are_freed_on_other_threads_and_come_home() {
+    let pool = pool(4096); // of which threads keep some to themselves
+    let (port, receive, _transmit) =
+        open("net_null_home").start(&wanting(4), &pool).expect("the port starts");
+    let fetched: Vec<_> = receive
+        .into_iter()
+        .map(|mut queue| {
+            std::thread::spawn(move || {
+                let mut frames: ArrayVec<Mbuf, 512> = ArrayVec::new();
+                while frames.remaining_capacity() >= 32 {
+                    queue.receive(&mut frames);
+                }
+                frames
+            })
+        })
+        .map(|thread| thread.join().expect("no panic"))
+        .collect();
+    assert_eq!(pool.available(), pool.capacity() - 4 * 512);
+    let freeing: Vec<_> = fetched
+        .into_iter()
+        .zip([0, 1, 0, 1])
+        .map(|(frames, core)| {
+            spawn_pinned(eal(), core, "frees", move || drop(frames)).expect("the core exists")
+        })
+        .collect();
+    for thread in freeing {
+        thread.join().expect("no panic");
+    }
+    drop(port);
+    assert_eq!(pool.available(), pool.capacity());
 }
 
 #[test]
@@ -474,6 +551,8 @@ fn frames_cross_a_veth_pair_between_two_kernel_interfaces() {
     assert_eq!((left.driver_name(), left.mac()), ("net_af_packet", mac_of("left")));
     assert_eq!(right.mac(), mac_of("right"));
     assert!(left.link_up());
+    assert_eq!(left.link().speed, 10_000, "what the kernel says of veth");
+    assert_eq!(left.reception(), Reception::Everything);
 
     // To somebody else's address, so that only a promiscuous port sees it.
     let sent: Vec<Vec<u8>> = (0..200)
@@ -534,16 +613,42 @@ fn a_kernel_interface_gets_another_address_but_keeps_its_mtu_and_flags() {
 
     let (started, _receive, _transmit) =
         started(Port::open(eal(), &packet("left")).expect("free again"), &pool);
+    let shown = details_of("left");
+    assert!(shown.contains("promiscuity 1") && shown.contains("allmulti 1"), "{shown}");
     drop((started, _receive, _transmit));
-    let shown = Command::new("ip")
-        .args(["-d", "link", "show", "left"])
-        .output()
-        .expect("iproute2 is installed");
-    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let shown = details_of("left");
     assert!(
         shown.contains("mtu 1600") && shown.contains("promiscuity 0") && !shown.contains("PROMISC"),
         "{shown}"
     );
+    assert!(shown.contains("allmulti 0") && !shown.contains("ALLMULTI"), "{shown}");
+}
+
+#[test]
+fn groups_are_received_without_everything_else() {
+    veth_pair();
+    let pool = pool(64);
+    let modest = PortSettings { promiscuous: false, ..PortSettings::default() };
+    let port = Port::open(eal(), &packet("left")).expect("the interface is there");
+    let (port, ..) = port.start(&modest, &pool).expect("the port starts");
+    assert_eq!(port.reception(), Reception::OwnAndGroups);
+    let shown = details_of("left");
+    assert!(shown.contains("promiscuity 0") && shown.contains("allmulti 1"), "{shown}");
+
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let socket = directory.path().join("memif");
+    let device = format!("net_memif2,role=server,socket={},socket-abstract=no", socket.display());
+    let (port, ..) = open(&device).start(&modest, &pool).expect("the port starts");
+    assert_eq!(port.reception(), Reception::Everything, "its driver has no choice");
+}
+
+/// As `ip -d link show` has it.
+fn details_of(interface: &str) -> String {
+    let shown = Command::new("ip")
+        .args(["-d", "link", "show", interface])
+        .output()
+        .expect("iproute2 is installed");
+    String::from_utf8_lossy(&shown.stdout).into_owned()
 }
 
 #[test]
@@ -553,11 +658,12 @@ fn flows_are_spread_over_the_queues_of_a_kernel_interface() {
     let (_left, _, mut to_right) = Port::open(eal(), &packet("left"))
         .and_then(|port| port.start(&PortSettings::default(), &pool))
         .expect("the port starts");
-    let two = PortSettings { receive_queues: 2, transmit_queues: 2, ..PortSettings::default() };
-    let (_right, mut from_left, _) =
+    let (right, mut from_left, to_left) =
         Port::open(eal(), &Device::Packet { interface: "right".into(), queues: 2, mtu: 1500 })
-            .and_then(|port| port.start(&two, &pool))
+            .and_then(|port| port.start(&wanting(2), &pool))
             .expect("the port starts");
+    assert_eq!((from_left.len(), to_left.len()), (2, 2));
+    assert_eq!(right.spreading(), None, "the kernel does not say how it hashes");
     for flow in 0..64 {
         let mut frame = [0; 60];
         frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8, 8, 0]);
@@ -647,9 +753,8 @@ fn a_tagged_frame_keeps_its_tag_on_the_way_through_the_kernel() {
 #[test]
 fn what_one_of_a_pair_transmits_the_other_receives() {
     let pool = pool(1024);
-    let [left, right] = Port::pair(eal(), 2, 64).expect("there is memory for the tests");
-    let settings =
-        PortSettings { receive_queues: 2, transmit_queues: 2, ..PortSettings::default() };
+    let [left, right] = Port::pair(eal(), 4, 64).expect("there is memory for the tests");
+    let settings = wanting(4);
     let (left, mut at_left, mut from_left) = left.start(&settings, &pool).expect("the port starts");
     let (right, mut at_right, mut from_right) =
         right.start(&settings, &pool).expect("the port starts");
@@ -657,12 +762,15 @@ fn what_one_of_a_pair_transmits_the_other_receives() {
     assert_eq!(left.mac(), [2, 0, 0, 0, 0, 1]);
     assert_eq!(right.mac()[0], 2, "made up, because the driver has none");
 
-    for (queue, text) in [(0, "first"), (1, "second")] {
+    for (queue, text) in ["first", "second", "third", "fourth"].into_iter().enumerate() {
         let mut burst = Burst::new();
         burst.push(pool.allocate_from(text.as_bytes()).expect("a free buffer"));
         let buffer = burst[0].bytes().as_ptr();
         assert_eq!(from_left[queue].transmit(&mut burst), 1);
-        assert_eq!(at_left[queue].receive(&mut burst) + at_right[1 - queue].receive(&mut burst), 0);
+        assert_eq!(at_left[queue].receive(&mut burst), 0);
+        for other in (0..4).filter(|other| *other != queue) {
+            assert_eq!(at_right[other].receive(&mut burst), 0);
+        }
         assert_eq!(at_right[queue].receive(&mut burst), 1);
         assert_eq!(
             (burst[0].bytes(), burst[0].bytes().as_ptr()),

@@ -4,6 +4,7 @@
 use super::limit::TokenBucket;
 use super::{Class, Command, Copied, Event, FlowFilter, WorkerEnd};
 use crate::counters::{Counters, Reason};
+use crate::explain::{Decisions, MOST_DECISIONS};
 use crate::frame::{BURST, Frame};
 use crate::lookup::flow_table::FlowTable;
 use crate::moment::Moment;
@@ -14,6 +15,7 @@ use crate::transmit::Question;
 pub(crate) struct Desk {
     rings: WorkerEnd,
     arp: TokenBucket,
+    neighbour: TokenBucket,
     icmp: TokenBucket,
     listing: Option<Listing>,
 }
@@ -32,8 +34,9 @@ const ENTRIES: usize = 256;
 
 impl Desk {
     pub(crate) fn new(rings: WorkerEnd) -> Self {
-        let [arp, icmp] = [Class::Arp, Class::Icmp].map(|class| TokenBucket::new(class.limit()));
-        Self { rings, arp, icmp, listing: None }
+        let [arp, neighbour, icmp] = [Class::Arp, Class::Neighbour, Class::Icmp]
+            .map(|class| TokenBucket::new(class.limit()));
+        Self { rings, arp, neighbour, icmp, listing: None }
     }
 
     /// Hands a copy of `frame` to the control plane.
@@ -47,6 +50,7 @@ impl Desk {
     ) {
         let limit = match class {
             Class::Arp => &mut self.arp,
+            Class::Neighbour => &mut self.neighbour,
             Class::Icmp => &mut self.icmp,
         };
         if !limit.take(now) {
@@ -82,10 +86,11 @@ impl Desk {
     /// Takes up the next question for flows, or goes on with the last, as far as the ring has room.
     pub(crate) fn answer(&mut self, flows: &FlowTable, now: Moment) {
         if self.listing.is_none() {
-            let Ok(Command::ListFlows { question, filter, limit }) = self.rings.commands.pop()
+            let Ok(&Command::ListFlows { question, filter, limit }) = self.rings.commands.peek()
             else {
                 return;
             };
+            let _ = self.rings.commands.pop();
             self.listing = Some(Listing { question, filter, left: limit, from: Some(0) });
         }
         let Some(listing) = &mut self.listing else { return };
@@ -103,5 +108,20 @@ impl Desk {
         if listing.from.is_none() && events.push(Event::FlowsListed { question }).is_ok() {
             self.listing = None;
         }
+    }
+
+    /// Takes up the next question for an explanation, if it is its turn and the ring has room for all that
+    /// `explain` may find.
+    pub(crate) fn explain(&mut self, explain: impl FnOnce(&Copied) -> Decisions) {
+        if self.listing.is_some() || self.rings.events.slots() <= MOST_DECISIONS {
+            return;
+        }
+        let Ok(Command::Explain { question, frame }) = self.rings.commands.peek() else { return };
+        let question = *question;
+        for decision in explain(frame) {
+            let _ = self.rings.events.push(Event::Decided { question, decision });
+        }
+        let _ = self.rings.events.push(Event::Explained { question });
+        let _ = self.rings.commands.pop();
     }
 }

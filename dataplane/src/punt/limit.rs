@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::moment::Moment;
 
 /// Allows a rate, and bursts up to a depth.
+#[derive(Clone)]
 pub struct TokenBucket {
     /// Nanoseconds that one token takes to come.
     interval: u64,

@@ -1,6 +1,5 @@
 //! Frames whose next station's hardware address is not known yet wait here, briefly and not too many.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -9,7 +8,7 @@ use crate::counters::{Counters, Reason};
 use crate::moment::Moment;
 use crate::rewrite::Outbound;
 use crate::snapshot::{InterfaceId, Snapshot};
-use crate::wire::ethernet::Mac;
+use crate::wire::{Address, Mac};
 
 /// How many frames wait at most, on one worker.
 const ROOM: usize = 256;
@@ -26,7 +25,7 @@ pub struct Question {
     /// The interface that it is on.
     pub interface: InterfaceId,
     /// Its address.
-    pub address: Ipv4Addr,
+    pub address: Address,
 }
 
 /// Frames that wait for a neighbour.
@@ -101,7 +100,7 @@ impl<F> Waiting<F> {
             (self.looked_up, self.next) = (snapshot.generation, 0);
         }
         let resolved = |(outbound, _): &(Outbound<F>, Moment)| {
-            snapshot.neighbours.get(&outbound.hop.address).copied()
+            snapshot.hop(outbound.hop.interface, outbound.hop.address).mac
         };
         let found = self
             .frames

@@ -3,10 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Malformed;
+use super::{Address, Malformed};
 
 /// Length of an Ethernet header without a tag, in bytes.
 pub const HEADER: usize = 14;
+
+/// Length of a VLAN tag, in bytes: its ethertype and its control information.
+pub const TAG: usize = 4;
+
+/// Length of the two addresses that a tag stands behind, in bytes.
+const ADDRESSES: usize = 12;
 
 /// What an Ethernet frame carries (IEEE 802 Numbers, IANA).
 pub mod ethertype {
@@ -34,6 +40,16 @@ impl Mac {
     #[inline]
     pub fn is_group(self) -> bool {
         self.0[0] & 1 == 1
+    }
+
+    /// Where packets for the multicast group `group` go (RFC 2464 section 7, RFC 1112 section 6.4).
+    pub fn of_multicast(group: Address) -> Self {
+        let [a, b, c, d] = group.low().to_be_bytes();
+        if group.is_v4() {
+            Self([0x01, 0x00, 0x5e, b & 0x7f, c, d])
+        } else {
+            Self([0x33, 0x33, a, b, c, d])
+        }
     }
 
     /// Whether a station may have this address: neither a group address nor all zeroes.
@@ -123,8 +139,71 @@ impl<'p> Ethernet<'p> {
     }
 }
 
+/// The control information of a VLAN tag (IEEE 802.1Q section 9.6): which VLAN, and with what priority.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Tag(u16);
+
+impl Tag {
+    const IDENTIFIER: u16 = 0x0fff;
+
+    /// From its 16 bits, as they lie in a frame or as a card hands them over.
+    #[inline]
+    pub const fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
+    /// Its 16 bits.
+    #[inline]
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// Which VLAN: 12 bits. 0 is none (a priority alone), 4095 is reserved.
+    #[inline]
+    pub const fn identifier(self) -> u16 {
+        self.0 & Self::IDENTIFIER
+    }
+
+    /// The same priority in another VLAN.
+    #[inline]
+    pub const fn with_identifier(self, identifier: u16) -> Self {
+        Self(self.0 & !Self::IDENTIFIER | identifier & Self::IDENTIFIER)
+    }
+
+    /// The customer tag of `frame`, if it has one with a type behind it.
+    #[inline]
+    pub fn of(frame: &[u8]) -> Option<Self> {
+        let header = frame.first_chunk::<{ TAG + HEADER }>()?;
+        let [.., high, low, a, b, _, _] = *header;
+        (u16::from_be_bytes([high, low]) == ethertype::VLAN)
+            .then_some(Self(u16::from_be_bytes([a, b])))
+    }
+
+    /// Takes the customer tag off `frame`, which then begins [`TAG`] bytes later: what is in front of
+    /// that is to be cut off. `None`, and no change, if there is no tag.
+    #[inline]
+    pub fn take(frame: &mut [u8]) -> Option<Self> {
+        let tag = Self::of(frame)?;
+        frame.copy_within(..ADDRESSES, TAG); // a tag has been found behind them
+        Some(tag)
+    }
+
+    /// Puts this tag into `frame`, in front of which [`TAG`] bytes have been added. `None`, and no change, if
+    /// it is too short for an Ethernet header behind them.
+    #[inline]
+    pub fn put(self, frame: &mut [u8]) -> Option<()> {
+        let (header, _) = frame.split_first_chunk_mut::<{ TAG + HEADER }>()?;
+        header.copy_within(TAG..TAG + ADDRESSES, 0);
+        header[ADDRESSES..ADDRESSES + 2].copy_from_slice(&ethertype::VLAN.to_be_bytes());
+        header[ADDRESSES + 2..ADDRESSES + TAG].copy_from_slice(&self.0.to_be_bytes());
+        Some(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -151,5 +230,65 @@ mod tests {
     #[test]
     fn thirteen_bytes_are_no_header() {
         assert_eq!(Ethernet::split(&mut [0; 13]).err(), Some(Malformed::Truncated));
+    }
+
+    #[test]
+    fn a_tag_is_read_as_an_independent_encoder_wrote_it_and_taken_off() {
+        let mut tagged = Vec::new();
+        let vlan = etherparse::VlanId::try_new(0x0123).unwrap();
+        etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+            .single_vlan(vlan)
+            .ipv4([192, 0, 2, 9], [10, 0, 0, 100], 64)
+            .udp(53, 1053)
+            .write(&mut tagged, &[1, 2, 3])
+            .unwrap();
+        let mut plain = Vec::new();
+        etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+            .ipv4([192, 0, 2, 9], [10, 0, 0, 100], 64)
+            .udp(53, 1053)
+            .write(&mut plain, &[1, 2, 3])
+            .unwrap();
+        let before = tagged.clone();
+        let tag = Tag::take(&mut tagged).unwrap();
+        assert_eq!(tag.identifier(), 0x0123);
+        assert_eq!(tagged[TAG..], plain);
+        tag.put(&mut tagged).unwrap();
+        assert_eq!(tagged, before);
+        assert_eq!(Tag::take(&mut plain), None);
+    }
+
+    #[test]
+    fn a_tag_with_no_type_behind_it_is_none() {
+        let mut frame = [[0; 12].as_slice(), &[0x81, 0, 0, 7, 8, 0]].concat();
+        assert_eq!(Tag::of(&frame), Some(Tag::from_bits(7)));
+        assert_eq!(Tag::take(&mut frame[..17]), None);
+    }
+
+    #[test]
+    fn a_tag_keeps_its_priority_in_another_vlan() {
+        let tag = Tag::from_bits(0xb064).with_identifier(0x1fff);
+        assert_eq!((tag.bits(), tag.identifier()), (0xbfff, 0x0fff));
+    }
+
+    #[test]
+    fn multicast_groups_have_hardware_addresses_of_their_own() {
+        let mac = |group: &str| Mac::of_multicast(group.parse().unwrap()).to_string();
+        assert_eq!(mac("ff02::1:ff00:7"), "33:33:ff:00:00:07");
+        assert_eq!(mac("224.0.0.18"), "01:00:5e:00:00:12");
+        assert_eq!(mac("239.129.2.3"), "01:00:5e:01:02:03", "23 bits only");
+    }
+
+    proptest! {
+        #[test]
+        fn a_tag_is_put_and_taken_within_any_frame(mut bytes in prop::collection::vec(any::<u8>(), 0..40), bits: u16) {
+            let before = bytes.clone();
+            if Tag::from_bits(bits).put(&mut bytes).is_some() {
+                prop_assert_eq!(Tag::take(&mut bytes), Some(Tag::from_bits(bits)));
+                prop_assert_eq!(&bytes[TAG..], &before[TAG..]);
+            } else {
+                prop_assert!(bytes.len() < TAG + HEADER);
+                prop_assert_eq!(bytes, before);
+            }
+        }
     }
 }

@@ -2,27 +2,29 @@
 
 use std::net::Ipv4Addr;
 
-use super::Malformed;
 use super::checksum::{self, Change};
+use super::options::Options;
+use super::{Address, Malformed};
+
+pub use super::protocol;
 
 /// Length of a header without options, in bytes.
 pub const HEADER: usize = 20;
 
-/// Protocol numbers (IANA, Assigned Internet Protocol Numbers).
-pub mod protocol {
-    /// RFC 792.
-    pub const ICMP: u8 = 1;
-    /// IPv4 in IPv4 (RFC 2003).
-    pub const IPV4: u8 = 4;
-    /// RFC 9293.
-    pub const TCP: u8 = 6;
-    /// RFC 768.
-    pub const UDP: u8 = 17;
-}
-
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
+
+/// Which part of a packet this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment {
+    /// Where this part belongs, in units of 8 bytes.
+    pub offset: u16,
+    /// Whether others follow it.
+    pub more: bool,
+    /// What the parts of one packet have in common.
+    pub identification: u16,
+}
 
 /// An IPv4 header, read and written where it lies. Options are stepped over.
 pub struct Ipv4<'p> {
@@ -82,6 +84,38 @@ impl<'p> Ipv4<'p> {
         self.word(6) & (MORE_FRAGMENTS | OFFSET) != 0
     }
 
+    /// Which part of a packet this is; `None` for a whole one.
+    #[inline]
+    pub fn fragment(&self) -> Option<Fragment> {
+        let field = self.word(6);
+        self.is_fragment().then(|| Fragment {
+            offset: field & OFFSET,
+            more: field & MORE_FRAGMENTS != 0,
+            identification: self.identification(),
+        })
+    }
+
+    /// Tells the fragments of different packets apart.
+    #[inline]
+    pub fn identification(&self) -> u16 {
+        self.word(4)
+    }
+
+    /// How many more routers may pass the packet on, this one included.
+    #[inline]
+    pub fn time_to_live(&self) -> u8 {
+        self.fixed[8]
+    }
+
+    /// Whether the sender chose the way, loosely or strictly (RFC 791 section 3.1).
+    #[inline]
+    pub fn source_routed(&self) -> bool {
+        const LOOSE: u8 = 131;
+        const STRICT: u8 = 137;
+        !self.options.is_empty()
+            && Options::of(self.options).any(|option| matches!(option.kind, LOOSE | STRICT))
+    }
+
     /// What the payload is: one of [`protocol`].
     #[inline]
     pub fn protocol(&self) -> u8 {
@@ -100,6 +134,18 @@ impl<'p> Ipv4<'p> {
     pub fn destination(&self) -> Ipv4Addr {
         let [.., a, b, c, d] = *self.fixed;
         Ipv4Addr::new(a, b, c, d)
+    }
+
+    /// Who sent it, in the form that both families share.
+    #[inline]
+    pub fn source_address(&self) -> Address {
+        self.source().into()
+    }
+
+    /// Whom it is for, in the form that both families share.
+    #[inline]
+    pub fn destination_address(&self) -> Address {
+        self.destination().into()
     }
 
     /// Whether the header's checksum is right.
@@ -127,6 +173,44 @@ impl<'p> Ipv4<'p> {
     pub fn set_destination(&mut self, to: Ipv4Addr) {
         self.mend(Change::of_address(self.destination(), to));
         self.fixed[16..].copy_from_slice(&to.octets());
+    }
+
+    /// Replaces the type of service and mends the checksum.
+    #[inline]
+    pub fn set_type_of_service(&mut self, to: u8) {
+        self.set_word(0, u16::from_be_bytes([self.fixed[0], to]));
+    }
+
+    /// Replaces the length of the packet and mends the checksum; the payload stays where it is.
+    #[inline]
+    pub fn set_total_length(&mut self, to: u16) {
+        self.set_word(2, to);
+    }
+
+    /// Replaces what tells the fragments of different packets apart, and mends the checksum.
+    #[inline]
+    pub fn set_identification(&mut self, to: u16) {
+        self.set_word(4, to);
+    }
+
+    /// Replaces how many more routers may pass the packet on, and mends the checksum.
+    #[inline]
+    pub fn set_time_to_live(&mut self, to: u8) {
+        self.set_word(8, u16::from_be_bytes([to, self.fixed[9]]));
+    }
+
+    /// Takes one off the time to live, mends the checksum, and gives what is left. 0 stays 0.
+    #[inline]
+    pub fn decrement_time_to_live(&mut self) -> u8 {
+        let left = self.time_to_live().saturating_sub(1);
+        self.set_time_to_live(left);
+        left
+    }
+
+    #[inline]
+    fn set_word(&mut self, at: usize, to: u16) {
+        self.mend(Change::default().word(self.word(at), to));
+        self.fixed[at..at + 2].copy_from_slice(&to.to_be_bytes());
     }
 
     #[inline]
@@ -222,6 +306,8 @@ pub fn keep_copied_options(mut options: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn header(total_length: u16) -> Vec<u8> {
@@ -307,6 +393,62 @@ mod tests {
         assert_eq!(kept(&[1, 0, 7, 3]), [1, 0, 7, 3], "nothing follows the end");
         for senseless in [&[7][..], &[7, 0], &[7, 1, 0, 0], &[7, 9, 0, 0], &[]] {
             assert_eq!(kept(senseless), senseless);
+        }
+    }
+
+    #[test]
+    fn both_source_routes_are_seen_wherever_they_stand() {
+        let source_routed = |options: [u8; 8]| {
+            let mut bytes = header(28);
+            bytes[0] = 0x47;
+            bytes.extend(options);
+            Ipv4::split(&mut bytes).unwrap().0.source_routed()
+        };
+        assert!(source_routed([131, 7, 4, 10, 0, 0, 7, 0]));
+        assert!(source_routed([1, 137, 7, 4, 10, 0, 0, 7]));
+        assert!(!source_routed([7, 7, 4, 10, 0, 0, 131, 137]));
+        assert!(!source_routed([0, 131, 7, 4, 10, 0, 0, 7]), "nothing follows the end");
+        assert!(!Ipv4::split(&mut header(20)).unwrap().0.source_routed());
+    }
+
+    #[test]
+    fn a_part_of_a_packet_says_which() {
+        let mut bytes = header(20);
+        assert_eq!(Ipv4::split(&mut bytes).unwrap().0.fragment(), None);
+        write_fragment(&mut bytes, 185, true, 20);
+        let (ip, _) = Ipv4::split(&mut bytes).unwrap();
+        let expected = Fragment { offset: 185, more: true, identification: 7 };
+        assert_eq!(ip.fragment(), Some(expected));
+    }
+
+    #[test]
+    fn a_time_to_live_of_zero_is_not_taken_from() {
+        let mut bytes = header(20);
+        let (mut ip, _) = Ipv4::split(&mut bytes).unwrap();
+        assert_eq!(ip.decrement_time_to_live(), TIME_TO_LIVE - 1);
+        ip.set_time_to_live(1);
+        assert_eq!([ip.decrement_time_to_live(), ip.decrement_time_to_live()], [0, 0]);
+        assert!(ip.checksum_is_right());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_set_is_read_back_by_an_independent_decoder(service: u8, length: u16, identification: u16, live: u8, addresses: [u32; 2]) {
+            let mut bytes = header(20);
+            let (mut ip, _) = Ipv4::split(&mut bytes).unwrap();
+            ip.set_type_of_service(service);
+            ip.set_total_length(length);
+            ip.set_identification(identification);
+            ip.set_time_to_live(live);
+            ip.set_source(Ipv4Addr::from_bits(addresses[0]));
+            ip.set_destination(Ipv4Addr::from_bits(addresses[1]));
+            prop_assert!(ip.checksum_is_right());
+            prop_assert_eq!(ip.source_address(), Ipv4Addr::from_bits(addresses[0]).into());
+            prop_assert_eq!(ip.destination_address(), Ipv4Addr::from_bits(addresses[1]).into());
+            let (read, _) = etherparse::Ipv4Header::from_slice(&bytes).unwrap();
+            prop_assert_eq!((read.total_len, read.identification, read.time_to_live), (length, identification, live));
+            prop_assert_eq!(read.dscp.value() << 2 | read.ecn.value(), service);
+            prop_assert_eq!(read.header_checksum, read.calc_header_checksum());
         }
     }
 }

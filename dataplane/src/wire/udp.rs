@@ -22,6 +22,12 @@ impl<'p> Udp<'p> {
         }
     }
 
+    /// The header of a payload whose length was judged before: of a first fragment it counts all parts.
+    #[inline]
+    pub fn of(payload: &'p mut [u8]) -> Option<Self> {
+        payload.first_chunk_mut().map(Self)
+    }
+
     /// The sender's port.
     #[inline]
     pub fn source(&self) -> u16 {

@@ -89,6 +89,20 @@ fn echo_request(to: Ipv4Addr, number: u16) -> Vec<u8> {
     frame
 }
 
+/// "Fragmentation needed" about the packet that begins with `quoted`, for a destination outside.
+fn icmp_error(to: &str, quoted: &[u8]) -> Vec<u8> {
+    let to: Ipv4Addr = to.parse().unwrap();
+    let mut frame = Vec::new();
+    let too_big =
+        etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1_400 };
+    ethernet(GATEWAY, OUTSIDE)
+        .ipv4([203, 0, 113, 7], to.octets(), 9)
+        .icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(too_big))
+        .write(&mut frame, quoted)
+        .unwrap();
+    frame
+}
+
 /// Source and destination with ports, after every checksum was found right by a decoder that is not ours.
 fn decode(frame: &[u8]) -> (String, String) {
     let packet = SlicedPacket::from_ethernet(frame).unwrap();
@@ -372,17 +386,11 @@ fn a_flow_whose_server_was_removed_goes_to_another() {
     let successor = ServerIdOf(&next).successor();
     next.servers = [Some(successor.clone())].into();
     let mut services = crate::snapshot::Services::new();
-    services.publish(
-        Ipv4Addr::new(192, 0, 2, 1),
-        crate::snapshot::Protocol::Tcp,
-        (80, 80),
-        successor.service,
-    );
-    services.insert(crate::snapshot::Service {
-        id: successor.service,
-        scheduler: crate::snapshot::Scheduler::RoundRobin,
-        candidates: crate::snapshot::Candidates::new([(successor.id, 1)]),
-    });
+    let service = next.services.service(successor.service).unwrap().clone();
+    let virtual_address = Ipv4Addr::new(192, 0, 2, 1).into();
+    services.publish(virtual_address, crate::snapshot::Protocol::Tcp, (80, 80), service.id);
+    let candidates = crate::snapshot::Candidates::new([(successor.id, 1)]);
+    services.insert(crate::snapshot::Service { candidates, ..service });
     next.services = services.into();
     worker.publisher.publish(next);
     assert_eq!(worker.server_of(&tcp(CLIENT, "192.0.2.1:80", ACK)), Ipv4Addr::new(10, 0, 0, 8));
@@ -473,7 +481,8 @@ fn a_frame_for_an_unresolved_neighbour_waits_and_leaves_when_it_is_known() {
     let mut worker = TestWorker::with(unresolved, 16);
     worker.receives(&syn("192.0.2.1:80"));
     assert!(worker.transmitted().is_empty());
-    let question = Event::Unresolved { interface: INSIDE, address: Ipv4Addr::new(10, 0, 0, 7) };
+    let question =
+        Event::Unresolved { interface: INSIDE, address: Ipv4Addr::new(10, 0, 0, 7).into() };
     assert_eq!(worker.control.events.pop(), Ok(question));
     worker.balances();
     worker.publisher.publish(Snapshot { generation: 2, ..resolved });
@@ -593,8 +602,10 @@ fn flows_are_listed_as_they_are_and_end_when_their_time_is_over() {
         list(&mut worker, FlowFilter::default()),
         [(FlowState::Established, 2), (FlowState::Datagrams, 1)]
     );
-    let of_service =
-        FlowFilter { service: Some(crate::snapshot::ServiceId(1)), ..FlowFilter::default() };
+    let of_service = FlowFilter {
+        service: Some(crate::snapshot::ServiceId::new(1, 0)),
+        ..FlowFilter::default()
+    };
     assert_eq!(list(&mut worker, of_service), [(FlowState::Datagrams, 1)]);
     (0..40).for_each(|_| worker.passes(Duration::from_secs(10)));
     assert_eq!(
@@ -641,18 +652,21 @@ fn malformed_frames_are_dropped_each_for_its_reason() {
         (Reason::Malformed, spoilt(&|frame| frame[14] = 0x44)),
         (Reason::Malformed, spoilt(&|frame| frame[14] = 0x65)),
         (Reason::BadChecksum, spoilt(&|frame| frame[22] ^= 1)),
-        (Reason::Fragment, mended(&|frame| frame[20] = 0x20)),
-        (Reason::Fragment, mended(&|frame| frame[21] = 1)),
+        (Reason::FragmentWithoutFirst, mended(&|frame| frame[21] = 1)),
+        (Reason::BadFlags, spoilt(&|frame| frame[47] = 0x03)),
+        (Reason::BadTransportChecksum, spoilt(&|frame| frame[50] ^= 1)),
         (Reason::NotTcpOrUdp, mended(&|frame| frame[23] = 132)),
         (Reason::BadSource, mended(&|frame| frame[26..30].copy_from_slice(&[127, 0, 0, 1]))),
         (Reason::BadSource, mended(&|frame| frame[26..30].copy_from_slice(&[224, 0, 0, 1]))),
-        (Reason::BadSource, mended(&|frame| frame[26..30].copy_from_slice(&[192, 0, 2, 1]))),
+        (Reason::Land, mended(&|frame| frame[26..30].copy_from_slice(&[192, 0, 2, 1]))),
+        (Reason::BadSource, mended(&|frame| frame[26..30].copy_from_slice(&[10, 0, 0, 2]))),
         (Reason::Malformed, spoilt(&|frame| frame[46] = 0x40)),
         (Reason::Truncated, spoilt(&|frame| frame[46] = 0xf0)),
         (Reason::NotOurMac, spoilt(&|frame| frame[5] ^= 1)),
         (Reason::NotOurMac, spoilt(&|frame| frame[..6].fill(0xff))),
         (Reason::Vlan, spoilt(&|frame| frame[12..14].copy_from_slice(&[0x81, 0]))),
-        (Reason::NotIpv4, spoilt(&|frame| frame[12..14].copy_from_slice(&[0x86, 0xdd]))),
+        (Reason::NotIp, spoilt(&|frame| frame[12..14].copy_from_slice(&[0x88, 0xcc]))),
+        (Reason::Malformed, spoilt(&|frame| frame[12..14].copy_from_slice(&[0x86, 0xdd]))),
         (Reason::NotOurAddress, mended(&|frame| frame[30..34].copy_from_slice(&[8, 8, 8, 8]))),
         (Reason::Oversize, tcp_with(GATEWAY, OUTSIDE, CLIENT, "192.0.2.1:80", ACK, &[0; 1461])),
     ];
@@ -665,4 +679,10 @@ fn malformed_frames_are_dropped_each_for_its_reason() {
     }
 }
 
+mod changes;
+
+mod families;
+
 mod hostile;
+
+mod workers;

@@ -41,6 +41,25 @@ const ONLY_INCOMING: [libc::sock_filter; 4] = {
     ]
 };
 
+const SIOCETHTOOL: libc::Ioctl = 0x8946;
+const ETHTOOL_GSET: u32 = 1;
+
+/// `struct ethtool_cmd` (linux/ethtool.h).
+#[repr(C)]
+#[derive(Default)]
+struct EthtoolSettings {
+    command: u32,
+    modes: [u32; 2],
+    speed: u16,
+    port: [u8; 6],
+    coalescing: [u32; 2],
+    speed_high: u16,
+    pairs: [u8; 2],
+    more: [u32; 3],
+}
+
+const _: () = assert!(size_of::<EthtoolSettings>() == 44);
+
 pub(super) fn unique_name() -> String {
     static MADE: AtomicU32 = AtomicU32::new(0);
     format!("net_af_packet_sluice{}", MADE.fetch_add(1, Ordering::Relaxed))
@@ -73,13 +92,22 @@ impl Interface {
         )
     }
 
-    /// Receives frames for every address from here on until the socket is closed, by whatever
-    /// means: the kernel counts the wish per socket (packet(7), PACKET_MR_PROMISC).
+    /// Receives frames for every address from here on until the socket is closed.
     pub(super) fn promiscuous(&self) -> Result<OwnedFd, Error> {
+        self.membership(libc::PACKET_MR_PROMISC, "receiving frames for others")
+    }
+
+    /// Receives frames for every group from here on until the socket is closed.
+    pub(super) fn all_multicast(&self) -> Result<OwnedFd, Error> {
+        self.membership(libc::PACKET_MR_ALLMULTI, "receiving frames for groups")
+    }
+
+    /// The kernel counts the wish per socket, however that is closed (packet(7)).
+    fn membership(&self, kind: i32, doing: &'static str) -> Result<OwnedFd, Error> {
         let socket = self.socket()?;
         let wish = libc::packet_mreq {
             mr_ifindex: self.index as i32,
-            mr_type: libc::PACKET_MR_PROMISC as u16,
+            mr_type: kind as u16,
             mr_alen: 0,
             mr_address: [0; 8],
         };
@@ -93,7 +121,7 @@ impl Interface {
                 size_of_val(&wish) as u32,
             )
         };
-        Errno::result(answer).map_err(|errno| self.failed("receiving frames for others", errno))?;
+        Errno::result(answer).map_err(|errno| self.failed(doing, errno))?;
         Ok(socket)
     }
 
@@ -144,16 +172,34 @@ impl Interface {
         flags & libc::IFF_UP != 0 && flags & libc::IFF_RUNNING != 0
     }
 
+    /// In Mbit/s, if it knows.
+    pub(super) fn speed(&self) -> Option<u32> {
+        let mut settings = EthtoolSettings { command: ETHTOOL_GSET, ..Default::default() };
+        let mut request = self.request();
+        request.ifr_ifru.ifru_data = (&raw mut settings).cast();
+        let socket = packet_socket().ok()?;
+        // SAFETY: SIOCETHTOOL reads the name and the command, and ETHTOOL_GSET fills the structure.
+        let answer = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &mut request) };
+        let speed = u32::from(settings.speed_high) << 16 | u32::from(settings.speed);
+        // What is not known reads as all bits set, in this field or in both (SPEED_UNKNOWN).
+        (answer == 0 && speed != u32::MAX && speed != u16::MAX.into()).then_some(speed)
+    }
+
     fn ask(&self, question: libc::Ioctl) -> nix::Result<libc::ifreq> {
+        let mut request = self.request();
+        let socket = packet_socket()?;
+        // SAFETY: both questions read the name and write into the same `ifreq`.
+        let answer = unsafe { libc::ioctl(socket.as_raw_fd(), question, &mut request) };
+        Errno::result(answer).map(|_| request)
+    }
+
+    fn request(&self) -> libc::ifreq {
         // SAFETY: a structure of integers and characters only, for which zeroes are fine.
         let mut request: libc::ifreq = unsafe { mem::zeroed() };
         for (into, byte) in request.ifr_name.iter_mut().zip(self.name.bytes()) {
             *into = byte as libc::c_char;
         }
-        let socket = packet_socket()?;
-        // SAFETY: both questions read the name and write into the same `ifreq`.
-        let answer = unsafe { libc::ioctl(socket.as_raw_fd(), question, &mut request) };
-        Errno::result(answer).map(|_| request)
+        request
     }
 
     fn socket(&self) -> Result<OwnedFd, Error> {

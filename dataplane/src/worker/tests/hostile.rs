@@ -148,7 +148,7 @@ fn all_classes_bursts_fit_the_ring_to_the_control_plane_together() {
     (0..1_000).for_each(|_| worker.receives(&arp));
     (0..1_000).for_each(|_| worker.receives(&echo));
     assert_eq!(worker.dropped(Reason::PuntRingFull), 0);
-    assert!(worker.counters.punted.get() > 256, "both got through");
+    assert!(worker.counters.punted.get() >= 256, "both got through");
     worker.balances();
 }
 
@@ -257,8 +257,9 @@ fn of_many_frames_that_wait_each_leaves_once_and_the_rest_expire() {
         servers.iter_mut().flatten().for_each(|server| server.hop.mac = None);
         let of = |host: u8| Ipv4Addr::new(10, 0, 1, host);
         part.servers = servers.into();
-        part.neighbours =
-            std::sync::Arc::new((1..=hosts).map(|at| (of(at), mac_of(of(at)))).collect());
+        part.neighbours = std::sync::Arc::new(
+            (1..=hosts).map(|at| ((INSIDE, of(at).into()), mac_of(of(at)))).collect(),
+        );
         part.generation = 1 + u64::from(hosts);
         part
     };
