@@ -54,7 +54,7 @@ pub const FAR_MTU: u16 = 1400;
 pub const fn ipv6(beside: Ipv4Addr) -> Ipv6Addr {
     const fn alike(number: u8) -> u16 {
         let number = number as u16;
-        number / 100 << 8 | number / 10 % 10 << 4 | number % 10
+        ((number / 100) << 8) | ((number / 10 % 10) << 4) | (number % 10)
     }
     let [_, wire, _, host] = beside.octets();
     Ipv6Addr::new(0x2001, 0xdb8, alike(wire), 0, 0, 0, 0, alike(host))

@@ -222,6 +222,7 @@ impl Server {
                      location / {{ return 200 '{answer}'; }}
                      location = /large {{ }}
                      location = /slow {{ alias {files}/large; limit_rate 1m; }}
+                     location = /gigabyte {{ }}
                      location /uploads/ {{ dav_methods PUT; create_full_put_path on; }}
                  }}
              }}
@@ -237,6 +238,23 @@ impl Server {
     /// What a client left under `/uploads/name`, if anything arrived.
     pub fn uploaded(&self, name: &str) -> Option<Vec<u8>> {
         fs::read(self.files.join("uploads").join(name)).ok()
+    }
+
+    /// Offers `/name` of `length` bytes, in which every 64 KiB tell their place; its MD5 sum. What lies
+    /// between takes no room.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn offer_marked(&self, name: &str, length: u64) -> String {
+        use std::os::unix::fs::FileExt;
+        let path = self.files.join(name);
+        let file = fs::File::create(&path).expect("the server's files can be written");
+        file.set_len(length).expect("as above");
+        for place in (0..length).step_by(1 << 16) {
+            file.write_all_at(&place.to_be_bytes(), place).expect("as above");
+        }
+        let sum = process::run(Command::new("md5sum").arg(&path));
+        sum.split(' ').next().expect("md5sum prints a sum").to_owned()
     }
 
     /// Answers every datagram to `port` with the same bytes, until this process ends. The answer

@@ -34,11 +34,15 @@ fn boot() -> Rig {
     let rig = Rig::boot();
     for (servers, published) in [(rig.direct(), DIRECT), (rig.tunnelled(), TUNNELLED)] {
         for server in servers {
-            both(published).map(|address| server.introduce_by_datagram((address, 80)));
+            for address in both(published) {
+                server.introduce_by_datagram((address, 80));
+            }
         }
     }
     for server in rig.translated().iter().chain(rig.tunnelled()) {
-        both(server.address).map(|address| server.introduce_by_datagram((address, BEHIND)));
+        for address in both(server.address) {
+            server.introduce_by_datagram((address, BEHIND));
+        }
     }
     rig
 }
