@@ -44,7 +44,8 @@ fn services(rig: &Rig, family: usize) -> [(Service, IpAddr, &Server); 4] {
 /// The server's own answer, by a question that does not leave its machine.
 fn own_answer(server: &Server, name: &str, kind: u16) -> Vec<u8> {
     let own = SocketAddr::from((server.address, 53));
-    server.namespace.enter(|| ask_by_tcp(own, name, kind)).expect("an answer")
+    let answer = server.namespace.enter(|| ask_by_tcp(own, name, kind));
+    answer.unwrap_or_else(|why| panic!("{} about {name}: {why}", server.name))
 }
 
 /// FEATURES section 4, number 14.
@@ -62,11 +63,15 @@ fn answers_are_the_servers_own_byte_for_byte_in_every_mode(rig: &mut Rig) {
             ] {
                 let expected = own_answer(server, name, kind);
                 let client = &rig.client().namespace;
-                let udp = client.enter(|| ask_by_udp(to, name, kind)).expect("an answer");
-                let tcp = client.enter(|| ask_by_tcp(to, name, kind)).expect("an answer");
                 let mode = &service.json()["mode"];
-                assert!(udp == expected, "{name} by {mode} over UDP at {to}");
-                assert!(tcp == expected, "{name} by {mode} over TCP at {to}");
+                for (way, answer) in [
+                    ("UDP", client.enter(|| ask_by_udp(to, name, kind))),
+                    ("TCP", client.enter(|| ask_by_tcp(to, name, kind))),
+                ] {
+                    let what = format!("{name} by {mode} over {way} at {to}");
+                    let answer = answer.unwrap_or_else(|why| panic!("{what}: {why}"));
+                    assert!(answer == expected, "{what}");
+                }
             }
         }
     }

@@ -45,7 +45,7 @@ fn a_client_returns_and_each_connection_begins_its_time_anew_until_it_is_forgott
         assert_eq!(met(client, 1), first, "after {after} s");
     }
     // Nobody else came: round robin is at the second server, whoever is new.
-    sleep(Duration::from_secs_f64(3.0 + 2.6).saturating_sub(begin.elapsed()));
+    sleep(Duration::from_secs_f64(3.0 + 3.2).saturating_sub(begin.elapsed()));
     let second = met(client, 1);
     assert_ne!(second, first, "it is as new");
     assert_eq!(met(client, 1), second, "and remembered again");

@@ -30,8 +30,8 @@ sluice_tests::cases! {
     a_service_whose_servers_are_all_full_drops_and_counts,
 }
 
-/// Our address beside 256 virtual ones, 10.1.7.0 to 10.1.7.255.
-const BESIDE: &str = "10.1.6.2/23";
+/// Our address beside 256 virtual ones, 10.1.6.0 to 10.1.6.255.
+const BESIDE: &str = "10.1.4.2/22";
 
 fn boot() -> Rig {
     let wan = "addresses = [\"10.1.0.2/24\"";
@@ -39,10 +39,10 @@ fn boot() -> Rig {
     let file = INTERFACES_ONLY.replace(wan, &format!("{wan}, \"{BESIDE}\""));
     let rig = Rig::boot_with(Lab::build(), &file);
     for server in rig.direct() {
-        server.namespace.ip("route add local 10.1.7.0/24 dev lo\n");
+        server.namespace.ip("route add local 10.1.6.0/24 dev lo\n");
     }
     for client in &rig.lab.clients {
-        client.namespace.ip(&format!("route add 10.1.6.0/23 dev {}\n", Client::LEG));
+        client.namespace.ip(&format!("route add 10.1.4.0/22 dev {}\n", Client::LEG));
     }
     rig
 }
@@ -159,11 +159,11 @@ fn persistent_clients_meet_one_server_over_tcp_and_udp(rig: &mut Rig) {
 
 /// SCH-05, VS-17: what firewall marks were for.
 fn destination_hash_keeps_each_of_256_virtual_addresses_with_one_server(rig: &mut Rig) {
-    let service = direct("many", DIRECT, "80").at_all(&["10.1.7.0/24"]);
+    let service = direct("many", DIRECT, "80").at_all(&["10.1.6.0/24"]);
     rig.serve([&service.with("scheduler", "dh").to_all(rig.direct())]);
     let mut shares = BTreeMap::<String, usize>::new();
     for host in 0..=255 {
-        let to = at(Ipv4Addr::new(10, 1, 7, host), 80);
+        let to = at(Ipv4Addr::new(10, 1, 6, host), 80);
         let names: BTreeSet<_> = rig
             .lab
             .clients
@@ -249,7 +249,9 @@ fn connections(status: &Value, server: &Server) -> u64 {
 /// VS-15.
 fn a_full_server_is_passed_over_until_it_is_empty_enough(rig: &mut Rig) {
     let [limited, other, _] = rig.translated();
-    let service = nat("limited", TRANSLATED, "80").with("scheduler", "rr");
+    // One that has ended counts for as long as it is remembered.
+    let soon = json!({ "closing": "1s" });
+    let service = nat("limited", TRANSLATED, "80").with("timeouts", soon);
     let limits = json!({ "max_connections": 10, "min_connections": 5 });
     rig.serve([&service.to_with(limited, limits).to(other)]);
     let (client, to) = (rig.client(), at(TRANSLATED, 80));

@@ -36,6 +36,8 @@ impl Server {
         ]);
         dnsmasq.args(["--user=root", "--log-facility=-", "--pid-file=", "--local-ttl=60"]);
         dnsmasq
+            // On each address by itself: it would not answer for one that is another interface's.
+            .args(["--bind-interfaces"])
             .args(["--edns-packet-max=4096", "--host-record=www.lab.test,192.0.2.80,2001:db8::80"]);
         dnsmasq.arg(format!("--txt-record=who.lab.test,{}", self.name));
         dnsmasq.arg(format!("--txt-record=long.lab.test,{}", texts(6)));
