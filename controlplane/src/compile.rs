@@ -198,10 +198,11 @@ fn interfaces(config: &Config, live: &[LiveInterface]) -> Arc<[Interface]> {
     config.interfaces.iter().zip(live).map(interface).collect()
 }
 
-/// The configured ones, and last the one that every interface has on its own link.
+/// The configured ones, and last the one that every interface with IPv6 has on its own link.
 fn addresses(interface: &config::Interface, live: &LiveInterface) -> Vec<Prefix> {
-    let own_link = Prefix::new(link_local(live.mac), 64);
-    interface.addresses.iter().copied().chain([own_link]).collect()
+    let speaks_ipv6 = interface.addresses.iter().any(|prefix| !prefix.address().is_v4());
+    let own_link = speaks_ipv6.then(|| Prefix::new(link_local(live.mac), 64));
+    interface.addresses.iter().copied().chain(own_link).collect()
 }
 
 /// Servers and gateways are wanted; our own, the virtual addresses and those that stations have outside

@@ -6,6 +6,8 @@ mod desk;
 
 pub mod limit;
 
+use std::fmt;
+
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::explain::Decision;
@@ -19,7 +21,7 @@ pub(crate) use desk::Desk;
 pub const LONGEST: usize = 2046;
 
 /// A copy of a frame, with the interface that it came from or is to leave on.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Copied {
     /// Where it came from, or where it goes.
     pub interface: InterfaceId,
@@ -38,6 +40,12 @@ impl Copied {
     /// The frame, from its Ethernet header on.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
+    }
+}
+
+impl fmt::Debug for Copied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {:02x?}", self.interface, self.bytes())
     }
 }
 
@@ -102,6 +110,7 @@ pub enum Event {
 }
 
 /// What the control plane asks of a worker.
+#[expect(clippy::large_enum_variant, reason = "a worker that frees a box would call the allocator")]
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a worker frees nothing, so no box may reach it")]
 pub enum Command {

@@ -207,11 +207,10 @@ fn nat_keeps_checksums_right_for_every_length_in_both_directions() {
 fn frames_that_are_not_in_order_are_dropped_and_the_others_are_not_held_up() {
     let good = connections(DIRECT);
     let mut frames = Vec::new();
-    for (number, frame) in good.iter().enumerate() {
-        // "More fragments", or an offset: the ports are not in every one of them.
-        let flags = if number % 2 == 0 { [0x20, 0] } else { [0, 0x10] };
+    for frame in &good {
+        // An offset: the ports are in a part that never comes.
         let mut fragment = frame.clone();
-        fragment[20..22].copy_from_slice(&flags);
+        fragment[20..22].copy_from_slice(&[0, 0x10]);
         fragment[24..26].fill(0);
         let checksum = internet_checksum(&fragment[14..34]);
         fragment[24..26].copy_from_slice(&checksum.to_be_bytes());
@@ -222,6 +221,6 @@ fn frames_that_are_not_in_order_are_dropped_and_the_others_are_not_held_up() {
     let (sent, books) = replay(&frames);
     assert_eq!(sent.len(), good.len());
     assert_eq!(books.dropped_in_all(), 4 * good.len() as u64);
-    assert_eq!(books.dropped("fragment"), good.len() as u64);
+    assert_eq!(books.dropped("fragment_without_first"), good.len() as u64);
     assert_eq!(books.dropped("truncated"), 2 * good.len() as u64, "{books}");
 }

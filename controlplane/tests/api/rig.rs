@@ -159,8 +159,13 @@ impl Rig {
 
     /// A node with [`CONFIGURATION`] and so many workers.
     pub fn with_workers(workers: usize) -> Self {
+        Self::with_workers_and(workers, CONFIGURATION)
+    }
+
+    /// A node with this configuration, less `[admin]`, and so many workers.
+    pub fn with_workers_and(workers: usize, configuration: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory can be made");
-        let port = write(&directory, CONFIGURATION);
+        let port = write(&directory, configuration);
         Self::running(directory, port, workers)
     }
 

@@ -24,13 +24,10 @@ pub fn both_ends<F: Frame>(
     snapshot: &Snapshot,
 ) -> [Option<(Hop, Segment)>; 2] {
     let flow = it.packet.flow;
-    let Ok((ethernet, _)) = Ethernet::split(it.frame.bytes_mut()) else { return [None, None] };
-    let station = Some(ethernet.source()).filter(|mac| mac.is_station());
+    let back = back(it);
     let segment = ip_packet(&mut it.frame).get_mut(usize::from(it.packet.transport)..);
     let Some(Ok(tcp)) = segment.map(Tcp::split) else { return [None, None] };
     let (sequence, acknowledgement) = (tcp.sequence(), tcp.acknowledgement());
-    let interface = it.ingress;
-    let back = Hop { interface, address: flow.source, mac: station };
     let to_sender = Header {
         source: flow.destination,
         source_port: flow.destination_port,
@@ -56,9 +53,17 @@ pub fn both_ends<F: Frame>(
         };
         (other.hop, header)
     });
-    let to_sender =
-        (station.is_some() && snapshot.interface(interface).is_some()).then_some((back, to_sender));
+    let back = back.filter(|hop| snapshot.interface(hop.interface).is_some());
+    let to_sender = back.map(|hop| (hop, to_sender));
     [to_sender, onward].map(|it| it.and_then(|(hop, header)| Some((hop, packet(header)?))))
+}
+
+/// The station that a packet came from, if it can be answered.
+pub fn back<F: Frame>(it: &mut Routed<'_, F>) -> Option<Hop> {
+    let (ethernet, _) = Ethernet::split(it.frame.bytes_mut()).ok()?;
+    let station = Some(ethernet.source()).filter(|mac| mac.is_station());
+    let (interface, address) = (it.ingress, it.packet.flow.source);
+    station.map(|mac| Hop { interface, address, mac: Some(mac) })
 }
 
 /// A whole frame with this segment in it.

@@ -683,6 +683,12 @@ mod changes;
 
 mod families;
 
+mod ftp;
+
 mod hostile;
+
+mod segment;
+
+mod syn_flood;
 
 mod workers;
