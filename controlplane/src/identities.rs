@@ -1,9 +1,10 @@
 //! Which slot each service and server has in the workers' tables. As long as the operator keeps a
-//! name, flows and counters stay with it; a slot that was given up is given away again as late as
-//! possible, and with another number of reuse, so that no flow of the old owner is mistaken for one of
-//! the new.
+//! name, flows and counters stay with it; a slot that was given up rests for a while, and is given
+//! away again with another number of reuse, so that no flow of the old owner is mistaken for one of the
+//! new.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 use dataplane::snapshot::{ServerId, ServiceId};
 use dataplane::wire::Address;
@@ -124,13 +125,20 @@ fn next_owner(slot: usize, reuse: u16) -> (u16, u16) {
 #[derive(Debug, Clone, Default)]
 struct Slots {
     never_used: u32,
-    given_back: VecDeque<(u16, u16)>,
+    /// Given back lately, the latest last: at most [`RESTING`].
+    resting: VecDeque<(u16, u16)>,
+    /// Given back before those. The lowest goes first, because the workers' lists reach to the highest in use.
+    rested: BinaryHeap<Reverse<(u16, u16)>>,
 }
 
+/// Slots that are kept from new owners for a while, as long as there are others.
+const RESTING: usize = 256;
+
 impl Slots {
-    /// The slot that has been free for the longest.
+    /// The lowest slot that has rested, or else the one that has rested for the longest.
     fn take(&mut self) -> (u16, u16) {
-        self.given_back.pop_front().unwrap_or_else(|| {
+        let rested = self.rested.pop().map(|Reverse(slot)| slot);
+        rested.or_else(|| self.resting.pop_front()).unwrap_or_else(|| {
             let slot = u16::try_from(self.never_used).expect("a configuration is bounded");
             self.never_used += 1;
             (slot, 0)
@@ -140,7 +148,9 @@ impl Slots {
     /// In order of the slots, so that the same changes give the same identities on every run.
     fn give_back(&mut self, mut slots: Vec<(u16, u16)>) {
         slots.sort_unstable();
-        self.given_back.extend(slots);
+        self.resting.extend(slots);
+        let rested = self.resting.len().saturating_sub(RESTING);
+        self.rested.extend(self.resting.drain(..rested).map(Reverse));
     }
 }
 
@@ -231,6 +241,18 @@ mod tests {
         let new = |name| identities.server("web", name).unwrap();
         assert_eq!(new("d"), ServerId::new(b.slot() as u16, 1));
         assert_eq!(new("e"), ServerId::new(a.slot() as u16, 1));
+    }
+
+    #[test]
+    fn small_configurations_after_a_large_one_stay_in_low_slots() {
+        let mut slots = Slots::default();
+        let all: Vec<_> = (0..10_000).map(|_| slots.take()).collect();
+        slots.give_back(all.iter().map(|&(slot, reuse)| (slot, reuse + 1)).collect());
+        for _ in 0..1_000 {
+            let some: Vec<_> = (0..15).map(|_| slots.take()).collect();
+            assert!(some.iter().all(|&(slot, _)| slot < 600), "{some:?}");
+            slots.give_back(some.into_iter().map(|(slot, reuse)| (slot, reuse + 1)).collect());
+        }
     }
 
     #[test]

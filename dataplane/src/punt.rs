@@ -112,7 +112,6 @@ pub enum Event {
 /// What the control plane asks of a worker.
 #[expect(clippy::large_enum_variant, reason = "a worker that frees a box would call the allocator")]
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "a worker frees nothing, so no box may reach it")]
 pub enum Command {
     /// Report the flows that match, a few with each turn.
     ListFlows {

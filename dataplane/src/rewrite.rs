@@ -254,7 +254,7 @@ impl<L: Link> Surroundings<'_, L> {
 fn answers<L: Link>(
     it: &mut Routed<'_, L::Frame>,
     surroundings: &mut Surroundings<'_, L>,
-) -> Option<(Reason, [Option<(Hop, reset::Segment)>; 2])> {
+) -> Option<(Reason, reset::Segments)> {
     match it.towards {
         Towards::Reset(other_end) => {
             let segments = reset::both_ends(it, other_end, surroundings.snapshot);

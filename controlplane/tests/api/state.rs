@@ -105,6 +105,32 @@ fn what_is_wanted_of_a_server_is_kept_and_what_there_is_follows() {
 }
 
 #[test]
+fn a_server_that_comes_back_gets_more_of_its_weight_by_and_by() {
+    let mut rig = Rig::start();
+    let service = "/api/v1/services/web";
+    let slowly = json!({ "slow_start": "3s" });
+    assert_eq!(rig.tell("PATCH", service, &slowly).status, 200);
+    for action in ["drain", "online"] {
+        let path = format!("{service}/servers/web1/{action}");
+        assert_eq!(rig.ask("POST", &path).status, 200);
+    }
+    let mut weights = Vec::new();
+    wait_until("it has all of its weight", || {
+        let (_, servers) = servers_at(&mut rig.worker, [10, 0, 0, 100], 80);
+        let snapshot = rig.worker.reader.current();
+        let service = snapshot.server(servers[0]).unwrap().service;
+        let candidates = &snapshot.services.service(service).unwrap().candidates;
+        let [.., web1] = candidates.servers() else { panic!() };
+        let heaviest = candidates.servers()[0].1;
+        weights.push(if heaviest == 100 { 100 } else { web1.1 });
+        heaviest == 100
+    });
+    weights.dedup();
+    assert_eq!(weights.first(), Some(&10), "{weights:?}");
+    assert!(weights.len() > 2 && weights.is_sorted(), "{weights:?}");
+}
+
+#[test]
 fn the_status_shows_the_timeouts_that_persistence_makes() {
     let rig = Rig::start();
     let timeouts =

@@ -17,12 +17,15 @@ const LONGEST: usize = ethernet::HEADER + ipv6::HEADER + 60;
 /// A frame that lacks its hardware addresses.
 pub type Segment = ArrayVec<u8, LONGEST>;
 
+/// One for each end of a connection, with the way there.
+pub type Segments = [Option<(Hop, Segment)>; 2];
+
 /// The segments that tell the sender of a packet and, if it is known, the other end.
 pub fn both_ends<F: Frame>(
     it: &mut Routed<'_, F>,
     other_end: Option<Translation>,
     snapshot: &Snapshot,
-) -> [Option<(Hop, Segment)>; 2] {
+) -> Segments {
     let flow = it.packet.flow;
     let back = back(it);
     let segment = ip_packet(&mut it.frame).get_mut(usize::from(it.packet.transport)..);
