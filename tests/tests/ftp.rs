@@ -30,7 +30,7 @@ fn boot() -> Rig {
     let lab = &mut rig.lab;
     lab.translated.iter_mut().for_each(Server::serve_ftp);
     lab.direct[..2].iter_mut().for_each(Server::serve_ftp);
-    lab.direct[2].serve_ftp_from_own_address();
+    lab.direct[2].serve_ftp_from_own_address(DIRECT);
     lab.tunnelled[0].serve_ftp();
     rig
 }

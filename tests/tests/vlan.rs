@@ -42,7 +42,8 @@ fn boot() -> Rig {
     let mut lab = Lab::build();
     let wires = [(Some(WAN), "wan"), (Some(LAN), "lan"), (None, "remote"), (Some(FOREIGN), "far")];
     lab.lay_trunk(&wires);
-    // The second subnet on the clients' wire, for one client and one server.
+    // The second subnet on the clients' wire, for the router, one client and one server.
+    lab.router.ip("addr add 10.5.0.1/24 dev wan\n");
     lab.clients[0].namespace.ip("addr add 10.5.0.10/24 dev eth0\n");
     lab.direct[0].namespace.ip("addr add 10.5.0.21/24 dev eth0\n");
     // The third server lives there alone, and we are its gateway.

@@ -1,7 +1,7 @@
 //! vsftpd on a real server.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -15,19 +15,33 @@ impl Server {
     /// # Panics
     /// If it does not answer.
     pub fn serve_ftp(&mut self) {
-        self.serve_ftp_with("connect_from_port_20=YES");
+        // IPv4 comes there too.
+        self.serve_ftp_with(
+            "listen=NO\nlisten_ipv6=YES\nconnect_from_port_20=YES",
+            Ipv4Addr::LOCALHOST,
+        );
     }
 
-    /// As [`Self::serve_ftp`], but active data connections come from its own address, whichever it is
-    /// asked on.
+    /// As [`Self::serve_ftp`], but active data connections come from its own address even to those
+    /// who ask at `published`: vsftpd takes the address that it was asked on, so socat stands between
+    /// (as a rule that redirects would, FEATURES AR-04).
     ///
     /// # Panics
     /// If it does not answer.
-    pub fn serve_ftp_from_own_address(&mut self) {
-        self.serve_ftp_with("connect_from_port_20=NO");
+    pub fn serve_ftp_from_own_address(&mut self, published: Ipv4Addr) {
+        let own = self.address;
+        let lines = format!(
+            "listen=YES\nlisten_address={own}\nport_promiscuous=YES\nconnect_from_port_20=NO"
+        );
+        self.serve_ftp_with(&lines, own);
+        let mut socat = self.namespace.command("socat");
+        socat.arg(format!("TCP4-LISTEN:21,bind={published},fork,reuseaddr"));
+        socat.arg(format!("TCP4:{own}:21"));
+        self.start_program(&mut socat);
+        self.wait_for_ftp(published);
     }
 
-    fn serve_ftp_with(&mut self, line: &str) {
+    fn serve_ftp_with(&mut self, lines: &str, at: Ipv4Addr) {
         // vsftpd leaves root behind, so this cannot be in the laboratory's own folder.
         let open = fs::Permissions::from_mode(0o755);
         let folder = tempfile::Builder::new().prefix("sluice-ftp-").permissions(open).tempdir();
@@ -40,9 +54,7 @@ impl Server {
         fs::set_permissions(&upload, fs::Permissions::from_mode(0o777)).expect("as above");
         fs::write(home.join("large"), super::large()).expect("as above");
         fs::write(home.join("name"), &self.name).expect("as above");
-        let lines = [
-            "listen=NO",
-            "listen_ipv6=YES", // IPv4 comes there too
+        let common = [
             "background=NO",
             "anonymous_enable=YES",
             "no_anon_password=YES",
@@ -51,7 +63,6 @@ impl Server {
             "anon_world_readable_only=NO",
             "pasv_min_port=50000",
             "pasv_max_port=50100",
-            line,
             "seccomp_sandbox=NO",
             "isolate_network=NO",
             "accept_timeout=10",
@@ -64,11 +75,15 @@ impl Server {
             self.files.join("ftp.log").display()
         );
         let file = self.files.join("vsftpd.conf");
-        fs::write(&file, format!("{}\n{places}", lines.join("\n"))).expect("as above");
+        fs::write(&file, format!("{}\n{lines}\n{places}", common.join("\n"))).expect("as above");
         self.ftp = Some(folder);
         let mut vsftpd = self.namespace.command("vsftpd");
         self.start_program(vsftpd.arg(&file));
-        let to = SocketAddr::from(([127, 0, 0, 1], 21));
+        self.wait_for_ftp(at);
+    }
+
+    fn wait_for_ftp(&self, at: Ipv4Addr) {
+        let to = SocketAddr::from((at, 21));
         let answers = || self.namespace.enter(|| std::net::TcpStream::connect(to)).ok();
         eventually(Duration::from_secs(5), answers)
             .unwrap_or_else(|| panic!("{}: vsftpd did not answer in 5 s", self.name));
