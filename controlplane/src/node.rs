@@ -33,7 +33,6 @@ use tracing::{error, info};
 
 use self::alarm::Alarm;
 use self::explain::Explaining;
-pub use self::explain::{Explained, FLAGS};
 use self::traffic::Accounts;
 use crate::compile::{self, Compiler};
 use crate::config::{self, Config};
@@ -48,6 +47,8 @@ use crate::publish::Publication;
 use crate::random;
 use crate::report;
 use crate::store::{self, Digest, Store};
+
+pub use self::explain::{Explained, FLAGS};
 
 /// How often the workers' rings are looked at.
 const TURN: Duration = Duration::from_millis(1);

@@ -263,6 +263,7 @@ fn a_packet_that_cannot_come_in_is_refused_with_every_mistake_and_no_worker_is_a
     let mut rig = Rig::start();
     let refused = |packet: &Value| rig.tell("POST", "/api/v1/explain", packet).problem(422);
     let end = "an address with a port, such as 192.0.2.9:40000 or [2001:db8::9]:40000";
+    let bits = "some of syn, ack, fin, rst, psh and urg, such as syn+ack";
     let with = |name: &str, value: Value| {
         let mut packet = supposed();
         packet[name] = value;
@@ -273,7 +274,10 @@ fn a_packet_that_cannot_come_in_is_refused_with_every_mistake_and_no_worker_is_a
             with("interface", json!("dmz")),
             vec![r#"interface: expected the name of an interface: wan, lan, found "dmz""#.into()],
         ),
-        (with("from", json!("192.0.2.9")), vec![format!(r#"from: expected {end}, found "192.0.2.9""#)]),
+        (
+            with("from", json!("192.0.2.9")),
+            vec![format!(r#"from: expected {end}, found "192.0.2.9""#)],
+        ),
         (
             with("from", json!("[::ffff:192.0.2.9]:1")),
             vec![format!(r#"from: expected {end}, found "[::ffff:192.0.2.9]:1""#)],
@@ -288,10 +292,7 @@ fn a_packet_that_cannot_come_in_is_refused_with_every_mistake_and_no_worker_is_a
         ),
         (
             with("flags", json!("syn,ack")),
-            vec![
-                r#"flags: expected some of syn, ack, fin, rst, psh and urg, such as syn+ack, found "syn,ack""#
-                    .into(),
-            ],
+            vec![format!(r#"flags: expected {bits}, found "syn,ack""#)],
         ),
         (
             with("form", json!(1)),
