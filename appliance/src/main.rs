@@ -59,7 +59,7 @@ enum Command {
         file: PathBuf,
     },
     /// Ask or tell a running appliance
-    Ctl(Ctl),
+    Ctl(Box<Ctl>),
     /// Make the host ready, look at it, or give back what was taken
     #[command(subcommand)]
     Host(host::Command),

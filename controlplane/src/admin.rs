@@ -3,7 +3,7 @@
 //! 1. [`listen`]: who connects, over TLS with the [`certificate`] or over root's Unix socket
 //! 2. [`auth`]: who may ask
 //! 3. [`body`]: what is sent, within bounds
-//! 4. [`configuration`], [`services`], [`observe`], [`metrics`]: the routes
+//! 4. [`configuration`], [`services`], [`observe`], [`explain`], [`metrics`]: the routes
 //! 5. [`answer`]: what is sent back, and [`problem`]: every refusal
 
 pub mod listen;
@@ -21,6 +21,8 @@ mod configuration;
 mod services;
 
 mod observe;
+
+mod explain;
 
 mod metrics;
 
@@ -100,6 +102,7 @@ fn described() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(observe::status))
         .routes(routes!(observe::counters))
         .routes(routes!(observe::flows))
+        .routes(routes!(explain::explain))
         .routes(routes!(observe::neighbours))
         .routes(routes!(observe::interfaces))
         .routes(routes!(observe::routes))

@@ -25,8 +25,8 @@ use self::transport::{Answer, Request, Target};
 use crate::admin::problem::Problem;
 use crate::document::Configuration;
 use crate::report::{
-    Counters, Flows, Interface, NatRule, Neighbour, Route, Server, Service, Status, Traffic,
-    Verdict,
+    Counters, Decision, Explanation, Flows, Interface, NatRule, Neighbour, Packet, Route, Server,
+    Service, Status, Traffic, Verdict,
 };
 
 /// Asks or tells a running node
@@ -66,6 +66,24 @@ enum Command {
         /// How many at most
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
+    },
+    /// What would become of a packet, and why; nothing is sent and nothing changes
+    Explain {
+        /// tcp, udp or icmp (an echo request)
+        #[arg(long, default_value = "tcp")]
+        protocol: String,
+        /// Who sends it, such as 192.0.2.9:40000 or [2001:db8::9]:40000
+        #[arg(long)]
+        from: String,
+        /// Whom it is for, with the port
+        #[arg(long)]
+        to: String,
+        /// The interface that it comes in on
+        #[arg(long)]
+        interface: String,
+        /// TCP's control bits, such as ack or syn+ack; syn if absent
+        #[arg(long)]
+        flags: Option<String>,
     },
     /// The stations on our subnets
     Neighbours,
@@ -260,6 +278,13 @@ impl Ctl {
                 }
                 self.show(&format!("/flows?{query}"), flows)
             }
+            Command::Explain { protocol, from, to, interface, flags } => self.explain(&Packet {
+                protocol: protocol.clone(),
+                from: from.clone(),
+                to: to.clone(),
+                interface: interface.clone(),
+                flags: flags.clone(),
+            }),
             Command::Neighbours => self.show("/neighbours", |all: &Vec<_>| neighbours(all)),
             Command::Interfaces => self.show("/interfaces", |all: &Vec<_>| interfaces(all)),
             Command::Routes => self.show("/routes", |all: &Vec<_>| routes(all)),
@@ -333,6 +358,13 @@ impl Ctl {
             [service] if self.json => Ok(pretty(&json!(service.servers))),
             found => Ok(servers(found)),
         }
+    }
+
+    fn explain(&self, packet: &Packet) -> Result<String, Error> {
+        let content = ("application/json", json!(packet).to_string().into_bytes());
+        let answer =
+            self.ask(Request { content: Some(content), ..Request::new(Method::POST, "/explain") })?;
+        self.either(&answer, explanation)
     }
 
     /// Tells the node something, and shows what it made of it.
@@ -532,6 +564,22 @@ fn flows(found: &Flows) -> String {
     }
     let more = if found.complete { "" } else { "(there are more)\n" };
     format!("{table}{more}")
+}
+
+fn explanation(explanation: &Explanation) -> String {
+    let mut table = Table::new(&["DECISION", "NAME", "IN WORDS"]);
+    let name = |decision: &Decision| {
+        let of = |part: &str| decision.data.get(part)?.as_str().map(str::to_owned);
+        of("interface").or_else(|| of("server")).or_else(|| of("service"))
+    };
+    for decision in &explanation.decisions {
+        table.row(vec![
+            decision.decision.clone(),
+            name(decision).unwrap_or_else(|| "-".into()),
+            decision.text.clone(),
+        ]);
+    }
+    format!("{table}(worker {})\n", explanation.worker)
 }
 
 fn neighbours(all: &[Neighbour]) -> String {

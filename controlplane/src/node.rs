@@ -7,6 +7,8 @@
 
 mod alarm;
 
+mod explain;
+
 mod reports;
 
 mod traffic;
@@ -19,7 +21,7 @@ use aws_lc_rs::digest;
 use axum::body::Bytes;
 use dataplane::counters::Counters;
 use dataplane::moment::Moment;
-use dataplane::punt::{ControlEnd, Copied, Event, FlowReport};
+use dataplane::punt::{Command, ControlEnd, Copied, Event, FlowReport};
 use dataplane::snapshot::{InterfaceId, ServerId, ServiceId};
 use dataplane::wire::ethernet::{self, ethertype};
 use serde_json::Value;
@@ -30,6 +32,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info};
 
 use self::alarm::Alarm;
+use self::explain::Explaining;
 use self::traffic::Accounts;
 use crate::compile::{self, Compiler};
 use crate::config::{self, Config};
@@ -45,6 +48,8 @@ use crate::random;
 use crate::report;
 use crate::store::{self, Digest, Store};
 
+pub use self::explain::{Explained, FLAGS};
+
 /// How often the workers' rings are looked at.
 const TURN: Duration = Duration::from_millis(1);
 /// How often servers that have come back get more of their weight.
@@ -52,6 +57,10 @@ const RAMP: Duration = Duration::from_secs(1);
 /// How many frames, and how many events, are taken from all workers together in one turn, from each as
 /// many as from the others; and how many frames are sent. A few milliseconds' work at most.
 const BURST: usize = 1024;
+/// How many questions to the workers may be under way.
+const QUESTIONS: usize = 8;
+/// How long the workers may take to answer one.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How many changes of one configuration are logged one by one.
 const LOGGED: usize = 50;
 /// Why a request was refused; nothing has changed.
@@ -88,6 +97,9 @@ pub enum Refusal {
     /// Too many such requests are under way.
     #[error("too many such requests are under way; try again in a moment")]
     Busy,
+    /// A worker has not answered.
+    #[error("a worker has not answered within {} s; the log may say why", PATIENCE.as_secs())]
+    Silent,
     /// The configuration could not be written to the disk.
     #[error("nothing was changed, because the configuration could not be kept: {0}")]
     Store(#[from] store::Error),
@@ -265,6 +277,8 @@ struct Inner {
     frames: report::Control,
     /// Listings under way, by their number.
     questions: HashMap<u32, Question>,
+    /// Explanations under way, by their number.
+    explanations: HashMap<u32, Explaining>,
     next_question: u32,
 }
 
@@ -322,6 +336,7 @@ impl Node {
             clock,
             frames: report::Control::default(),
             questions: HashMap::new(),
+            explanations: HashMap::new(),
             next_question: 0,
         };
         Arc::new(Self {
@@ -377,6 +392,7 @@ impl Node {
         inner.accounts.tick(now);
         inner.alarm.tick(now);
         inner.questions.retain(|_, question| !question.answer.is_closed());
+        inner.explanations.retain(|_, explaining| explaining.is_wanted());
     }
 
     /// The configuration in force.
@@ -538,6 +554,22 @@ pub(crate) async fn helped<T: Send + 'static>(
 }
 
 impl Inner {
+    /// Puts a question to every worker; gives its number.
+    fn ask_everyone(&mut self, command: impl Fn(u32) -> Command) -> Result<u32, Refusal> {
+        let under_way = self.questions.len() + self.explanations.len();
+        let room = self.rings.iter().all(|ring| ring.commands.slots() > 0);
+        if under_way >= QUESTIONS || !room {
+            return Err(Refusal::Busy);
+        }
+        self.next_question = self.next_question.wrapping_add(1);
+        for ring in &mut self.rings {
+            if ring.commands.push(command(self.next_question)).is_err() {
+                return Err(Refusal::Busy);
+            }
+        }
+        Ok(self.next_question)
+    }
+
     /// Takes frames and events from every worker.
     fn listen(&mut self, now: Moment) {
         let share = BURST / self.rings.len().max(1);
@@ -596,7 +628,19 @@ impl Inner {
                     let _ = answer.send(flows); // the caller may have gone
                 }
             }
-            Event::Decided { .. } | Event::Explained { .. } => {} // nobody has asked
+            Event::Decided { question, decision } => {
+                if let Some(explaining) = self.explanations.get_mut(&question) {
+                    explaining.decided(worker, decision);
+                }
+            }
+            Event::Explained { question } => {
+                if let Some(explaining) = self.explanations.get_mut(&question)
+                    && explaining.finished(worker)
+                    && let Some(explaining) = self.explanations.remove(&question)
+                {
+                    explaining.answer();
+                }
+            }
         }
     }
 

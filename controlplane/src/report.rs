@@ -1,9 +1,11 @@
 //! What the node says about itself: the answers of the admin API, which its client reads back.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::document::{Mode, NatKind, Protocol, Scheduler};
@@ -358,6 +360,52 @@ pub struct FlowQuestion {
     pub client: Option<IpAddr>,
     /// How many at most.
     pub limit: u32,
+}
+
+/// `POST /explain`: a packet that might come in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ExplainPacket)]
+pub struct Packet {
+    /// `tcp`, `udp` or `icmp` (an echo request).
+    #[schema(example = "tcp")]
+    pub protocol: String,
+    /// Who sends it, with the port; of an echo request, with its identifier or without.
+    #[schema(example = "192.0.2.9:40000")]
+    pub from: String,
+    /// Whom it is for, with the port.
+    #[schema(example = "10.0.0.100:80")]
+    pub to: String,
+    /// The interface that it comes in on.
+    #[schema(example = "wan")]
+    pub interface: String,
+    /// TCP's control bits: some of `syn`, `ack`, `fin`, `rst`, `psh` and `urg`, such as `syn+ack`; `syn` if
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "syn")]
+    pub flags: Option<String>,
+}
+
+/// `POST /explain`: what would become of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Explanation {
+    /// The worker whose answer this is: the one that knows the packet's flow, or the first.
+    pub worker: usize,
+    /// What is decided, in order.
+    pub decisions: Vec<Decision>,
+}
+
+/// One decision about a packet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Decision {
+    /// Its name.
+    #[schema(example = "arrived")]
+    pub decision: String,
+    /// In words.
+    #[schema(example = "comes in on interface 0")]
+    pub text: String,
+    /// As data, with the names of interfaces, services and servers.
+    #[serde(flatten)]
+    pub data: BTreeMap<String, Value>,
 }
 
 /// `GET /neighbours`: a station on one of our subnets.

@@ -12,18 +12,13 @@ use dataplane::wire::{Address, Prefix};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Node, Question, Refusal, ServiceView, View};
+use super::{Node, PATIENCE, Question, Refusal, ServiceView, View};
 use crate::compile::{admission, sources_on};
 use crate::config::{self, Config, NatKind, NatRule};
 use crate::document::net;
 use crate::plumbing::LiveInterface;
 use crate::publish::Newest;
 use crate::report::{self, Capacity, FlowQuestion, Traffic};
-
-/// How long the workers may take to list their flows.
-const LISTING: Duration = Duration::from_secs(2);
-/// How many listings may be under way.
-const LISTINGS: usize = 8;
 
 /// Flows as the workers listed them.
 pub struct Listing {
@@ -115,7 +110,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// When there is no such service or server, and when too many listings are under way.
+    /// When there is no such service or server, and when too many questions are under way.
     pub async fn flows(&self, asked: FlowQuestion) -> Result<Listing, Refusal> {
         let view = self.view();
         let service = asked.service.as_deref().map(|name| view.service(name)).transpose()?;
@@ -133,7 +128,7 @@ impl Node {
         let mut complete = true;
         if !self.counters.is_empty() {
             let (number, answer) = self.ask(filter, limit)?;
-            match timeout(LISTING, answer).await {
+            match timeout(PATIENCE, answer).await {
                 Ok(Ok(answered)) => flows = answered,
                 _ => {
                     complete = false;
@@ -157,19 +152,12 @@ impl Node {
     ) -> Result<(u32, oneshot::Receiver<Vec<FlowReport>>), Refusal> {
         let mut inner = self.inner();
         let inner = &mut *inner;
-        let room = inner.rings.iter().all(|ring| ring.commands.slots() > 0);
-        if inner.questions.len() >= LISTINGS || !room {
-            return Err(Refusal::Busy);
-        }
-        inner.next_question = inner.next_question.wrapping_add(1);
-        let question = inner.next_question;
         let limit = limit + 1;
-        for ring in &mut inner.rings {
-            let command = Command::ListFlows { question, filter, limit: limit as u32 };
-            if ring.commands.push(command).is_err() {
-                return Err(Refusal::Busy);
-            }
-        }
+        let question = inner.ask_everyone(|question| Command::ListFlows {
+            question,
+            filter,
+            limit: limit as u32,
+        })?;
         let (answer, receiver) = oneshot::channel();
         let left = (0..inner.rings.len()).collect();
         inner.questions.insert(question, Question { left, flows: Vec::new(), limit, answer });

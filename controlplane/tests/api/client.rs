@@ -142,6 +142,7 @@ fn wrong_usage_is_told_before_anything_is_asked() {
         &["weight", "web/web1", "65536"],
         &["flows", "--server", "web1"],
         &["flows", "--limit", "0"],
+        &["explain", "--from", "192.0.2.9:1"],
         &["--url", "https://x", "--socket", "/x", "status"],
         &["drain", "web1"],
         &["halt"],

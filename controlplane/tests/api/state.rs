@@ -701,6 +701,7 @@ fn the_description_covers_every_route_and_refers_to_nothing_that_is_missing() {
         ("/api/v1/status", &["get"]),
         ("/api/v1/counters", &["get"]),
         ("/api/v1/flows", &["get"]),
+        ("/api/v1/explain", &["post"]),
         ("/api/v1/neighbours", &["get"]),
         ("/api/v1/interfaces", &["get"]),
         ("/api/v1/routes", &["get"]),
