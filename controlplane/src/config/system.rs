@@ -83,7 +83,6 @@ fn workers(field: &Field<'_>, refusals: &mut Refusals) -> Option<Vec<u32>> {
     let number = |item: &Field<'_>| item.number(0..=LAST_CORE);
     let cores: Vec<_> = items.iter().map(|item| refusals.keep(number(item))).collect();
     let cores: Vec<_> = cores.into_iter().collect::<Option<_>>()?;
-    each_once(&items, &cores, "another core", refusals)?;
     Some(cores)
 }
 
