@@ -20,7 +20,7 @@ pub struct PortLink {
 /// How a worker's frames reach the wire.
 enum Transmit {
     /// By a queue of its own, which sends the frames of others too.
-    Own { queue: TransmitQueue, others: Vec<Consumer<Mbuf>>, left: ArrayVec<Mbuf, BURST> },
+    Own { queue: TransmitQueue, others: Vec<Consumer<Mbuf>>, left: Box<ArrayVec<Mbuf, BURST>> },
     /// Through the worker that has the first queue.
     Through(Producer<Mbuf>),
 }
@@ -44,7 +44,7 @@ impl PortLink {
             .collect();
         let own = |queue| {
             let others = std::mem::take(&mut others);
-            Transmit::Own { queue, others, left: ArrayVec::new() }
+            Transmit::Own { queue, others, left: Box::default() }
         };
         let mut ways: Vec<_> = transmit.into_iter().take(workers).map(own).collect();
         ways.append(&mut through);
@@ -100,7 +100,7 @@ impl Transmit {
             }
         }
         if !left.is_empty() {
-            queue.transmit(left);
+            queue.transmit(&mut **left);
         }
     }
 }

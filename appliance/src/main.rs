@@ -1,7 +1,7 @@
 //! Boot to power-off, top to bottom.
 //!
 //! 1. [`run`]: the host made ready, DPDK and the interfaces opened ([`wiring`]), the control plane on this
-//!    thread, the worker on its own core; at the end everything is given back
+//!    thread, each worker on a core of its own; at the end everything is given back
 //! 2. `check`: what is wrong with a configuration file
 //! 3. `ctl`: the command-line client, which is the control plane's own
 //! 4. [`host`]: huge pages, cards and cores by hand
@@ -59,7 +59,7 @@ enum Command {
         file: PathBuf,
     },
     /// Ask or tell a running appliance
-    Ctl(Ctl),
+    Ctl(Box<Ctl>),
     /// Make the host ready, look at it, or give back what was taken
     #[command(subcommand)]
     Host(host::Command),

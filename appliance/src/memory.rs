@@ -28,7 +28,7 @@ const FLOW: u64 = 96;
 /// What an IPv6 flow takes in the table, in bytes.
 const FLOW_IPV6: u64 = 160;
 /// What a translated flow takes in the directory that several workers share, in bytes.
-const LISTED: u64 = 32;
+const LISTED: u64 = 48;
 /// What a client takes in the persistence table, in bytes.
 const CLIENT: u64 = 32;
 /// What DPDK itself needs, in megabytes: its tables, rings, and room lost between zones.

@@ -165,7 +165,9 @@ impl Shared {
     fn new(eal: &Eal, config: &Config, workers: usize, counters: Vec<Counters>) -> Result<Self> {
         let huge = Huge { eal, numa: None };
         let flows = config.dataplane.flows as usize + config.dataplane.flows_ipv6() as usize;
-        let directory = (workers > 1).then(|| SharedMap::new(flows * workers, &huge)).transpose();
+        // Each flow has two keys in a map with two slots for each it has room for, and a full map is a slow one.
+        let keys = flows * workers * 3 / 2;
+        let directory = (workers > 1).then(|| SharedMap::new(keys, &huge)).transpose();
         let directory = directory.map_err(|out| too_little(out, "dataplane.flows"))?;
         let persistence = Persistence::new(config.dataplane.clients as usize, pair(), &huge);
         let persistence = persistence.map_err(|out| too_little(out, "dataplane.clients"))?;
@@ -209,6 +211,7 @@ impl Shared {
             worker: id,
             workers: workers as u8,
             random: random() | 1,
+            journal: Default::default(),
         })
     }
 }

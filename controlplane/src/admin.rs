@@ -3,7 +3,7 @@
 //! 1. [`listen`]: who connects, over TLS with the [`certificate`] or over root's Unix socket
 //! 2. [`auth`]: who may ask
 //! 3. [`body`]: what is sent, within bounds
-//! 4. [`configuration`], [`services`], [`observe`], [`metrics`]: the routes
+//! 4. [`configuration`], [`services`], [`observe`], [`explain`], [`metrics`]: the routes
 //! 5. [`answer`]: what is sent back, and [`problem`]: every refusal
 
 pub mod listen;
@@ -21,6 +21,8 @@ mod configuration;
 mod services;
 
 mod observe;
+
+mod explain;
 
 mod metrics;
 
@@ -94,12 +96,17 @@ fn described() -> OpenApiRouter<Arc<Node>> {
             services::change_server,
             services::remove_server
         ))
+        .routes(routes!(services::drain))
+        .routes(routes!(services::halt))
+        .routes(routes!(services::online))
         .routes(routes!(observe::status))
         .routes(routes!(observe::counters))
         .routes(routes!(observe::flows))
+        .routes(routes!(explain::explain))
         .routes(routes!(observe::neighbours))
         .routes(routes!(observe::interfaces))
-        .routes(routes!(observe::routes));
+        .routes(routes!(observe::routes))
+        .routes(routes!(observe::nat_rules));
     OpenApiRouter::with_openapi(Description::openapi())
         .nest("/api/v1", version_1)
         .routes(routes!(observe::prometheus))

@@ -25,7 +25,8 @@ use self::transport::{Answer, Request, Target};
 use crate::admin::problem::Problem;
 use crate::document::Configuration;
 use crate::report::{
-    Counters, Flows, Interface, Neighbour, Route, Server, Service, Status, Traffic, Verdict,
+    Counters, Decision, Explanation, Flows, Interface, NatRule, Neighbour, Packet, Route, Server,
+    Service, Status, Traffic, Verdict,
 };
 
 /// Asks or tells a running node
@@ -61,10 +62,28 @@ enum Command {
         server: Option<String>,
         /// From this client's address
         #[arg(long)]
-        client: Option<std::net::Ipv4Addr>,
+        client: Option<std::net::IpAddr>,
         /// How many at most
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
+    },
+    /// What would become of a packet, and why; nothing is sent and nothing changes
+    Explain {
+        /// tcp, udp or icmp (an echo request)
+        #[arg(long, default_value = "tcp")]
+        protocol: String,
+        /// Who sends it, such as 192.0.2.9:40000 or [2001:db8::9]:40000
+        #[arg(long)]
+        from: String,
+        /// Whom it is for, with the port
+        #[arg(long)]
+        to: String,
+        /// The interface that it comes in on
+        #[arg(long)]
+        interface: String,
+        /// TCP's control bits, such as ack or syn+ack; syn if absent
+        #[arg(long)]
+        flags: Option<String>,
     },
     /// The stations on our subnets
     Neighbours,
@@ -72,6 +91,8 @@ enum Command {
     Interfaces,
     /// The ways out
     Routes,
+    /// The rules of translation in effect, in the order in which they are looked up
+    Nat,
     /// Where every frame went
     Counters,
     /// The whole configuration
@@ -83,6 +104,21 @@ enum Command {
     /// Adds or removes a real server
     #[command(subcommand)]
     Server(ServerChange),
+    /// Lets a real server keep the connections that it has, and take no new ones
+    Drain {
+        /// Which one: SERVICE/SERVER
+        server: ServerName,
+    },
+    /// Ends a real server's connections at once, and lets it take no new ones
+    Halt {
+        /// Which one: SERVICE/SERVER
+        server: ServerName,
+    },
+    /// Lets a real server take new connections again
+    Online {
+        /// Which one: SERVICE/SERVER
+        server: ServerName,
+    },
     /// Sets a real server's weight
     Weight {
         /// Which one: SERVICE/SERVER
@@ -242,9 +278,17 @@ impl Ctl {
                 }
                 self.show(&format!("/flows?{query}"), flows)
             }
+            Command::Explain { protocol, from, to, interface, flags } => self.explain(&Packet {
+                protocol: protocol.clone(),
+                from: from.clone(),
+                to: to.clone(),
+                interface: interface.clone(),
+                flags: flags.clone(),
+            }),
             Command::Neighbours => self.show("/neighbours", |all: &Vec<_>| neighbours(all)),
             Command::Interfaces => self.show("/interfaces", |all: &Vec<_>| interfaces(all)),
             Command::Routes => self.show("/routes", |all: &Vec<_>| routes(all)),
+            Command::Nat => self.show("/nat/rules", |all: &Vec<_>| nat(all)),
             Command::Counters => self.show("/counters", counters),
             Command::Config(config) => self.config(config),
             Command::Service(ServiceChange::Add { file }) => {
@@ -260,6 +304,9 @@ impl Ctl {
             Command::Server(ServerChange::Remove { server }) => {
                 self.tell(Method::DELETE, &server.path(), None)
             }
+            Command::Drain { server } => self.want(server, "drain"),
+            Command::Halt { server } => self.want(server, "halt"),
+            Command::Online { server } => self.want(server, "online"),
             Command::Weight { server, weight } => {
                 let patch = json!({ "weight": weight }).to_string().into_bytes();
                 let content = ("application/merge-patch+json", patch);
@@ -313,6 +360,13 @@ impl Ctl {
         }
     }
 
+    fn explain(&self, packet: &Packet) -> Result<String, Error> {
+        let content = ("application/json", json!(packet).to_string().into_bytes());
+        let answer =
+            self.ask(Request { content: Some(content), ..Request::new(Method::POST, "/explain") })?;
+        self.either(&answer, explanation)
+    }
+
     /// Tells the node something, and shows what it made of it.
     fn tell(
         &self,
@@ -325,6 +379,11 @@ impl Ctl {
             true => Ok("done\n".into()),
             false => self.either(&answer, |_: &Value| "done\n".into()),
         }
+    }
+
+    /// Tells the node what is wanted of a server.
+    fn want(&self, server: &ServerName, state: &str) -> Result<String, Error> {
+        self.tell(Method::POST, &format!("{}/{state}", server.path()), None)
     }
 
     fn ask(&self, request: Request) -> Result<Answer, Error> {
@@ -465,7 +524,7 @@ fn servers(services: &[Service]) -> String {
 
 fn server_cells(server: &Server) -> Vec<String> {
     let address = match server.port {
-        Some(port) => format!("{}:{port}", server.address),
+        Some(port) => std::net::SocketAddr::new(server.address, port).to_string(),
         None => server.address.to_string(),
     };
     let state = match &server.reason {
@@ -505,6 +564,22 @@ fn flows(found: &Flows) -> String {
     }
     let more = if found.complete { "" } else { "(there are more)\n" };
     format!("{table}{more}")
+}
+
+fn explanation(explanation: &Explanation) -> String {
+    let mut table = Table::new(&["DECISION", "NAME", "IN WORDS"]);
+    let name = |decision: &Decision| {
+        let of = |part: &str| decision.data.get(part)?.as_str().map(str::to_owned);
+        of("interface").or_else(|| of("server")).or_else(|| of("service"))
+    };
+    for decision in &explanation.decisions {
+        table.row(vec![
+            decision.decision.clone(),
+            name(decision).unwrap_or_else(|| "-".into()),
+            decision.text.clone(),
+        ]);
+    }
+    format!("{table}(worker {})\n", explanation.worker)
 }
 
 fn neighbours(all: &[Neighbour]) -> String {
@@ -562,6 +637,26 @@ fn routes(all: &[Route]) -> String {
     for route in all {
         let via = route.via.map_or_else(|| "(connected)".into(), |via| via.to_string());
         table.row(vec![route.to.to_string(), via, route.interface.clone()]);
+    }
+    table.to_string()
+}
+
+fn nat(all: &[NatRule]) -> String {
+    let mut table = Table::new(&["KIND", "INSIDE", "OUTSIDE", "OUT"]);
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    fn listed<T: ToString>(all: &[T]) -> Option<String> {
+        let all: Vec<_> = all.iter().map(T::to_string).collect();
+        (!all.is_empty()).then(|| all.join(","))
+    }
+    for rule in all {
+        let inside = rule.inside.map(|address| address.to_string());
+        let outside = rule.outside.map(|address| address.to_string());
+        table.row(vec![
+            word(&rule.kind),
+            or_dash(inside.or_else(|| listed(&rule.from))),
+            or_dash(outside.or_else(|| listed(&rule.source))),
+            or_dash(rule.out.clone()),
+        ]);
     }
     table.to_string()
 }

@@ -1,20 +1,37 @@
 //! From the configuration, the identities and what the cards say to the [`Snapshot`] that workers
 //! read. [`Compiled`] holds all that only another configuration changes; [`Compiled::snapshot`] adds
 //! the neighbours, which change often, and shares the rest.
+//!
+//! - [`service`]: one service with its servers
+//! - [`keys`]: what is the same on every node and after every restart
+//! - [`tables`]: what every node agrees on without memory, made once for the same servers
+//! - [`ramp`]: servers that come back, and how much of their weight they have
 
-use std::net::Ipv4Addr;
+mod service;
+
+mod keys;
+
+mod tables;
+
+mod ramp;
+
 use std::sync::Arc;
 
+use dataplane::moment::Moment;
 use dataplane::snapshot::{
-    Candidates, Hop, Interface, InterfaceId, Map, Mode, Routes, Scheduler, Server, Service,
-    Services, Snapshot,
+    Hop, Interface, InterfaceId, Masquerade, NatRules, Neighbours, Routes, Server, Services,
+    Snapshot,
 };
-use dataplane::wire::Mac;
-use ipnet::Ipv4Net;
+use dataplane::wire::{Address, Mac, Prefix};
 
-use crate::config::{self, Config, Forwarding};
+use self::ramp::Ramps;
+use self::service::Compiling;
+use self::tables::Tables;
+use crate::config::{self, Config, NatRule};
 use crate::identities::Identities;
-use crate::neighbours::{Own, Plan};
+use crate::neighbours::{Own, Plan, link_local};
+
+pub use self::service::admission;
 
 /// What an opened device says of itself.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +44,14 @@ pub struct LiveInterface {
     pub quiet: bool,
 }
 
+/// Compiles one configuration after another, and remembers what the next may share with it.
+#[derive(Debug)]
+pub struct Compiler {
+    workers: u32,
+    tables: Tables,
+    ramps: Ramps,
+}
+
 /// A configuration in the form that workers need, but for the neighbours.
 #[derive(Debug)]
 pub struct Compiled {
@@ -37,66 +62,80 @@ pub struct Compiled {
     plan: Plan,
 }
 
-impl Compiled {
+impl Compiler {
+    /// For a node with so many workers.
+    pub fn new(workers: usize) -> Self {
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+        Self { workers, tables: Tables::default(), ramps: Ramps::default() }
+    }
+
     /// Compiles `config`, to which `identities` were assigned last; `live` has its interfaces in
     /// the same order.
-    pub fn new(config: &Config, identities: &Identities, live: &[LiveInterface]) -> Self {
+    pub fn compile(
+        &self,
+        config: &Config,
+        identities: &Identities,
+        live: &[LiveInterface],
+        now: Moment,
+    ) -> Compiled {
         let routes = config.ways();
+        let identities = identities.of(config);
+        let weights = self.ramps.weights(config, &identities, now);
+        let interfaces = interfaces(config, live);
         let mut services = Services::new();
         let mut servers = Vec::new();
-        for (service, (id, server_ids)) in config.services.iter().zip(identities.of(config)) {
-            let weights = service.servers.iter().map(|server| server.weight);
-            services.insert(Service {
-                id,
-                scheduler: match service.scheduler {
-                    config::Scheduler::Rr => Scheduler::RoundRobin,
-                    config::Scheduler::Wrr => Scheduler::WeightedRoundRobin,
-                },
-                candidates: Candidates::new(server_ids.iter().copied().zip(weights)),
-            });
-            for &address in &service.addresses {
-                for &protocol in service.protocols() {
-                    for range in service.ports.ranges() {
-                        services.publish(address, protocol, range, id);
-                    }
-                }
-            }
-            for (server, server_id) in service.servers.iter().zip(server_ids) {
+        let all = config.services.iter().zip(identities).zip(weights);
+        for ((service, (id, server_ids)), weights) in all {
+            let compiling = Compiling { config, service, id, servers: server_ids, weights };
+            services.insert(compiling.record(&self.tables, self.workers));
+            compiling.publish(&mut services);
+            for (position, server) in service.servers.iter().enumerate() {
                 let Some(hop) = hop(&routes, server.address) else { continue };
-                if let Forwarding::Nat { .. } = server.forwarding {
-                    services.expect_replies_from(server.address);
+                let server = compiling.server(position, hop);
+                if let dataplane::snapshot::Mode::Snat { sources, .. } = &server.mode {
+                    sources.iter().for_each(|&source| services.expect_replies_to(source));
                 }
-                if servers.len() <= server_id.slot() {
-                    servers.resize(server_id.slot() + 1, None);
+                if service.hairpin {
+                    let interface = interfaces.get(usize::from(hop.interface.0));
+                    let own = interface.and_then(|it| it.source_for(server.address));
+                    own.into_iter().for_each(|source| services.expect_replies_to(source));
                 }
-                servers[server_id.slot()] = Some(Server {
-                    id: server_id,
-                    service: id,
-                    address: server.address,
-                    mode: mode(config, server.forwarding, hop),
-                    hop,
-                });
+                let slot = server.id.slot();
+                if servers.len() <= slot {
+                    servers.resize(slot + 1, None);
+                }
+                servers[slot] = Some(server);
             }
         }
+        self.tables.tidy();
+        let nat = nat(config, &mut services);
         let plan = plan(config, live, &servers);
-        let own = config.interfaces.iter().flat_map(|it| it.addresses.iter().map(Ipv4Net::addr));
-        let published = config.services.iter().flat_map(|it| it.addresses.iter().copied());
-        let locals = own.chain(published).collect();
+        let own = plan.interfaces.iter().flat_map(|own| &own.addresses);
+        let answered = plan.interfaces.iter().flat_map(|own| own.virtual_addresses.iter().copied());
+        let locals = own.map(|prefix| prefix.address()).chain(answered).collect();
         let shared = Snapshot {
-            interfaces: interfaces(config, live),
+            interfaces,
             locals: Arc::new(locals),
             services: Arc::new(services),
             routes: Arc::new(routes),
+            nat: Arc::new(nat),
             ..Snapshot::default()
         };
-        Self { shared, servers, plan }
+        Compiled { shared, servers, plan }
     }
 
+    /// Whether a server has less than its own weight still, and another look at it is due.
+    pub fn is_ramping(&self) -> bool {
+        self.ramps.are_under_way()
+    }
+}
+
+impl Compiled {
     /// The snapshot with these neighbours: only the servers are copied, and the neighbours.
-    pub fn snapshot(&self, neighbours: &Map<Ipv4Addr, Mac>, generation: u64) -> Snapshot {
+    pub fn snapshot(&self, neighbours: &Neighbours, generation: u64) -> Snapshot {
         let resolved = |server: &Option<Server>| {
             let mut server = server.clone()?;
-            server.hop.mac = neighbours.get(&server.hop.address).copied();
+            server.hop.mac = neighbours.get(&(server.hop.interface, server.hop.address)).copied();
             Some(server)
         };
         Snapshot {
@@ -115,46 +154,73 @@ impl Compiled {
 
 /// The next station on the way to `server`, whose hardware address is not known yet. The
 /// configuration holds no server without one.
-fn hop(routes: &Routes, server: Ipv4Addr) -> Option<Hop> {
+fn hop(routes: &Routes, server: Address) -> Option<Hop> {
     let route = routes.to(server)?;
     Some(Hop { interface: route.interface, address: route.via.unwrap_or(server), mac: None })
 }
 
-fn mode(config: &Config, forwarding: Forwarding, hop: Hop) -> Mode {
-    match forwarding {
-        Forwarding::DirectReturn => Mode::DirectReturn,
-        Forwarding::Nat { port } => Mode::Nat { port },
-        Forwarding::Tunnel => Mode::Tunnel {
-            // The next station is on a subnet of ours, and that is where replies and errors find us.
-            source: config
-                .connected(hop.address)
-                .map_or(Ipv4Addr::UNSPECIFIED, |(_, subnet)| subnet.addr()),
-        },
+/// Pairs and masquerades; what leaves with an address of ours comes back to it.
+fn nat(config: &Config, services: &mut Services) -> NatRules {
+    let mut masquerades = Vec::new();
+    let mut pairs = Vec::new();
+    for rule in config.nat_in_effect() {
+        match rule {
+            NatRule::Pair { inside, outside } => pairs.push((*inside, *outside)),
+            NatRule::Masquerade { out, .. } => {
+                let source = sources_on(&config.interfaces[usize::from(out.0)]);
+                source.iter().for_each(|&source| services.expect_replies_to(source));
+                let from = rule.sources_in(&config.interfaces);
+                masquerades.push(Masquerade { out: *out, from, source });
+            }
+        }
     }
+    NatRules::new(pairs, masquerades)
+}
+
+/// The addresses that masqueraded packets leave an interface with: its first of each family.
+pub fn sources_on(interface: &config::Interface) -> Vec<Address> {
+    let first = |v4: bool| {
+        interface.addresses.iter().map(|own| own.address()).find(|own| own.is_v4() == v4)
+    };
+    [true, false].into_iter().filter_map(first).collect()
 }
 
 /// The card may take less than the operator asked for.
 fn interfaces(config: &Config, live: &[LiveInterface]) -> Arc<[Interface]> {
     let interface = |(interface, live): (&config::Interface, &LiveInterface)| Interface {
+        port: config.port_of(interface),
+        vlan: interface.vlan,
         mac: live.mac,
         mtu: interface.mtu.min(live.mtu),
-        addresses: interface.addresses.clone(),
+        addresses: addresses(interface, live),
+        gateway: interface.gateway,
     };
     config.interfaces.iter().zip(live).map(interface).collect()
 }
 
-/// Servers and gateways are wanted; our own and the virtual addresses are answered for, each on
-/// the interface whose subnet holds it.
+/// The configured ones, and last the one that every interface with IPv6 has on its own link.
+fn addresses(interface: &config::Interface, live: &LiveInterface) -> Vec<Prefix> {
+    let speaks_ipv6 = interface.addresses.iter().any(|prefix| !prefix.address().is_v4());
+    let own_link = speaks_ipv6.then(|| Prefix::new(link_local(live.mac), 64));
+    interface.addresses.iter().copied().chain(own_link).collect()
+}
+
+/// Servers and gateways are wanted; our own, the virtual addresses and those that stations have outside
+/// are answered for, each on the interface whose subnet holds it.
 fn plan(config: &Config, live: &[LiveInterface], servers: &[Option<Server>]) -> Plan {
     let own = |(interface, live): (&config::Interface, &LiveInterface)| Own {
         mac: live.mac,
-        addresses: interface.addresses.clone(),
+        addresses: addresses(interface, live),
         virtual_addresses: Vec::new(),
         quiet: live.quiet,
     };
     let mut interfaces: Vec<_> = config.interfaces.iter().zip(live).map(own).collect();
-    let published = config.services.iter().flat_map(|service| &service.addresses).copied();
-    for address in once_each(published) {
+    let published = config.services.iter().flat_map(|service| service.each_address());
+    let outside = config.nat.iter().filter_map(|rule| match rule {
+        NatRule::Pair { outside, .. } => Some(*outside),
+        NatRule::Masquerade { .. } => None,
+    });
+    for address in once_each(published.chain(outside)) {
         let Some((InterfaceId(position), _)) = config.connected(address) else { continue };
         if let Some(own) = interfaces.get_mut(usize::from(position)) {
             own.virtual_addresses.push(address);
@@ -177,170 +243,4 @@ fn once_each<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::{Duration, Instant};
-
-    use dataplane::snapshot::Protocol;
-
-    use super::*;
-
-    const WAN: InterfaceId = InterfaceId(0);
-    const LAN: InterfaceId = InterfaceId(1);
-
-    fn live() -> [LiveInterface; 2] {
-        [1, 2].map(|last| LiveInterface { mac: mac(last), mtu: 1500, quiet: false })
-    }
-
-    fn mac(last: u8) -> Mac {
-        Mac([2, 0, 0, 0, 0, last])
-    }
-
-    fn address(text: &str) -> Ipv4Addr {
-        text.parse().unwrap()
-    }
-
-    fn mixed() -> (Config, Identities) {
-        let config = Config::from_toml(include_str!("../../tests/configs/mixed.toml")).unwrap();
-        let mut identities = Identities::new();
-        identities.assign(&config);
-        (config, identities)
-    }
-
-    fn snapshot(neighbours: &[(&str, Mac)]) -> (Snapshot, Identities) {
-        let (config, identities) = mixed();
-        let neighbours = neighbours.iter().map(|&(text, mac)| (address(text), mac)).collect();
-        (Compiled::new(&config, &identities, &live()).snapshot(&neighbours, 7), identities)
-    }
-
-    #[test]
-    fn services_are_found_at_their_addresses_ports_and_protocols_alone() {
-        let (snapshot, identities) = snapshot(&[]);
-        let at = |text, protocol, port| {
-            snapshot.services.at(address(text), protocol, port).map(|service| service.id)
-        };
-        let (direct, both) = (identities.service("direct"), identities.service("both"));
-        assert_eq!(snapshot.generation, 7);
-        assert_eq!(at("10.1.0.100", Protocol::Tcp, 80), direct);
-        assert_eq!(at("10.1.0.100", Protocol::Tcp, 8010), direct);
-        assert_eq!(at("10.1.0.100", Protocol::Tcp, 8011), None);
-        assert_eq!(at("10.1.0.100", Protocol::Udp, 80), None);
-        assert_eq!(at("10.1.0.101", Protocol::Udp, 80), identities.service("translated"));
-        assert_eq!(at("10.1.0.102", Protocol::Tcp, 80), identities.service("tunnelled"));
-        assert_eq!(at("10.1.0.102", Protocol::Tcp, 81), both);
-        assert_eq!(at("10.1.0.103", Protocol::Tcp, 81), both);
-    }
-
-    #[test]
-    fn each_server_is_reached_in_its_mode_by_its_next_station() {
-        let (snapshot, identities) = snapshot(&[("10.1.0.21", mac(21)), ("10.1.0.1", mac(9))]);
-        let server = |service, server| {
-            snapshot.server(identities.server(service, server).unwrap()).unwrap().clone()
-        };
-        let near = server("both", "near");
-        assert_eq!(near.mode, Mode::DirectReturn);
-        assert_eq!(
-            near.hop,
-            Hop { interface: WAN, address: address("10.1.0.21"), mac: Some(mac(21)) }
-        );
-        let far = server("both", "far");
-        assert_eq!(far.mode, Mode::Tunnel { source: address("10.1.0.2") });
-        assert_eq!(
-            far.hop,
-            Hop { interface: WAN, address: address("10.1.0.1"), mac: Some(mac(9)) }
-        );
-        assert_eq!(server("translated", "web1").mode, Mode::Nat { port: Some(8080) });
-        assert_eq!(
-            server("translated", "web2").hop,
-            Hop { interface: LAN, address: address("10.2.0.12"), mac: None }
-        );
-        assert!(snapshot.services.may_reply(address("10.2.0.11")));
-        assert!(!snapshot.services.may_reply(address("10.3.0.11")));
-    }
-
-    #[test]
-    fn our_own_and_the_virtual_addresses_are_local() {
-        let (snapshot, _) = snapshot(&[]);
-        for local in ["10.1.0.2", "10.2.0.2", "10.1.0.100", "10.1.0.103"] {
-            assert!(snapshot.locals.contains(&address(local)), "{local}");
-        }
-        assert_eq!(snapshot.locals.len(), 6);
-    }
-
-    #[test]
-    fn a_draining_server_takes_no_new_flows_but_keeps_its_own() {
-        let (mut config, identities) = mixed();
-        config.services[0].servers[0].weight = 0;
-        let snapshot = Compiled::new(&config, &identities, &live()).snapshot(&Map::default(), 1);
-        let service = snapshot.services.service(identities.service("direct").unwrap()).unwrap();
-        let draining = identities.server("direct", "near1").unwrap();
-        assert_eq!(service.candidates.servers().len(), 2);
-        assert!(service.candidates.servers().iter().all(|&(id, _)| id != draining));
-        assert!(snapshot.server(draining).is_some());
-    }
-
-    #[test]
-    fn a_packet_must_fit_what_the_card_takes() {
-        let (config, identities) = mixed();
-        let mut live = live();
-        live[1].mtu = 1400;
-        let snapshot = Compiled::new(&config, &identities, &live).snapshot(&Map::default(), 1);
-        assert_eq!([snapshot.interfaces[0].mtu, snapshot.interfaces[1].mtu], [1500, 1400]);
-    }
-
-    #[test]
-    fn a_change_of_neighbours_shares_everything_else() {
-        let (config, identities) = mixed();
-        let compiled = Compiled::new(&config, &identities, &live());
-        let before = compiled.snapshot(&Map::default(), 1);
-        let known = Map::from_iter([(address("10.1.0.22"), mac(22))]);
-        let after = compiled.snapshot(&known, 2);
-        assert!(Arc::ptr_eq(&before.services, &after.services));
-        assert!(Arc::ptr_eq(&before.routes, &after.routes));
-        assert!(Arc::ptr_eq(&before.locals, &after.locals));
-        assert!(Arc::ptr_eq(&before.interfaces, &after.interfaces));
-        let id = identities.server("direct", "near2").unwrap();
-        assert_eq!(before.server(id).unwrap().hop.mac, None);
-        assert_eq!(after.server(id).unwrap().hop.mac, Some(mac(22)));
-        assert_eq!(after.hop_to(address("10.1.0.22")).unwrap().mac, Some(mac(22)));
-    }
-
-    #[test]
-    fn servers_and_gateways_are_wanted_and_virtual_addresses_answered_for() {
-        let (mut config, identities) = mixed();
-        config.neighbours =
-            vec![config::Neighbour { interface: LAN, address: address("10.2.0.13"), mac: mac(13) }];
-        let plan = Compiled::new(&config, &identities, &live()).plan();
-        let wan = ["10.1.0.1", "10.1.0.21", "10.1.0.22", "10.1.0.23"].map(|it| (WAN, address(it)));
-        let lan = ["10.2.0.11", "10.2.0.12", "10.2.0.13"].map(|it| (LAN, address(it)));
-        assert_eq!(plan.wanted, [&wan[..], &lan[..]].concat());
-        assert_eq!(plan.fixed, [(LAN, address("10.2.0.13"), mac(13))]);
-        let virtual_addresses = ["10.1.0.100", "10.1.0.101", "10.1.0.102", "10.1.0.103"];
-        assert_eq!(plan.interfaces[0].virtual_addresses, virtual_addresses.map(address));
-        assert!(plan.interfaces[1].virtual_addresses.is_empty());
-        assert_eq!(plan.interfaces[1].mac, mac(2));
-    }
-
-    #[test]
-    fn a_thousand_services_of_ten_servers_are_compiled_at_once() {
-        let config = Config::read(&config::tests::large()).unwrap();
-        let mut identities = Identities::new();
-        identities.assign(&config);
-        let known = (0..10_000).map(|n| (Ipv4Addr::from(0x0a02_0100 + n), mac(1))).collect();
-        let best = (0..5)
-            .map(|_| {
-                let start = Instant::now();
-                let compiled = Compiled::new(&config, &identities, &live());
-                let compiling = start.elapsed();
-                let snapshot = compiled.snapshot(&known, 1);
-                assert!(snapshot.servers.iter().flatten().all(|it| it.hop.mac.is_some()));
-                (start.elapsed(), compiling)
-            })
-            .min()
-            .unwrap();
-        println!(
-            "1000 services of 10 servers compiled in {:?}, of that neighbours apart {:?}",
-            best.0, best.1
-        );
-        assert!(best.0 < Duration::from_millis(100), "{best:?}");
-    }
-}
+mod tests;

@@ -3,28 +3,41 @@
 //!
 //! 1. [`system`]: the node, the data plane's and the admin API's settings, each by itself
 //! 2. [`network`]: interfaces, then routes and neighbours, which must be on their subnets
-//! 3. [`service`]: virtual services and their servers, which must be within reach
+//! 3. [`nat`]: translation for stations that reach out through us
+//! 4. [`service`]: virtual services, their [`settings`], and their servers ([`server`]), which must be
+//!    within reach; what concerns two services at once is settled last ([`claims`])
 //!
-//! [`difference`] says what one configuration changes about another.
+//! [`address`] reads what stands in all of them; [`difference`] says what one configuration changes about another.
 
 mod system;
 
 mod network;
 
+mod nat;
+
 mod service;
+
+mod settings;
+
+mod server;
+
+mod claims;
+
+mod address;
 
 mod difference;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use dataplane::snapshot::{self, InterfaceId};
-use dataplane::wire::Mac;
-use ipnet::Ipv4Net;
+use dataplane::snapshot::{self, InterfaceId, PortId};
+use dataplane::wire::{Address, Mac, Prefix};
 use serde_json::Value;
 
 use crate::document;
-pub use crate::document::{Memory, Mode, Polling, Protocol, Scheduler};
+pub use crate::document::{
+    CheckKind, Encapsulation, Helper, Memory, Mode, NatKind, Polling, Protocol, Scheduler, State,
+};
 use crate::field::{self, Field, Invalid, Refusals, Shape};
 
 /// How many static routes a node can have.
@@ -49,6 +62,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Hardware addresses that need not be asked for.
     pub neighbours: Vec<Neighbour>,
+    /// Translation for stations that reach out through us, in the operator's order.
+    pub nat: Vec<NatRule>,
     /// Virtual services.
     pub services: Vec<Service>,
 }
@@ -60,10 +75,23 @@ pub struct Dataplane {
     pub workers: Vec<u32>,
     /// What a worker does when no packets come.
     pub polling: Polling,
-    /// Capacity of each worker's flow table.
+    /// Capacity of each worker's table of IPv4 flows.
     pub flows: u32,
+    /// Capacity of each worker's table of IPv6 flows, if the operator says so.
+    pub flows_ipv6: Option<u32>,
+    /// How many clients the node remembers for services with persistence.
+    pub clients: u32,
+    /// How many datagrams in parts each worker follows at once.
+    pub fragments: u32,
     /// Where packet buffers lie; `None`: on huge pages if there are any.
     pub memory: Option<Memory>,
+}
+
+impl Dataplane {
+    /// Capacity of each worker's table of IPv6 flows: a quarter of the other's unless the operator says otherwise.
+    pub fn flows_ipv6(&self) -> u32 {
+        self.flows_ipv6.unwrap_or((self.flows / 4).max(1))
+    }
 }
 
 /// Where the admin API listens.
@@ -86,17 +114,30 @@ pub struct Certificate {
     pub key: PathBuf,
 }
 
-/// A network interface of the data plane.
+/// A network interface of the data plane: a device, or one VLAN on it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// Which card or virtual device it is.
+    /// Which card or virtual device it is on.
     pub device: Device,
     /// The longest IP packet that fits, in bytes, 576 to 9000.
     pub mtu: u16,
+    /// Its VLAN, 1 to 4094, which no other interface on the device has; `None` where frames carry no tag.
+    pub vlan: Option<u16>,
     /// Our addresses with their subnets, at least one.
-    pub addresses: Vec<Ipv4Net>,
+    pub addresses: Vec<Prefix>,
+    /// Whether stations on its subnets may use us as their gateway.
+    pub gateway: bool,
+}
+
+/// A device that one or more interfaces are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port<'c> {
+    /// Which card or virtual device it is.
+    pub device: &'c Device,
+    /// The longest IP packet of any of its interfaces, in bytes.
+    pub mtu: u16,
 }
 
 /// Which card or virtual device an interface is.
@@ -114,9 +155,9 @@ pub enum Device {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// Which destinations it is for; no host bits are set.
-    pub to: Ipv4Net,
+    pub to: Prefix,
     /// The gateway, on a subnet of `interface`.
-    pub via: Ipv4Addr,
+    pub via: Address,
     /// The interface that leads to the gateway.
     pub interface: InterfaceId,
 }
@@ -127,9 +168,28 @@ pub struct Neighbour {
     /// The interface that the station is on.
     pub interface: InterfaceId,
     /// Its address, on a subnet of `interface`.
-    pub address: Ipv4Addr,
+    pub address: Address,
     /// Its hardware address.
     pub mac: Mac,
+}
+
+/// Translation for stations that reach out through us.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NatRule {
+    /// Many stations share our address on the interface that their packets leave on (NAT-01).
+    Masquerade {
+        /// The interface.
+        out: InterfaceId,
+        /// Whose packets; see [`NatRule::sources_in`] for what an empty list means.
+        from: Vec<Prefix>,
+    },
+    /// One station has an address of its own outside (NAT-02).
+    Pair {
+        /// The station's own address.
+        inside: Address,
+        /// The one that it has outside, of the same family and on a subnet of ours.
+        outside: Address,
+    },
 }
 
 /// A virtual service.
@@ -137,8 +197,8 @@ pub struct Neighbour {
 pub struct Service {
     /// Its name, which no other service has.
     pub name: String,
-    /// Its virtual addresses, at least one.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Its virtual addresses and prefixes, at least one, apart from each other.
+    pub addresses: Vec<Prefix>,
     /// Its ports.
     pub ports: Ports,
     /// What it carries.
@@ -147,8 +207,95 @@ pub struct Service {
     pub mode: Mode,
     /// How a new flow's server is chosen.
     pub scheduler: Scheduler,
+    /// Whether clients return to the server that they had before.
+    pub persistence: Option<Persistence>,
+    /// How long its flows are remembered, as far as the operator says.
+    pub timeouts: Timeouts,
+    /// How many new flows it takes.
+    pub limits: Limits,
+    /// What carries packets to servers of mode `tun` that say nothing else.
+    pub encapsulation: Encapsulation,
+    /// Their port, with [`Encapsulation::Gue`].
+    pub gue_port: u16,
+    /// Servers may be clients too.
+    pub hairpin: bool,
+    /// Segment sizes are lowered to what fits a tunnel.
+    pub clamp_mss: bool,
+    /// The protocol that needs our help, if the operator says so.
+    pub helper: Option<Helper>,
+    /// Addresses of ours or virtual ones that packets leave with (SNAT), if the operator says so.
+    pub sources: Vec<Address>,
+    /// How servers are asked whether they are well.
+    pub check: CheckKind,
+    /// Whether a server that is found not to be well keeps its flows (HC-15).
+    pub quiescent: bool,
+    /// Whether it takes new flows (VS-20).
+    pub enabled: bool,
+    /// How long a server that comes back takes to reach its weight, in seconds.
+    pub slow_start: u32,
     /// Its real servers.
     pub servers: Vec<Server>,
+}
+
+/// Clients return to the server that they had before (PER-01).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Persistence {
+    /// How long after its last connection a client is remembered, in seconds.
+    pub timeout: u32,
+    /// How many bits of an IPv4 client's address count, 1 to 32.
+    pub mask: u8,
+    /// How many bits of an IPv6 client's address count, 1 to 128.
+    pub mask_ipv6: u8,
+    /// Services of the same group send a client to the same machine.
+    pub group: Option<String>,
+    /// Clients return even to a server that drains (PER-11 turned off).
+    pub through_drain: bool,
+}
+
+/// How long flows are remembered, in seconds, as far as the operator says; [`Service::timeouts()`] is what counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Timeouts {
+    /// While a TCP connection stands.
+    pub established: Option<u32>,
+    /// After a FIN.
+    pub closing: Option<u32>,
+    /// Between UDP datagrams.
+    pub udp: Option<u32>,
+    /// After a SYN that nothing followed.
+    pub half_open: Option<u32>,
+}
+
+/// How many new flows a service takes, on the whole node; 0 is no limit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// TCP flows at once that have seen a SYN only; `None`: [`Limits::HALF_OPEN`] a worker.
+    pub half_open: Option<u32>,
+    /// New flows a second.
+    pub new_flows: u32,
+    /// New flows a second from one client network.
+    pub new_flows_per_client: u32,
+    /// How many bits of an IPv4 client's address make its network, 1 to 32.
+    pub client_mask: u8,
+    /// How many bits of an IPv6 client's address make its network, 1 to 128.
+    pub client_mask_ipv6: u8,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let document::Limits {
+            half_open,
+            new_flows,
+            new_flows_per_client,
+            client_mask,
+            client_mask_ipv6,
+        } = document::Limits::default();
+        Self { half_open, new_flows, new_flows_per_client, client_mask, client_mask_ipv6 }
+    }
+}
+
+impl Limits {
+    /// Flows at once, on one worker, that have seen a SYN only, unless the operator says otherwise.
+    pub const HALF_OPEN: u32 = 16_384;
 }
 
 /// A real server.
@@ -157,11 +304,21 @@ pub struct Server {
     /// Its name, which no other server of the service has.
     pub name: String,
     /// Its own address.
-    pub address: Ipv4Addr,
+    pub address: Address,
     /// How packets reach it.
     pub forwarding: Forwarding,
+    /// What carries packets to it, where that is not as the service says; only with [`Forwarding::Tunnel`].
+    pub encapsulation: Option<Encapsulation>,
     /// Its share of new flows; 0 lets it drain.
     pub weight: u16,
+    /// Servers of the lowest number that has any open come first (ST-12).
+    pub priority: u8,
+    /// It takes new flows again when it has fewer than so many; below `max_connections`, or 0.
+    pub min_connections: u32,
+    /// How many flows it has at most; 0 is no limit.
+    pub max_connections: u32,
+    /// What is wanted of it.
+    pub state: State,
 }
 
 /// How packets reach a real server. Only NAT can change the port (FWD-02).
@@ -174,7 +331,12 @@ pub enum Forwarding {
         /// The server's port; `None` keeps the one that the client used.
         port: Option<u16>,
     },
-    /// IP in IP.
+    /// The same with an address of ours as the source.
+    Snat {
+        /// The server's port; `None` keeps the one that the client used.
+        port: Option<u16>,
+    },
+    /// Inside another packet.
     Tunnel,
 }
 
@@ -184,6 +346,7 @@ impl Forwarding {
         match self {
             Self::DirectReturn => Mode::Dr,
             Self::Nat { .. } => Mode::Nat,
+            Self::Snat { .. } => Mode::Snat,
             Self::Tunnel => Mode::Tun,
         }
     }
@@ -191,7 +354,7 @@ impl Forwarding {
     /// The server's own port, where it has one.
     pub fn port(self) -> Option<u16> {
         match self {
-            Self::Nat { port } => port,
+            Self::Nat { port } | Self::Snat { port } => port,
             Self::DirectReturn | Self::Tunnel => None,
         }
     }
@@ -202,6 +365,11 @@ impl Forwarding {
 pub struct Ports(Vec<(u16, u16)>);
 
 impl Ports {
+    /// Whether a port is among them.
+    pub fn contain(&self, port: u16) -> bool {
+        self.ranges().any(|(first, last)| (first..=last).contains(&port))
+    }
+
     /// First and last port of each range.
     pub fn ranges(&self) -> impl Iterator<Item = (u16, u16)> {
         self.0.iter().copied()
@@ -209,11 +377,10 @@ impl Ports {
 }
 
 const CONFIGURATION: Shape = Shape {
-    known: &["node", "dataplane", "admin", "interface", "route", "neighbour", "service"],
+    known: &["node", "dataplane", "admin", "interface", "route", "neighbour", "nat", "service"],
     later: &[
         ("ha", "no ha: a second node is not there yet"),
         ("vrrp", "no vrrp: it is not there yet"),
-        ("nat", "no nat rules: they are not there yet (mode = \"nat\" of a service is)"),
         ("user", "no user: users are not there yet (the token in admin.token is)"),
     ],
 };
@@ -245,7 +412,8 @@ impl Config {
         let node = system::node(&table.at("node"), refusals);
         let dataplane = system::dataplane(&table.at("dataplane"), refusals);
         let admin = system::admin(&table.at("admin"), refusals);
-        let network = network::Network::read(&table, refusals);
+        let mut network = network::Network::read(&table, refusals);
+        let nat = nat::rules(&table.at("nat"), &mut network, refusals);
         let services = service::services(&table.at("service"), &network, refusals);
         Some(Self {
             node: node?,
@@ -254,6 +422,7 @@ impl Config {
             interfaces: network.interfaces,
             routes: network.routes,
             neighbours: network.neighbours,
+            nat,
             services,
         })
     }
@@ -268,6 +437,9 @@ impl Config {
                 workers: Some(self.dataplane.workers.clone()).filter(|list| !list.is_empty()),
                 polling: self.dataplane.polling,
                 flows: self.dataplane.flows,
+                flows_ipv6: self.dataplane.flows_ipv6,
+                clients: self.dataplane.clients,
+                fragments: self.dataplane.fragments,
                 memory: self.dataplane.memory,
             },
             admin: document::Admin {
@@ -281,17 +453,18 @@ impl Config {
             route: self
                 .routes
                 .iter()
-                .map(|route| document::Route { to: route.to, via: route.via })
+                .map(|route| document::Route { to: document::net(route.to), via: route.via.into() })
                 .collect(),
             neighbour: self
                 .neighbours
                 .iter()
                 .map(|neighbour| document::Neighbour {
                     interface: interface(neighbour.interface),
-                    address: neighbour.address,
+                    address: neighbour.address.into(),
                     mac: neighbour.mac.to_string(),
                 })
                 .collect(),
+            nat: self.nat.iter().map(|rule| rule.document(interface)).collect(),
             service: self.services.iter().map(Service::document).collect(),
         }
     }
@@ -303,8 +476,33 @@ impl Config {
 
     /// The interface that `address` is on a subnet of, and our own address there with the subnet;
     /// `None` if it is on none of them.
-    pub fn connected(&self, address: Ipv4Addr) -> Option<(InterfaceId, Ipv4Net)> {
+    pub fn connected(&self, address: Address) -> Option<(InterfaceId, Prefix)> {
         network::connected(&self.interfaces, address)
+    }
+
+    /// The devices in the order in which interfaces name them first: the position is the [`PortId`].
+    pub fn ports(&self) -> Vec<Port<'_>> {
+        let mut ports: Vec<Port<'_>> = Vec::new();
+        for Interface { device, mtu, .. } in &self.interfaces {
+            match ports.iter_mut().find(|port| port.device == device) {
+                Some(port) => port.mtu = port.mtu.max(*mtu),
+                None => ports.push(Port { device, mtu: *mtu }),
+            }
+        }
+        ports
+    }
+
+    /// The device that an interface is on.
+    pub fn port_of(&self, interface: &Interface) -> PortId {
+        let position = self.ports().iter().position(|port| *port.device == interface.device);
+        PortId(position.unwrap_or_default() as u8)
+    }
+
+    /// The rules of translation in the order in which they are looked up: pairs, then masquerades (NAT-03).
+    pub fn nat_in_effect(&self) -> impl Iterator<Item = &NatRule> {
+        let is_pair = |rule: &&NatRule| matches!(rule, NatRule::Pair { .. });
+        let pairs = self.nat.iter().filter(is_pair);
+        pairs.chain(self.nat.iter().filter(move |rule| !is_pair(rule)))
     }
 }
 
@@ -314,28 +512,68 @@ impl Interface {
             name: self.name.clone(),
             device: self.device.to_string(),
             mtu: self.mtu,
-            addresses: self.addresses.clone(),
+            vlan: self.vlan,
+            addresses: self.addresses.iter().copied().map(document::net).collect(),
+            gateway: self.gateway,
+        }
+    }
+}
+
+impl NatRule {
+    fn document(&self, interface: impl Fn(InterfaceId) -> String) -> document::Nat {
+        let blank = document::Nat {
+            kind: NatKind::Pair,
+            out: None,
+            from: Vec::new(),
+            inside: None,
+            outside: None,
+        };
+        match self {
+            Self::Masquerade { out, from } => document::Nat {
+                kind: NatKind::Masquerade,
+                out: Some(interface(*out)),
+                from: from.iter().copied().map(document::net).collect(),
+                ..blank
+            },
+            Self::Pair { inside, outside } => {
+                document::Nat { inside: Some(inside.ip()), outside: Some(outside.ip()), ..blank }
+            }
         }
     }
 }
 
 impl Service {
     fn document(&self) -> document::Service {
-        let alone = match self.addresses[..] {
-            [address] => Some(address),
-            _ => None,
-        };
+        let mut addresses: Vec<_> = self.addresses.iter().copied().map(address::shown).collect();
+        let alone = if addresses.len() == 1 { addresses.pop() } else { None };
         document::Service {
             name: self.name.clone(),
             address: alone,
-            addresses: if alone.is_some() { Vec::new() } else { self.addresses.clone() },
+            addresses,
             ports: self.ports.to_string(),
             protocol: self.protocol,
             mode: self.mode,
             scheduler: self.scheduler,
-            check: document::Check::default(),
+            persistence: self.persistence.as_ref().map(Persistence::document),
+            timeouts: self.timeouts.document(),
+            limits: self.limits.document(),
+            encapsulation: self.encapsulation,
+            gue_port: self.gue_port,
+            hairpin: self.hairpin,
+            clamp_mss: self.clamp_mss,
+            helper: self.helper,
+            sources: self.sources.iter().map(|source| source.ip()).collect(),
+            check: document::Check { kind: self.check },
+            quiescent: self.quiescent,
+            enabled: self.enabled,
+            slow_start: address::seconds(self.slow_start),
             server: self.servers.iter().map(|server| server.document(self.mode)).collect(),
         }
+    }
+
+    /// Its virtual addresses one by one.
+    pub fn each_address(&self) -> impl Iterator<Item = Address> {
+        self.addresses.iter().copied().flat_map(address::each)
     }
 
     /// The protocols that it carries.
@@ -346,6 +584,67 @@ impl Service {
             Protocol::Both => &[snapshot::Protocol::Tcp, snapshot::Protocol::Udp],
         }
     }
+
+    /// How long its flows are remembered: what the operator says, or else as usual, and connections no
+    /// shorter than clients are (PER-10).
+    pub fn timeouts(&self) -> snapshot::Timeouts {
+        let usual = snapshot::Timeouts::default();
+        let Timeouts { established, closing, udp, half_open } = self.timeouts;
+        let clients =
+            self.persistence.as_ref().map_or(0, |persistence| persistence.timeout * 1_000);
+        let given = |time: Option<u32>| time.map(|seconds| seconds * 1_000);
+        snapshot::Timeouts {
+            half_open: given(half_open).unwrap_or(usual.half_open),
+            established: given(established).unwrap_or(usual.established.max(clients)),
+            closing: given(closing).unwrap_or(usual.closing),
+            datagrams: given(udp).unwrap_or(usual.datagrams.max(clients)),
+        }
+    }
+
+    /// Whether FTP's data connections are followed (VS-06): as the operator says, or else where a translated
+    /// service has the port of FTP.
+    pub fn is_ftp(&self) -> bool {
+        let translated = matches!(self.mode, Mode::Nat | Mode::Snat);
+        match self.helper {
+            Some(helper) => helper == Helper::Ftp,
+            None => translated && self.protocol != Protocol::Udp && self.ports.contain(21),
+        }
+    }
+}
+
+impl Persistence {
+    fn document(&self) -> document::Persistence {
+        document::Persistence {
+            timeout: address::seconds(self.timeout),
+            mask: self.mask,
+            mask_ipv6: self.mask_ipv6,
+            group: self.group.clone(),
+            through_drain: self.through_drain,
+        }
+    }
+}
+
+impl Timeouts {
+    fn document(self) -> document::Timeouts {
+        let Self { established, closing, udp, half_open } = self;
+        let [established, closing, udp, half_open] =
+            [established, closing, udp, half_open].map(|time| time.map(address::seconds));
+        document::Timeouts { established, closing, udp, half_open }
+    }
+}
+
+impl Limits {
+    fn document(self) -> document::Limits {
+        let Self { half_open, new_flows, new_flows_per_client, client_mask, client_mask_ipv6 } =
+            self;
+        document::Limits {
+            half_open,
+            new_flows,
+            new_flows_per_client,
+            client_mask,
+            client_mask_ipv6,
+        }
+    }
 }
 
 impl Server {
@@ -353,11 +652,23 @@ impl Server {
     fn document(&self, inherited: Mode) -> document::Server {
         document::Server {
             name: Some(self.name.clone()),
-            address: self.address,
+            address: self.address.into(),
             port: self.forwarding.port(),
             mode: Some(self.forwarding.mode()).filter(|&mode| mode != inherited),
+            encapsulation: self.encapsulation,
             weight: self.weight,
-            max_connections: 0,
+            priority: self.priority,
+            min_connections: self.min_connections,
+            max_connections: self.max_connections,
+            state: self.state,
+        }
+    }
+
+    /// Whether it is to take new flows, keep those it has, or neither: as wanted, but weight 0 drains, too.
+    pub fn wanted(&self) -> State {
+        match self.state {
+            State::Online if self.weight == 0 => State::Drain,
+            state => state,
         }
     }
 }
@@ -376,28 +687,6 @@ fn is_name(text: &str, marks: &[u8]) -> bool {
     (1..=63).contains(&text.len())
         && text.as_bytes()[0].is_ascii_alphanumeric()
         && text.bytes().all(plain)
-}
-
-/// What an address must be.
-const ADDRESS: &str = "an address, such as 10.0.0.7";
-
-/// An address that a station can have.
-fn address(field: &Field<'_>) -> Result<Ipv4Addr, Invalid> {
-    let text = field.text(255, ADDRESS)?;
-    if text.parse::<std::net::Ipv6Addr>().is_ok() {
-        return Err(field.expected(format!("{ADDRESS} (IPv6 is not there yet)")));
-    }
-    let address: Ipv4Addr = text.parse().map_err(|_| field.expected(ADDRESS))?;
-    if is_station(address) {
-        Ok(address)
-    } else {
-        Err(field.expected("the address of a station, such as 10.0.0.7"))
-    }
-}
-
-/// Not "this network" (RFC 1122), loopback, multicast, reserved or broadcast.
-fn is_station(address: Ipv4Addr) -> bool {
-    !matches!(address.octets()[0], 0 | 127 | 224..)
 }
 
 #[cfg(test)]

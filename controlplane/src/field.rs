@@ -211,6 +211,11 @@ impl<'v> Field<'v> {
         self.value.is_some()
     }
 
+    /// Whether it is a text with this letter in it.
+    pub fn holds(&self, letter: char) -> bool {
+        self.value.and_then(Value::as_str).is_some_and(|text| text.contains(letter))
+    }
+
     /// The refusal of what is there.
     pub fn expected(&self, expected: impl Into<String>) -> Invalid {
         let found = match self.value {

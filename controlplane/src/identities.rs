@@ -1,12 +1,13 @@
 //! Which slot each service and server has in the workers' tables. As long as the operator keeps a
-//! name, flows and counters stay with it; a slot that was given up is given away again as late as
-//! possible, and a server's slot with another number of reuse, so that no flow of the old one
-//! is mistaken for one of the new.
+//! name, flows and counters stay with it; a slot that was given up rests for a while, and is given
+//! away again with another number of reuse, so that no flow of the old owner is mistaken for one of the
+//! new.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::Ipv4Addr;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 use dataplane::snapshot::{ServerId, ServiceId};
+use dataplane::wire::Address;
 
 use crate::config::{Config, Forwarding, Server};
 
@@ -26,7 +27,7 @@ struct Known {
 }
 
 /// What a server's flows depend on. If it changes, they must not go on with another machine.
-type Target = (Ipv4Addr, Forwarding);
+type Target = (Address, Forwarding);
 
 fn target(server: &Server) -> Target {
     (server.address, server.forwarding)
@@ -45,8 +46,8 @@ impl Identities {
         let mut fresh = Vec::new();
         for service in &config.services {
             let known = self.services.entry(service.name.clone()).or_insert_with(|| {
-                let (slot, _) = self.service_slots.take();
-                Known { id: ServiceId(slot), servers: HashMap::new() }
+                let (slot, reuse) = self.service_slots.take();
+                Known { id: ServiceId::new(slot, reuse), servers: HashMap::new() }
             });
             for server in &service.servers {
                 known.servers.entry(server.name.clone()).or_insert_with(|| {
@@ -76,12 +77,12 @@ impl Identities {
             known.servers.retain(|name, (id, target)| {
                 let stays = service.and_then(|service| service.get(&**name)) == Some(target);
                 if !stays {
-                    servers.push((id.slot() as u16, id.reuse().wrapping_add(1)));
+                    servers.push(next_owner(id.slot(), id.reuse()));
                 }
                 stays
             });
             if service.is_none() {
-                services.push((known.id.0, 0));
+                services.push(next_owner(known.id.slot(), known.id.reuse()));
             }
             service.is_some()
         });
@@ -113,18 +114,31 @@ impl Identities {
     }
 }
 
+/// A slot that was given up, with how many will have had it before its next owner: never so many that
+/// the identity would be [`ServerId::NONE`] or [`ServiceId::NONE`].
+fn next_owner(slot: usize, reuse: u16) -> (u16, u16) {
+    (slot as u16, (reuse + 1) % u16::MAX)
+}
+
 /// Slots that are free, with the number of owners they have had. A configuration has no more
 /// services and servers than there are slots.
 #[derive(Debug, Clone, Default)]
 struct Slots {
     never_used: u32,
-    given_back: VecDeque<(u16, u16)>,
+    /// Given back lately, the latest last: at most [`RESTING`].
+    resting: VecDeque<(u16, u16)>,
+    /// Given back before those. The lowest goes first, because the workers' lists reach to the highest in use.
+    rested: BinaryHeap<Reverse<(u16, u16)>>,
 }
 
+/// Slots that are kept from new owners for a while, as long as there are others.
+const RESTING: usize = 256;
+
 impl Slots {
-    /// The slot that has been free for the longest.
+    /// The lowest slot that has rested, or else the one that has rested for the longest.
     fn take(&mut self) -> (u16, u16) {
-        self.given_back.pop_front().unwrap_or_else(|| {
+        let rested = self.rested.pop().map(|Reverse(slot)| slot);
+        rested.or_else(|| self.resting.pop_front()).unwrap_or_else(|| {
             let slot = u16::try_from(self.never_used).expect("a configuration is bounded");
             self.never_used += 1;
             (slot, 0)
@@ -134,7 +148,9 @@ impl Slots {
     /// In order of the slots, so that the same changes give the same identities on every run.
     fn give_back(&mut self, mut slots: Vec<(u16, u16)>) {
         slots.sort_unstable();
-        self.given_back.extend(slots);
+        self.resting.extend(slots);
+        let rested = self.resting.len().saturating_sub(RESTING);
+        self.rested.extend(self.resting.drain(..rested).map(Reverse));
     }
 }
 
@@ -228,10 +244,23 @@ mod tests {
     }
 
     #[test]
+    fn small_configurations_after_a_large_one_stay_in_low_slots() {
+        let mut slots = Slots::default();
+        let all: Vec<_> = (0..10_000).map(|_| slots.take()).collect();
+        slots.give_back(all.iter().map(|&(slot, reuse)| (slot, reuse + 1)).collect());
+        for _ in 0..1_000 {
+            let some: Vec<_> = (0..15).map(|_| slots.take()).collect();
+            assert!(some.iter().all(|&(slot, _)| slot < 600), "{some:?}");
+            slots.give_back(some.into_iter().map(|(slot, reuse)| (slot, reuse + 1)).collect());
+        }
+    }
+
+    #[test]
     fn as_many_servers_as_there_are_slots_can_all_be_replaced() {
         let all = |second: u8| {
             let server = |n: u32| {
-                let address = Ipv4Addr::from(u32::from_be_bytes([10, second, 0, 0]) + 0x100 + n);
+                let address =
+                    std::net::Ipv4Addr::from(u32::from_be_bytes([10, second, 0, 0]) + 0x100 + n);
                 json!({ "address": address.to_string(), "mode": "tun" })
             };
             Config::read(&json!({
@@ -266,16 +295,16 @@ mod tests {
             let mut identities = Identities::new();
             let mut owners: HashMap<ServerId, (u8, u8, u8)> = HashMap::new();
             for services in steps {
-                let mut config = config(&[("template", &[])]);
+                let mut config = config(&[("template", &[("server", 3, 1)])]);
                 let template = config.services.remove(0);
+                let server = &template.servers[0];
                 for (service, servers) in &services {
                     config.services.push(crate::config::Service {
                         name: format!("s{service}"),
                         servers: servers.iter().map(|(name, host)| Server {
                             name: format!("r{name}"),
-                            address: Ipv4Addr::new(10, 2, 0, *host),
-                            forwarding: Forwarding::DirectReturn,
-                            weight: 1,
+                            address: std::net::Ipv4Addr::new(10, 2, 0, *host).into(),
+                            ..server.clone()
                         }).collect(),
                         ..template.clone()
                     });

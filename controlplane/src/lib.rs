@@ -13,6 +13,7 @@
 //!
 //! - [`neighbours`]: whose hardware address is this, and who asks for ours
 //! - [`echo`]: answers to pings of our own and the virtual addresses
+//! - [`icmpv6`]: the messages of both, over IPv6
 //!
 //! Who talks to whom:
 //!
@@ -41,6 +42,8 @@ pub mod report;
 pub mod neighbours;
 
 pub mod echo;
+
+pub mod icmpv6;
 
 pub mod plumbing;
 

@@ -1,37 +1,42 @@
 //! Whose hardware address is this, and who asks for ours: ARP (RFC 826) with conflict detection
-//! (RFC 5227), as a state machine over frames and time. Nothing here sends or sleeps:
-//! [`Neighbours::next_frame`] gives what is to be sent.
+//! (RFC 5227) and neighbour discovery (RFC 4861), as one state machine over frames and time. Nothing here
+//! sends or sleeps: [`Neighbours::next_frame`] gives what is to be sent.
 //!
 //! - Requests are answered for our own and the virtual addresses, on the interface whose subnet holds
 //!   the address, and for nothing else (AR-01).
 //! - Servers and gateways are *wanted*: asked for at once, asked again before what is known grows old, and
 //!   never given up. Other stations are asked for when a worker has a frame for them (*dynamic*).
-//! - Only stations that we asked for are learnt; a gratuitous ARP changes a known entry and makes none.
+//! - Only stations that we asked for are learnt; a gratuitous ARP or an unsolicited advertisement changes a
+//!   known entry and makes none.
+//! - An address means something on its interface alone: two VLANs may use the same ones.
 
-mod message;
+mod arp;
+
+mod discovery;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dataplane::moment::Moment;
-use dataplane::snapshot::{InterfaceId, Map};
-use dataplane::wire::Mac;
-use ipnet::Ipv4Net;
+use dataplane::snapshot::{InterfaceId, Neighbours as Known};
+use dataplane::wire::{Address, Mac, Prefix};
 use tracing::warn;
 
-pub use self::message::FRAME;
-use self::message::{Message, Operation};
+use self::arp::Operation;
+use self::discovery::Kind as Discovery;
+pub use self::discovery::TYPES as DISCOVERY;
+use crate::icmpv6;
 
 /// How many stations are known at once, besides servers, gateways and configured ones.
 pub const MOST_DYNAMIC: usize = 4096;
 /// How many of those may be asked for at once, so that a scan of a subnet does not flood it.
 const MOST_QUESTIONS: usize = 256;
-/// Between a request and the next for the same station (RFC 1122 section 2.3.2.1: one a second at most).
+/// Between a request and the next for the same station (RFC 1122 section 2.3.2.1: one a second at most;
+/// RFC 4861 section 10: RETRANS_TIMER).
 const REPEAT: Duration = Duration::from_secs(1);
 /// Requests before a station counts as absent; a known one gets as many to its own address first.
 const TRIES: u32 = 3;
-/// How long an answer is good without another.
+/// How long an answer is good without another (RFC 4861 section 10: REACHABLE_TIME).
 const FRESH: Duration = Duration::from_secs(30);
 /// The longest pause between requests for a wanted station that does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -41,12 +46,17 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 const SETTLED: Duration = Duration::from_secs(1);
 /// Between two defences of an address (RFC 5227 section 2.4).
 const DEFENCE: Duration = Duration::from_secs(10);
-/// Announcements of a new address (RFC 5227 section 2.3 asks for two).
+/// Announcements of a new address (RFC 5227 section 2.3 asks for two, RFC 4861 section 10 allows three).
 const ANNOUNCEMENTS: u32 = 3;
 /// Between the first requests for many wanted stations.
 const SPREAD: Duration = Duration::from_micros(100);
 /// Frames that wait to be sent, at most.
 const LONGEST_QUEUE: usize = 32_768;
+/// Stations that one [`Neighbours::tick`] does something about, and as many announcements; what is left
+/// waits for the next, so that a large configuration does not hold the control thread up.
+const MOST_AT_ONCE: usize = 1024;
+/// The prefix of link-local addresses (RFC 4291 section 2.5.6).
+const LINK_LOCAL: u128 = 0xfe80 << 112;
 
 /// What we are on each interface, and whom we need.
 #[derive(Debug, Clone, Default)]
@@ -54,9 +64,9 @@ pub struct Plan {
     /// By [`InterfaceId`].
     pub interfaces: Vec<Own>,
     /// Servers and gateways: the next station on each way.
-    pub wanted: Vec<(InterfaceId, Ipv4Addr)>,
+    pub wanted: Vec<(InterfaceId, Address)>,
     /// Stations whose hardware address the operator gives.
-    pub fixed: Vec<(InterfaceId, Ipv4Addr, Mac)>,
+    pub fixed: Vec<(InterfaceId, Address, Mac)>,
 }
 
 /// What we are on one interface.
@@ -64,26 +74,35 @@ pub struct Plan {
 pub struct Own {
     /// Our hardware address.
     pub mac: Mac,
-    /// Our addresses with their subnets.
-    pub addresses: Vec<Ipv4Net>,
-    /// The virtual addresses in those subnets.
-    pub virtual_addresses: Vec<Ipv4Addr>,
+    /// Our addresses with their subnets, where IPv6 is spoken the [`link_local`] one among them.
+    pub addresses: Vec<Prefix>,
+    /// The virtual addresses in those subnets, and those that translation gives to what leaves there.
+    pub virtual_addresses: Vec<Address>,
     /// Nobody listens there: nothing is announced.
     pub quiet: bool,
 }
 
 impl Own {
-    fn answers_for(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.addresses.iter().map(Ipv4Net::addr).chain(self.virtual_addresses.iter().copied())
+    fn answers_for(&self) -> impl Iterator<Item = Address> {
+        let own = self.addresses.iter().map(|subnet| subnet.address());
+        own.chain(self.virtual_addresses.iter().copied())
     }
 
     /// Our address in the subnet that holds `station`.
-    fn address_towards(&self, station: Ipv4Addr) -> Option<Ipv4Addr> {
-        self.addresses.iter().find(|subnet| subnet.contains(&station)).map(Ipv4Net::addr)
+    fn address_towards(&self, station: Address) -> Option<Address> {
+        self.addresses.iter().find(|subnet| subnet.contains(station)).map(|own| own.address())
     }
 }
 
-type Key = (InterfaceId, Ipv4Addr);
+/// The address that an interface with this hardware address has on its own link, in fe80::/64 (RFC 4291
+/// appendix A).
+pub fn link_local(mac: Mac) -> Address {
+    let [a, b, c, d, e, f] = mac.0;
+    let identifier = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    Address::from_bits(LINK_LOCAL | u128::from(identifier))
+}
+
+type Key = (InterfaceId, Address);
 
 /// Why a station is in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +163,8 @@ struct Entry {
     tries: u32,
     /// When it was last heard of.
     confirmed: Option<Moment>,
+    /// When its hardware address was last taken from what it said.
+    taken: Option<Moment>,
     /// When a worker last asked for it.
     wanted_at: Moment,
     /// When something is to be done about it.
@@ -156,7 +177,7 @@ pub struct Report {
     /// The interface that it is on.
     pub interface: InterfaceId,
     /// Its address.
-    pub address: Ipv4Addr,
+    pub address: Address,
     /// Its hardware address, if it is known.
     pub mac: Option<Mac>,
     /// What is known of it.
@@ -170,29 +191,38 @@ pub struct Report {
 /// What came in that was of no use, since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ignored {
-    /// Too short, or not ARP for IPv4 over Ethernet.
+    /// ARP.
+    pub arp: Tally,
+    /// Neighbour discovery.
+    pub discovery: Tally,
+    /// A worker's question that found too many under way, or an address on no subnet of ours.
+    pub questions: u64,
+}
+
+/// What came in by one protocol that was of no use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Too short or damaged, or not what the protocol's documents ask for.
     pub malformed: u64,
-    /// The sender's hardware address is not that of the frame, or no station's.
+    /// The sender's hardware address is not that of the frame, or no station's; or a router passed it on.
     pub forged: u64,
     /// The sender is not on the interface's subnets.
     pub stranger: u64,
     /// The sender claims one of our addresses.
     pub conflict: u64,
-    /// A worker's question that found too many under way, or an address on no subnet of ours.
-    pub questions: u64,
 }
 
 /// The table of stations on our subnets, and what we say there ourselves.
 pub struct Neighbours {
     interfaces: Vec<Own>,
-    ours: HashMap<Ipv4Addr, InterfaceId>,
+    ours: HashSet<Key>,
     entries: HashMap<Key, Entry>,
     due: BTreeSet<(Moment, Key)>,
     dynamic: usize,
     questions: usize,
     announcements: VecDeque<(Moment, Key, u32)>,
-    defended: HashMap<Ipv4Addr, Moment>,
-    frames: VecDeque<(InterfaceId, [u8; FRAME])>,
+    defended: HashMap<Key, Moment>,
+    frames: VecDeque<(InterfaceId, Vec<u8>)>,
     changed: bool,
     ignored: Ignored,
     random: u64,
@@ -203,7 +233,7 @@ impl Neighbours {
     pub fn new(seed: u64) -> Self {
         Self {
             interfaces: Vec::new(),
-            ours: HashMap::new(),
+            ours: HashSet::new(),
             entries: HashMap::new(),
             due: BTreeSet::new(),
             dynamic: 0,
@@ -229,14 +259,11 @@ impl Neighbours {
         };
         let before = addresses(&self.interfaces);
         self.interfaces = plan.interfaces;
-        let mut new: Vec<Key> = addresses(&self.interfaces).difference(&before).copied().collect();
+        self.ours = addresses(&self.interfaces);
+        let mut new: Vec<Key> = self.ours.difference(&before).copied().collect();
         new.sort_unstable();
-        self.ours = addresses(&self.interfaces)
-            .into_iter()
-            .map(|(interface, address)| (address, interface))
-            .collect();
-        self.announcements
-            .retain(|(_, (interface, address), _)| self.ours.get(address) == Some(interface));
+        self.announcements.retain(|(_, key, _)| self.ours.contains(key));
+        self.defended.retain(|key, _| self.ours.contains(key));
         let is_heard = |(interface, _): &Key| self.own(*interface).is_some_and(|own| !own.quiet);
         let new: Vec<_> = new.into_iter().filter(is_heard).collect();
         // In front, because the queue is in order of time and everything else is due now or later.
@@ -250,7 +277,7 @@ impl Neighbours {
         &mut self,
         now: Moment,
         wanted: &[Key],
-        fixed: &[(InterfaceId, Ipv4Addr, Mac)],
+        fixed: &[(InterfaceId, Address, Mac)],
     ) {
         let fixed: HashMap<Key, Mac> =
             fixed.iter().map(|&(interface, address, mac)| ((interface, address), mac)).collect();
@@ -259,10 +286,7 @@ impl Neighbours {
         let old: Vec<Key> = self.entries.keys().copied().collect();
         for key in old {
             let kind = self.entries[&key].kind;
-            let known_station =
-                self.own(key.0).is_some_and(|own| own.address_towards(key.1).is_some());
-            let keep = known_station
-                && !self.ours.contains_key(&key.1)
+            let keep = self.may_be_a_station(key)
                 && !fixed.contains_key(&key)
                 && (wanted.contains(&key) == (kind == Kind::Wanted))
                 && kind != Kind::Fixed;
@@ -285,6 +309,7 @@ impl Neighbours {
                 mac: Some(mac),
                 tries: 0,
                 confirmed: None,
+                taken: None,
                 wanted_at: now,
                 due: None,
             };
@@ -299,67 +324,154 @@ impl Neighbours {
         }
     }
 
-    /// Takes in an ARP message that came in on `interface`: a whole frame.
+    /// Takes in a message that came in on `interface`, of ARP or of neighbour discovery: a whole frame.
     pub fn receive(&mut self, now: Moment, interface: InterfaceId, frame: &[u8]) {
-        let Some(own) = self.own(interface) else { return };
-        let our_mac = own.mac;
-        let message = match Message::read(frame) {
+        let Some(our_mac) = self.own(interface).map(|own| own.mac) else { return };
+        match icmpv6::kind(frame) {
+            Some(_) => self.receive_discovery(now, interface, our_mac, frame),
+            None => self.receive_arp(now, interface, our_mac, frame),
+        }
+    }
+
+    fn receive_arp(&mut self, now: Moment, interface: InterfaceId, our_mac: Mac, frame: &[u8]) {
+        let message = match arp::Message::read(frame) {
             Ok(message) => message,
-            Err(message::Useless::Malformed) => return self.ignored.malformed += 1,
-            Err(message::Useless::Forged) => return self.ignored.forged += 1,
+            Err(arp::Useless::Malformed) => return self.ignored.arp.malformed += 1,
+            Err(arp::Useless::Forged) => return self.ignored.arp.forged += 1,
         };
         if message.sender_mac == our_mac {
             return; // our own announcement, heard again
         }
-        if self.ours.contains_key(&message.sender) {
-            return self.defend(now, interface, &message);
+        let sender = (interface, message.sender.into());
+        if self.ours.contains(&sender) {
+            self.ignored.arp.conflict += 1;
+            return self.defend(now, sender, message.sender_mac);
         }
         let is_probe = message.sender.is_unspecified(); // RFC 5227 section 1.1
-        if !is_probe
-            && self.own(interface).and_then(|own| own.address_towards(message.sender)).is_none()
-        {
-            return self.ignored.stranger += 1;
+        if !is_probe && !self.may_be_a_station(sender) {
+            return self.ignored.arp.stranger += 1;
         }
         if !is_probe {
-            self.hear(now, (interface, message.sender), &message);
+            self.hear(now, sender, message.sender_mac, true);
         }
         if message.operation == Operation::Request
-            && self.ours.get(&message.target) == Some(&interface)
+            && self.ours.contains(&(interface, message.target.into()))
         {
-            self.send(interface, Message::answering(&message, our_mac).frame(message.sender_mac));
+            let answer = arp::Message::answering(&message, our_mac);
+            self.send(interface, answer.frame(message.sender_mac));
         }
     }
 
-    /// Notes that a known station has been heard of.
-    fn hear(&mut self, now: Moment, key: Key, message: &Message) {
+    fn receive_discovery(
+        &mut self,
+        now: Moment,
+        interface: InterfaceId,
+        our_mac: Mac,
+        frame: &[u8],
+    ) {
+        let message = match discovery::Message::read(frame) {
+            Ok(message) => message,
+            Err(discovery::Useless::Malformed) => return self.ignored.discovery.malformed += 1,
+            Err(discovery::Useless::Forged) => return self.ignored.discovery.forged += 1,
+            Err(discovery::Useless::Other) => return,
+        };
+        if message.from == our_mac || message.mac == Some(our_mac) {
+            return; // our own, heard again
+        }
+        let target = (interface, message.target);
+        let claimed = match message.kind {
+            Discovery::Solicitation => (interface, message.source),
+            Discovery::Advertisement { .. } => target,
+        };
+        if self.ours.contains(&claimed) {
+            self.ignored.discovery.conflict += 1;
+            return self.defend(now, claimed, message.mac.unwrap_or(message.from));
+        }
+        match message.kind {
+            Discovery::Solicitation => {
+                // RFC 4861 section 7.2.3: it says where the asker is, not that it hears us.
+                if let Some(mac) = message.mac.filter(|&mac| self.mac_of(claimed) != Some(mac)) {
+                    self.hear(now, claimed, mac, false);
+                }
+                if self.ours.contains(&target) {
+                    self.send(interface, discovery::Message::answering(&message, our_mac));
+                }
+            }
+            Discovery::Advertisement { .. } if !self.may_be_a_station(target) => {
+                self.ignored.discovery.stranger += 1;
+            }
+            Discovery::Advertisement { solicited, overrides } => {
+                self.advertised(now, target, message.mac, solicited, overrides);
+            }
+        }
+    }
+
+    /// What an advertisement changes (RFC 4861 section 7.2.5).
+    fn advertised(
+        &mut self,
+        now: Moment,
+        key: Key,
+        mac: Option<Mac>,
+        solicited: bool,
+        overrides: bool,
+    ) {
+        let Some(entry) = self.entries.get(&key) else { return };
+        let known = entry.mac;
+        let Some(mac) = mac.or(known) else { return };
+        let differs = known.is_some_and(|known| known != mac);
+        if differs && !overrides {
+            // Something is wrong with what is known, but this is not to replace it: ask.
+            if entry.state == State::Reachable && entry.may_change(now) {
+                self.enter(key, State::Stale, now);
+            }
+        } else if known != Some(mac) || solicited {
+            self.hear(now, key, mac, solicited);
+        }
+    }
+
+    fn mac_of(&self, key: Key) -> Option<Mac> {
+        self.entries.get(&key)?.mac
+    }
+
+    /// Notes what a known station says of itself. Unless that is `confirmed`, it is used, but the station
+    /// is asked at once.
+    fn hear(&mut self, now: Moment, key: Key, mac: Mac, confirmed: bool) {
         let fresh = FRESH.mul_f64(0.75 + 0.25 * self.fraction());
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        let differs = entry.mac.is_some_and(|mac| mac != message.sender_mac);
-        let settled = entry.confirmed.is_none_or(|last| now.since(last) >= SETTLED);
-        if entry.kind == Kind::Fixed || (differs && !settled) {
+        let differs = entry.mac.is_some_and(|known| known != mac);
+        if entry.kind == Kind::Fixed || (differs && !entry.may_change(now)) {
             return;
         }
-        self.changed |= entry.mac != Some(message.sender_mac);
-        entry.mac = Some(message.sender_mac);
-        entry.confirmed = Some(now);
+        self.changed |= entry.mac != Some(mac);
+        entry.mac = Some(mac);
+        entry.taken = Some(now);
         entry.tries = 0;
-        self.enter(key, State::Reachable, now.plus(fresh));
+        if confirmed {
+            entry.confirmed = Some(now);
+            self.enter(key, State::Reachable, now.plus(fresh));
+        } else {
+            self.enter(key, State::Stale, now);
+        }
     }
 
     /// Somebody claims an address of ours: say once more whose it is, but not without end.
-    fn defend(&mut self, now: Moment, interface: InterfaceId, message: &Message) {
-        self.ignored.conflict += 1;
-        let address = message.sender;
-        if self.defended.get(&address).is_some_and(|last| now.since(*last) < DEFENCE) {
+    fn defend(&mut self, now: Moment, key: Key, mac: Mac) {
+        if self.defended.get(&key).is_some_and(|last| now.since(*last) < DEFENCE) {
             return;
         }
-        self.defended.insert(address, now);
-        warn!(%address, mac = %message.sender_mac, "another station claims an address of ours");
-        self.announce((interface, address));
+        self.defended.insert(key, now);
+        warn!(address = %key.1, %mac, "another station claims an address of ours");
+        self.announce(key);
+    }
+
+    /// Whether the address is in a subnet of the interface (the link's own is one) and not ours.
+    fn may_be_a_station(&self, key: Key) -> bool {
+        let near = self.own(key.0).and_then(|own| own.address_towards(key.1));
+        near.is_some() && !self.ours.contains(&key)
     }
 
     /// A worker has a frame for a station that it does not know.
-    pub fn unresolved(&mut self, now: Moment, interface: InterfaceId, address: Ipv4Addr) {
+    pub fn unresolved(&mut self, now: Moment, interface: InterfaceId, address: Address) {
         let key = (interface, address);
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.wanted_at = now;
@@ -369,10 +481,7 @@ impl Neighbours {
             }
             return;
         }
-        let is_station =
-            self.own(interface).is_some_and(|own| own.address_towards(address).is_some())
-                && !self.ours.contains_key(&address);
-        if !is_station || self.questions >= MOST_QUESTIONS {
+        if !self.may_be_a_station(key) || self.questions >= MOST_QUESTIONS {
             return self.ignored.questions += 1;
         }
         if self.dynamic >= MOST_DYNAMIC {
@@ -393,15 +502,17 @@ impl Neighbours {
 
     /// Does what is due: asks, asks again, gives up, announces.
     pub fn tick(&mut self, now: Moment) {
-        while let Some(&(due, key)) = self.due.first().filter(|(due, _)| *due <= now) {
+        for _ in 0..MOST_AT_ONCE {
+            let Some(&(due, key)) = self.due.first().filter(|(due, _)| *due <= now) else { break };
             self.due.remove(&(due, key));
             if let Some(entry) = self.entries.get_mut(&key) {
                 entry.due = None;
                 self.act(now, key);
             }
         }
-        while let Some(&(_, key, left)) = self.announcements.front().filter(|(due, ..)| *due <= now)
-        {
+        for _ in 0..MOST_AT_ONCE {
+            let next = self.announcements.front().filter(|(due, ..)| *due <= now);
+            let Some(&(_, key, left)) = next else { break };
             self.announcements.pop_front();
             self.announce(key);
             if left > 1 {
@@ -446,27 +557,37 @@ impl Neighbours {
         }
     }
 
+    /// Asks for a station at its hardware address, or everybody.
     fn ask(&mut self, (interface, address): Key, known: Option<Mac>) {
         let Some(own) = self.own(interface) else { return };
         let Some(from) = own.address_towards(address) else { return };
-        let request = Message::asking(own.mac, from, address);
-        self.send(interface, request.frame(known.unwrap_or(Mac::BROADCAST)));
+        let frame = match (from.v4(), address.v4()) {
+            (Some(from), Some(address)) => {
+                let request = arp::Message::asking(own.mac, from, address);
+                request.frame(known.unwrap_or(Mac::BROADCAST))
+            }
+            _ => discovery::Message::asking(own.mac, from, address, known),
+        };
+        self.send(interface, frame);
     }
 
     fn announce(&mut self, (interface, address): Key) {
         let Some(own) = self.own(interface) else { return };
-        let announcement = Message::asking(own.mac, address, address);
-        self.send(interface, announcement.frame(Mac::BROADCAST));
+        let frame = match address.v4() {
+            Some(address) => arp::Message::asking(own.mac, address, address).frame(Mac::BROADCAST),
+            None => discovery::Message::announcing(own.mac, address),
+        };
+        self.send(interface, frame);
     }
 
-    fn send(&mut self, interface: InterfaceId, frame: [u8; FRAME]) {
+    fn send(&mut self, interface: InterfaceId, frame: Vec<u8>) {
         if self.frames.len() < LONGEST_QUEUE {
             self.frames.push_back((interface, frame));
         }
     }
 
     /// The next frame to be sent.
-    pub fn next_frame(&mut self) -> Option<(InterfaceId, [u8; FRAME])> {
+    pub fn next_frame(&mut self) -> Option<(InterfaceId, Vec<u8>)> {
         self.frames.pop_front()
     }
 
@@ -476,11 +597,8 @@ impl Neighbours {
     }
 
     /// Every hardware address that is known.
-    pub fn known(&self) -> Map<Ipv4Addr, Mac> {
-        self.entries
-            .iter()
-            .filter_map(|(&(_, address), entry)| Some((address, entry.mac?)))
-            .collect()
+    pub fn known(&self) -> Known {
+        self.entries.iter().filter_map(|(&key, entry)| Some((key, entry.mac?))).collect()
     }
 
     /// Every station, in order of interface and address.
@@ -556,9 +674,15 @@ impl Entry {
             mac: None,
             tries: 0,
             confirmed: None,
+            taken: None,
             wanted_at: now,
             due: Some(due),
         }
+    }
+
+    /// Whether another hardware address may be believed already.
+    fn may_change(&self, now: Moment) -> bool {
+        self.taken.is_none_or(|last| now.since(last) >= SETTLED)
     }
 
     /// Whether it is one of the questions whose number is limited.

@@ -5,12 +5,15 @@
 //! swapped in under the lock, which the control thread's loop ([`Node::turn`]) otherwise holds for
 //! some microseconds every millisecond.
 
+mod alarm;
+
+mod explain;
+
 mod reports;
 
 mod traffic;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +21,7 @@ use aws_lc_rs::digest;
 use axum::body::Bytes;
 use dataplane::counters::Counters;
 use dataplane::moment::Moment;
-use dataplane::punt::{ControlEnd, Copied, Event, FlowReport};
+use dataplane::punt::{Command, ControlEnd, Copied, Event, FlowReport};
 use dataplane::snapshot::{InterfaceId, ServerId, ServiceId};
 use dataplane::wire::ethernet::{self, ethertype};
 use serde_json::Value;
@@ -28,24 +31,36 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info};
 
+use self::alarm::Alarm;
+use self::explain::Explaining;
 use self::traffic::Accounts;
-use crate::compile::{self, Compiled};
+use crate::compile::{self, Compiler};
 use crate::config::{self, Config};
 use crate::document::{self, Configuration};
 use crate::echo;
 use crate::field::Invalid;
+use crate::icmpv6;
 use crate::identities::Identities;
-use crate::neighbours::Neighbours;
+use crate::neighbours::{self, Neighbours};
 use crate::plumbing::{Buffers, LiveInterface, Plumbing};
 use crate::publish::Publication;
 use crate::random;
 use crate::report;
 use crate::store::{self, Digest, Store};
 
+pub use self::explain::{Explained, FLAGS};
+
 /// How often the workers' rings are looked at.
 const TURN: Duration = Duration::from_millis(1);
-/// How many frames and events of each worker are taken in one turn.
-const BURST: usize = 512;
+/// How often servers that have come back get more of their weight.
+const RAMP: Duration = Duration::from_secs(1);
+/// How many frames, and how many events, are taken from all workers together in one turn, from each as
+/// many as from the others; and how many frames are sent. A few milliseconds' work at most.
+const BURST: usize = 1024;
+/// How many questions to the workers may be under way.
+const QUESTIONS: usize = 8;
+/// How long the workers may take to answer one.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How many changes of one configuration are logged one by one.
 const LOGGED: usize = 50;
 /// Why a request was refused; nothing has changed.
@@ -82,6 +97,9 @@ pub enum Refusal {
     /// Too many such requests are under way.
     #[error("too many such requests are under way; try again in a moment")]
     Busy,
+    /// A worker has not answered.
+    #[error("a worker has not answered within {} s; the log may say why", PATIENCE.as_secs())]
+    Silent,
     /// The configuration could not be written to the disk.
     #[error("nothing was changed, because the configuration could not be kept: {0}")]
     Store(#[from] store::Error),
@@ -237,6 +255,7 @@ pub struct Node {
     store: Store,
     counters: Vec<Counters>,
     started: Moment,
+    compiler: Compiler,
     /// Locked for the whole of a change, so that there is one at a time.
     changing: Arc<tokio::sync::Mutex<Identities>>,
     /// Locked for moments only, and never across an `await`.
@@ -250,6 +269,7 @@ struct Inner {
     /// Neighbours have changed since the last snapshot.
     outdated: bool,
     accounts: Accounts,
+    alarm: Alarm,
     rings: Vec<ControlEnd>,
     interfaces: Vec<LiveInterface>,
     buffers: Box<dyn Fn() -> Buffers + Send>,
@@ -257,13 +277,15 @@ struct Inner {
     frames: report::Control,
     /// Listings under way, by their number.
     questions: HashMap<u32, Question>,
+    /// Explanations under way, by their number.
+    explanations: HashMap<u32, Explaining>,
     next_question: u32,
 }
 
 /// A listing of flows under way.
 struct Question {
     /// Workers that have not finished.
-    left: usize,
+    left: HashSet<usize>,
     flows: Vec<FlowReport>,
     limit: usize,
     answer: oneshot::Sender<Vec<FlowReport>>,
@@ -293,30 +315,35 @@ impl Node {
         let mut identities = Identities::new();
         identities.assign(&config);
         let view = Arc::new(View::new(config, &identities));
-        let compiled = Compiled::new(&view.config, &identities, &live(&interfaces));
+        let compiler = Compiler::new(rings.len());
+        let compiled = compiler.compile(&view.config, &identities, &live(&interfaces), now);
         let mut neighbours = Neighbours::new(u64::from_ne_bytes(random()));
         neighbours.configure(now, compiled.plan());
         let publication = Publication::new(publisher, compiled, &neighbours.known(), now);
         let mut accounts = Accounts::new(counters.clone(), now);
         accounts.follow(&view);
+        let alarm = Alarm::new(counters.clone(), now);
         let inner = Inner {
             view,
             publication,
             neighbours,
             outdated: false,
             accounts,
+            alarm,
             rings,
             interfaces,
             buffers,
             clock,
             frames: report::Control::default(),
             questions: HashMap::new(),
+            explanations: HashMap::new(),
             next_question: 0,
         };
         Arc::new(Self {
             store,
             counters,
             started: now,
+            compiler,
             changing: Arc::new(tokio::sync::Mutex::new(identities)),
             inner: Mutex::new(inner),
         })
@@ -326,10 +353,26 @@ impl Node {
     pub async fn run(self: Arc<Self>) {
         let mut turns = interval(TURN);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ramps = interval(RAMP);
+        ramps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            turns.tick().await;
-            self.turn();
+            tokio::select! {
+                _ = turns.tick() => self.turn(),
+                _ = ramps.tick(), if self.compiler.is_ramping() => {
+                    tokio::spawn(Arc::clone(&self).ramp());
+                }
+            }
         }
+    }
+
+    /// Gives servers that have come back more of their weight. A change under way does that itself.
+    async fn ramp(self: Arc<Self>) {
+        let Ok(identities) = Arc::clone(&self.changing).try_lock_owned() else { return };
+        let raised = helped(move || {
+            self.take_up(&self.view(), &identities);
+            Ok(())
+        });
+        let _ = raised.await; // it cannot be refused; if it failed, the log says so
     }
 
     /// Takes what the workers handed over, sends what is due, and publishes what has changed.
@@ -347,7 +390,9 @@ impl Node {
         }
         inner.publication.reclaim();
         inner.accounts.tick(now);
+        inner.alarm.tick(now);
         inner.questions.retain(|_, question| !question.answer.is_closed());
+        inner.explanations.retain(|_, explaining| explaining.is_wanted());
     }
 
     /// The configuration in force.
@@ -463,8 +508,11 @@ impl Node {
     }
 
     fn take_up(&self, view: &Arc<View>, identities: &Identities) {
-        let live = live(&self.inner().interfaces);
-        let compiled = Compiled::new(&view.config, identities, &live);
+        let (live, now) = {
+            let inner = self.inner();
+            (live(&inner.interfaces), (inner.clock)())
+        };
+        let compiled = self.compiler.compile(&view.config, identities, &live, now);
         let replaced = {
             let mut inner = self.inner();
             let inner = &mut *inner;
@@ -506,71 +554,118 @@ pub(crate) async fn helped<T: Send + 'static>(
 }
 
 impl Inner {
+    /// Puts a question to every worker; gives its number.
+    fn ask_everyone(&mut self, command: impl Fn(u32) -> Command) -> Result<u32, Refusal> {
+        let under_way = self.questions.len() + self.explanations.len();
+        let room = self.rings.iter().all(|ring| ring.commands.slots() > 0);
+        if under_way >= QUESTIONS || !room {
+            return Err(Refusal::Busy);
+        }
+        self.next_question = self.next_question.wrapping_add(1);
+        for ring in &mut self.rings {
+            if ring.commands.push(command(self.next_question)).is_err() {
+                return Err(Refusal::Busy);
+            }
+        }
+        Ok(self.next_question)
+    }
+
     /// Takes frames and events from every worker.
     fn listen(&mut self, now: Moment) {
-        for ring in &mut self.rings {
-            for _ in 0..BURST {
-                let Ok(frame) = ring.punted.pop() else { break };
-                match ethertype_of(frame.bytes()) {
-                    Some(ethertype::ARP) => {
-                        self.frames.arp_received += 1;
-                        self.neighbours.receive(now, frame.interface, frame.bytes());
-                    }
-                    Some(ethertype::IPV4) => {
-                        self.frames.icmp_received += 1;
-                        if let Some(reply) = echo::reply(frame.bytes()) {
-                            self.frames.echoes_answered += 1;
-                            send(ring, frame.interface, &reply, &mut self.frames);
-                        }
-                    }
-                    _ => {}
+        let share = BURST / self.rings.len().max(1);
+        for worker in 0..self.rings.len() {
+            for _ in 0..share {
+                let Ok(frame) = self.rings[worker].punted.pop() else { break };
+                self.hear(now, &frame);
+            }
+            for _ in 0..share {
+                let Ok(event) = self.rings[worker].events.pop() else { break };
+                self.learn(now, worker, event);
+            }
+        }
+    }
+
+    fn hear(&mut self, now: Moment, frame: &Copied) {
+        let bytes = frame.bytes();
+        match (ethertype_of(bytes), icmpv6::kind(bytes)) {
+            (Some(ethertype::ARP), _) => {
+                self.frames.arp_received += 1;
+                self.neighbours.receive(now, frame.interface, bytes);
+            }
+            (_, Some(kind)) if neighbours::DISCOVERY.contains(&kind) => {
+                self.frames.nd_received += 1;
+                self.neighbours.receive(now, frame.interface, bytes);
+            }
+            (Some(ethertype::IPV4 | ethertype::IPV6), _) => {
+                self.frames.icmp_received += 1;
+                if let Some(reply) = echo::reply(bytes) {
+                    self.frames.echoes_answered += 1;
+                    self.send(frame.interface, &reply);
                 }
             }
-            for _ in 0..BURST {
-                let Ok(event) = ring.events.pop() else { break };
-                match event {
-                    Event::Unresolved { interface, address } => {
-                        self.neighbours.unresolved(now, interface, address);
-                    }
-                    Event::Flow { question, flow } => {
-                        if let Some(question) = self.questions.get_mut(&question)
-                            && question.flows.len() < question.limit
-                        {
-                            question.flows.push(flow);
-                        }
-                    }
-                    Event::FlowsListed { question } => {
-                        let Entry::Occupied(mut entry) = self.questions.entry(question) else {
-                            continue;
-                        };
-                        entry.get_mut().left -= 1;
-                        if entry.get().left == 0 {
-                            let Question { flows, answer, .. } = entry.remove();
-                            let _ = answer.send(flows); // the caller may have gone
-                        }
-                    }
+            _ => {}
+        }
+    }
+
+    fn learn(&mut self, now: Moment, worker: usize, event: Event) {
+        match event {
+            Event::Unresolved { interface, address } => {
+                self.neighbours.unresolved(now, interface, address);
+            }
+            Event::Flow { question, flow } => {
+                if let Some(question) = self.questions.get_mut(&question)
+                    && question.flows.len() < question.limit
+                {
+                    question.flows.push(flow);
+                }
+            }
+            Event::FlowsListed { question: number } => {
+                let Some(question) = self.questions.get_mut(&number) else { return };
+                question.left.remove(&worker);
+                if question.left.is_empty()
+                    && let Some(Question { flows, answer, .. }) = self.questions.remove(&number)
+                {
+                    let _ = answer.send(flows); // the caller may have gone
+                }
+            }
+            Event::Decided { question, decision } => {
+                if let Some(explaining) = self.explanations.get_mut(&question) {
+                    explaining.decided(worker, decision);
+                }
+            }
+            Event::Explained { question } => {
+                if let Some(explaining) = self.explanations.get_mut(&question)
+                    && explaining.finished(worker)
+                    && let Some(explaining) = self.explanations.remove(&question)
+                {
+                    explaining.answer();
                 }
             }
         }
     }
 
-    /// Hands what the neighbours have to say to a worker; any of them can send on any interface.
+    /// Hands what the neighbours have to say to the workers. What finds no room waits for the next turn.
     fn speak(&mut self) {
-        let Some(ring) = self.rings.first_mut() else { return };
-        // What finds no room waits for the next turn.
-        while ring.inject.slots() > 0
-            && let Some((interface, frame)) = self.neighbours.next_frame()
-        {
-            send(ring, interface, &frame, &mut self.frames);
+        for _ in 0..BURST {
+            if self.rings.iter().all(|ring| ring.inject.is_full()) {
+                return;
+            }
+            let Some((interface, frame)) = self.neighbours.next_frame() else { return };
+            self.send(interface, &frame);
         }
     }
-}
 
-fn send(ring: &mut ControlEnd, interface: InterfaceId, frame: &[u8], frames: &mut report::Control) {
-    let sent = Copied::of(interface, frame).is_some_and(|copy| ring.inject.push(copy).is_ok());
-    match sent {
-        true => frames.sent += 1,
-        false => frames.send_ring_full += 1,
+    /// Gives a frame to the first worker that has room for it; any of them can send on any interface.
+    fn send(&mut self, interface: InterfaceId, frame: &[u8]) {
+        let free = self.rings.iter_mut().find(|ring| !ring.inject.is_full());
+        let sent = match (free, Copied::of(interface, frame)) {
+            (Some(ring), Some(copy)) => ring.inject.push(copy).is_ok(),
+            _ => false,
+        };
+        match sent {
+            true => self.frames.sent += 1,
+            false => self.frames.send_ring_full += 1,
+        }
     }
 }
 

@@ -1,12 +1,10 @@
 //! Gives the workers a new snapshot when the configuration or a neighbour has changed.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::moment::Moment;
-use dataplane::snapshot::{Map, Publisher, Server, ServerId, Snapshot};
-use dataplane::wire::Mac;
+use dataplane::snapshot::{Interface, Neighbours, Publisher, Server, ServerId, Snapshot};
 
 use crate::compile::Compiled;
 
@@ -27,6 +25,8 @@ pub struct Publication {
 pub struct Newest {
     /// Counts up from 1.
     pub generation: u64,
+    /// By their identity.
+    pub interfaces: Arc<[Interface]>,
     /// Real servers by slot.
     pub servers: Arc<[Option<Server>]>,
 }
@@ -43,7 +43,7 @@ impl Publication {
     pub fn new(
         mut publisher: Publisher<Snapshot>,
         compiled: Compiled,
-        neighbours: &Map<Ipv4Addr, Mac>,
+        neighbours: &Neighbours,
         now: Moment,
     ) -> Self {
         let newest = publish(&mut publisher, &compiled, neighbours, 1);
@@ -54,7 +54,7 @@ impl Publication {
     pub fn take_up(
         &mut self,
         compiled: Compiled,
-        neighbours: &Map<Ipv4Addr, Mac>,
+        neighbours: &Neighbours,
         now: Moment,
     ) -> Compiled {
         let replaced = std::mem::replace(&mut self.compiled, compiled);
@@ -63,7 +63,7 @@ impl Publication {
     }
 
     /// Publishes the same configuration with these neighbours.
-    pub fn refresh(&mut self, neighbours: &Map<Ipv4Addr, Mac>, now: Moment) {
+    pub fn refresh(&mut self, neighbours: &Neighbours, now: Moment) {
         let generation = self.newest.generation + 1;
         self.newest = publish(&mut self.publisher, &self.compiled, neighbours, generation);
         self.at = now;
@@ -93,11 +93,15 @@ impl Publication {
 fn publish(
     publisher: &mut Publisher<Snapshot>,
     compiled: &Compiled,
-    neighbours: &Map<Ipv4Addr, Mac>,
+    neighbours: &Neighbours,
     generation: u64,
 ) -> Newest {
     let snapshot = compiled.snapshot(neighbours, generation);
-    let newest = Newest { generation, servers: Arc::clone(&snapshot.servers) };
+    let newest = Newest {
+        generation,
+        interfaces: Arc::clone(&snapshot.interfaces),
+        servers: Arc::clone(&snapshot.servers),
+    };
     publisher.publish(snapshot);
     newest
 }

@@ -1,12 +1,14 @@
 //! What the node says about itself: the answers of the admin API, which its client reads back.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::document::{Mode, Protocol, Scheduler};
+use crate::document::{Mode, NatKind, Protocol, Scheduler};
 use crate::plumbing::{Buffers, PortStatistics};
 
 /// `GET /status`: the node at a glance.
@@ -28,6 +30,8 @@ pub struct Status {
     pub etag: String,
     /// Flows in the tables of all workers.
     pub flows: Capacity,
+    /// How full the fullest worker's flow table is, from 0 to 1; above 0.8 the log says so.
+    pub flow_table_use: f64,
     /// Packet buffers.
     pub buffers: Buffers,
     /// The interfaces, in the order of the configuration.
@@ -45,6 +49,13 @@ pub struct Capacity {
     pub capacity: u64,
 }
 
+impl Capacity {
+    /// The share that is taken, from 0 to 1.
+    pub fn fullness(self) -> f64 {
+        if self.capacity == 0 { 0.0 } else { self.used as f64 / self.capacity as f64 }
+    }
+}
+
 /// An interface and what its card says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = InterfaceStatus)]
@@ -57,11 +68,20 @@ pub struct Interface {
     pub driver: String,
     /// Our hardware address there.
     pub mac: String,
+    /// Its VLAN; absent where frames carry no tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
     /// The longest IP packet that fits, in bytes.
     pub mtu: u16,
     /// Our addresses with their subnets.
     #[schema(value_type = Vec<String>)]
-    pub addresses: Vec<Ipv4Net>,
+    pub addresses: Vec<IpNet>,
+    /// Our address on its own link, where IPv6 is spoken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub link_local: Option<IpAddr>,
+    /// Whether stations on its subnets may use us as their gateway.
+    pub gateway: bool,
     /// What the card counts.
     #[serde(flatten)]
     pub statistics: PortStatistics,
@@ -73,9 +93,8 @@ pub struct Interface {
 pub struct Service {
     /// Its name.
     pub name: String,
-    /// Its addresses.
-    #[schema(value_type = Vec<String>)]
-    pub addresses: Vec<Ipv4Addr>,
+    /// Its addresses and prefixes.
+    pub addresses: Vec<String>,
     /// Its ports, as configured.
     pub ports: String,
     /// What it carries.
@@ -84,7 +103,10 @@ pub struct Service {
     pub mode: Mode,
     /// How a new connection's server is chosen.
     pub scheduler: Scheduler,
-    /// `up` if a server takes new connections, else `down`.
+    /// How long its flows are remembered, in seconds: as configured, and connections no shorter than
+    /// clients are remembered.
+    pub timeouts: Timeouts,
+    /// `up` if it takes new connections, else `down`.
     pub state: String,
     /// Why it is down.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,6 +118,20 @@ pub struct Service {
     pub servers: Vec<Server>,
 }
 
+/// How long flows are remembered after their last packet, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = TimeoutsInEffect)]
+pub struct Timeouts {
+    /// A TCP connection.
+    pub established: u32,
+    /// After a FIN.
+    pub closing: u32,
+    /// Between UDP datagrams.
+    pub udp: u32,
+    /// After a SYN that nothing followed.
+    pub half_open: u32,
+}
+
 /// A real server as it is now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = ServerStatus)]
@@ -104,7 +140,7 @@ pub struct Server {
     pub name: String,
     /// Its address.
     #[schema(value_type = String)]
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The port that it is reached at; absent where that is the one that the client used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -112,9 +148,11 @@ pub struct Server {
     pub mode: Mode,
     /// Its share of new connections.
     pub weight: u16,
-    /// What the operator wants: `online`, or `drain` (weight 0).
+    /// Servers of the lowest number that has any online take the new connections.
+    pub priority: u8,
+    /// What the operator wants: `online`, `drain` (weight 0, too) or `halt`.
     pub wanted: String,
-    /// What there is: `online`, `drain`, or `unreachable`.
+    /// What there is: `online`, `drain`, `halt` or `unreachable`.
     pub actual: String,
     /// Why the two differ.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,6 +167,8 @@ pub struct Server {
 pub struct Traffic {
     /// Connections now.
     pub connections: u64,
+    /// Those of them that have seen a FIN or RST.
+    pub closing: u64,
     /// Since it was configured.
     pub totals: Totals,
     /// Per second, over the last second.
@@ -172,8 +212,8 @@ pub struct Counters {
     pub control: Control,
 }
 
-/// What one worker has counted. Received + injected = transmitted + punted + dropped + waiting,
-/// but for frames under way while the counters were read.
+/// What one worker has counted. Received + injected + taken over = transmitted + punted + handed over +
+/// dropped + waiting, but for frames under way while the counters were read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = WorkerCounters)]
 pub struct Worker {
@@ -189,6 +229,10 @@ pub struct Worker {
     pub transmitted_bytes: u64,
     /// Frames handed to the control plane.
     pub punted: u64,
+    /// Frames handed to another worker, because the flow or the way out is that one's.
+    pub handed_over: u64,
+    /// Frames that other workers handed to this one.
+    pub taken_over: u64,
     /// Frames dropped, for any reason.
     pub dropped: u64,
     /// Frames that wait for a neighbour's hardware address.
@@ -199,8 +243,14 @@ pub struct Worker {
     pub flows_created: u64,
     /// Flows that ended early to make room for others.
     pub flows_evicted: u64,
-    /// Packets forwarded by hash alone, because the table was full.
+    /// Packets forwarded by hash alone, because the table was full or a flood of SYNs left no other way.
     pub forwarded_without_flow: u64,
+    /// Connections opened by a SYN cookie that came back.
+    pub cookies_accepted: u64,
+    /// Announcements of a data connection to a third party, not followed (the FTP bounce attack).
+    pub announcements_refused: u64,
+    /// Clients that lost their place in the persistence table to others.
+    pub clients_evicted: u64,
     /// Turns in which no frame came.
     pub idle_turns: u64,
     /// Turns in which some came.
@@ -227,13 +277,15 @@ pub struct Drop {
 pub struct Control {
     /// ARP frames that the workers handed over.
     pub arp_received: u64,
-    /// ICMP packets that the workers handed over.
+    /// Messages of neighbour discovery that the workers handed over.
+    pub nd_received: u64,
+    /// Other ICMP packets, of both families, that the workers handed over.
     pub icmp_received: u64,
     /// Echo requests answered.
     pub echoes_answered: u64,
     /// Frames given to the workers to send.
     pub sent: u64,
-    /// Frames lost because a worker's ring was full.
+    /// Frames lost because every worker's ring was full.
     pub send_ring_full: u64,
     /// ARP frames that are too short, or not ARP for IPv4 over Ethernet.
     pub arp_malformed: u64,
@@ -243,7 +295,16 @@ pub struct Control {
     pub arp_stranger: u64,
     /// ARP frames whose sender claims one of our addresses.
     pub arp_conflict: u64,
-    /// Workers' questions for a neighbour that were not asked, because too many were under way.
+    /// Messages of neighbour discovery that are too short or damaged, or say what they must not.
+    pub nd_malformed: u64,
+    /// Messages of neighbour discovery from another link, or with a hardware address that no station has.
+    pub nd_forged: u64,
+    /// Advertisements of addresses that are not on the interface's subnets.
+    pub nd_stranger: u64,
+    /// Messages of neighbour discovery whose sender claims one of our addresses.
+    pub nd_conflict: u64,
+    /// Workers' questions for a neighbour of either family that were not asked, because too many were
+    /// under way.
     pub arp_not_asked: u64,
 }
 
@@ -259,16 +320,16 @@ pub struct Flows {
 /// One connection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Flow {
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp` or `icmp` (an echo request's identifier stands for the ports).
     pub protocol: String,
     /// How far it has come.
     pub state: String,
     /// The client's address and port.
     #[schema(value_type = String)]
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
     /// The virtual address and port.
     #[schema(value_type = String)]
-    pub r#virtual: SocketAddrV4,
+    pub r#virtual: SocketAddr,
     /// The real server's address, with its port where that is translated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub real: Option<String>,
@@ -296,9 +357,55 @@ pub struct FlowQuestion {
     /// At this real server (of that service).
     pub server: Option<String>,
     /// From this client.
-    pub client: Option<Ipv4Addr>,
+    pub client: Option<IpAddr>,
     /// How many at most.
     pub limit: u32,
+}
+
+/// `POST /explain`: a packet that might come in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ExplainPacket)]
+pub struct Packet {
+    /// `tcp`, `udp` or `icmp` (an echo request).
+    #[schema(example = "tcp")]
+    pub protocol: String,
+    /// Who sends it, with the port; of an echo request, with its identifier or without.
+    #[schema(example = "192.0.2.9:40000")]
+    pub from: String,
+    /// Whom it is for, with the port.
+    #[schema(example = "10.0.0.100:80")]
+    pub to: String,
+    /// The interface that it comes in on.
+    #[schema(example = "wan")]
+    pub interface: String,
+    /// TCP's control bits: some of `syn`, `ack`, `fin`, `rst`, `psh` and `urg`, such as `syn+ack`; `syn` if
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "syn")]
+    pub flags: Option<String>,
+}
+
+/// `POST /explain`: what would become of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Explanation {
+    /// The worker whose answer this is: the one that knows the packet's flow, or the first.
+    pub worker: usize,
+    /// What is decided, in order.
+    pub decisions: Vec<Decision>,
+}
+
+/// One decision about a packet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Decision {
+    /// Its name.
+    #[schema(example = "arrived")]
+    pub decision: String,
+    /// In words.
+    #[schema(example = "comes in on interface 0")]
+    pub text: String,
+    /// As data, with the names of interfaces, services and servers.
+    #[serde(flatten)]
+    pub data: BTreeMap<String, Value>,
 }
 
 /// `GET /neighbours`: a station on one of our subnets.
@@ -309,7 +416,7 @@ pub struct Neighbour {
     pub interface: String,
     /// Its address.
     #[schema(value_type = String)]
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Its hardware address, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
@@ -328,13 +435,40 @@ pub struct Neighbour {
 pub struct Route {
     /// Which destinations it is for.
     #[schema(value_type = String)]
-    pub to: Ipv4Net,
+    pub to: IpNet,
     /// The interface that leads there.
     pub interface: String,
     /// The gateway; absent where the destination is on the interface's own subnet.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
-    pub via: Option<Ipv4Addr>,
+    pub via: Option<IpAddr>,
+}
+
+/// `GET /nat/rules`: one rule of translation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = NatRuleStatus)]
+pub struct NatRule {
+    /// `pair` or `masquerade`.
+    pub kind: NatKind,
+    /// `pair`: the station's own address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub inside: Option<IpAddr>,
+    /// `pair`: the address that it has outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub outside: Option<IpAddr>,
+    /// `masquerade`: the interface that packets leave on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out: Option<String>,
+    /// `masquerade`: whose packets, those included that the configuration leaves to the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub from: Vec<IpNet>,
+    /// `masquerade`: our address that they leave with, one for each family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub source: Vec<IpAddr>,
 }
 
 /// `POST /config/validate`: what a configuration would change.

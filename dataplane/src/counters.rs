@@ -90,6 +90,8 @@ reasons! {
     ClientRate => "client_rate",
     /// Answered with a SYN cookie: the service has too many half-open flows to remember another.
     Challenged => "challenged",
+    /// Part of opening a connection in its client's stead: both ends got segments of our own in its place.
+    Proxied => "proxied",
     /// An acknowledgement that belongs to no flow and answers no cookie of ours.
     BadCookie => "bad_cookie",
     /// The flow's server was removed or no longer translates, and the flow cannot move.
@@ -98,6 +100,11 @@ reasons! {
     NoFlow => "no_flow",
     /// An ICMP error quotes a packet that belongs to no flow that we know.
     UnrelatedError => "unrelated_error",
+    /// An announced data connection cannot be awaited: the worker awaits too many, or every port is taken.
+    HelperTableFull => "helper_table_full",
+    /// The numbers of the connection cannot be kept in step: the worker adjusts too many connections, or text was
+    /// sent again after other text had been replaced.
+    NotAdjustable => "not_adjustable",
     /// Every source port for flows to this server is taken.
     NoSourcePort => "no_source_port",
     /// The packet may pass no more routers.
@@ -206,6 +213,8 @@ pub struct Block {
     pub forwarded_without_flow: Counter,
     /// Connections opened by a SYN cookie that came back.
     pub cookies_accepted: Counter,
+    /// Announcements of a data connection to a third party, which were not followed (the FTP bounce attack).
+    pub announcements_refused: Counter,
     /// Clients that lost their place in the persistence table to others.
     pub clients_evicted: Counter,
     /// Turns in which no frame came, and turns in which some did: how busy the worker is.
@@ -269,6 +278,7 @@ impl Counters {
             flows_evicted: Counter::default(),
             forwarded_without_flow: Counter::default(),
             cookies_accepted: Counter::default(),
+            announcements_refused: Counter::default(),
             clients_evicted: Counter::default(),
             idle_turns: Counter::default(),
             busy_turns: Counter::default(),

@@ -120,6 +120,13 @@ impl Frame for Sketch<'_> {
         self.0.end = self.0.end.min(self.0.start + length);
     }
 
+    fn grow_back(&mut self, by: usize) -> bool {
+        let end = self.0.end.saturating_add(by);
+        let room = end <= self.0.bytes.len();
+        self.0.end = if room { end } else { self.0.end };
+        room
+    }
+
     fn stripped_tag(&self) -> Option<u16> {
         self.0.stripped
     }
@@ -340,6 +347,8 @@ fn note_towards(towards: &Towards<'_>, memory: &mut Memory) {
         }
         Towards::Reset(_) => Decision::Reset,
         Towards::Challenged => Decision::Challenged,
+        Towards::Proxied(..) => Decision::Proxied,
+        Towards::Unreachable => Decision::Unreachable,
         Towards::Onward(_) => Decision::Onward,
         Towards::Translated(_) | Towards::Paired { .. } | Towards::Error(_) => return,
     };

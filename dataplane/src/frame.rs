@@ -30,6 +30,10 @@ pub trait Frame: Sized {
     /// Cuts the frame to `length` bytes; does nothing if it is shorter.
     fn truncate(&mut self, length: usize);
 
+    /// Makes the frame `by` bytes longer, whatever they hold; `false`, and no change, if the buffer has no room
+    /// left behind it.
+    fn grow_back(&mut self, by: usize) -> bool;
+
     /// The VLAN tag that the card took off, if it did.
     fn stripped_tag(&self) -> Option<u16>;
 
@@ -87,6 +91,11 @@ mod dpdk {
         #[inline]
         fn truncate(&mut self, length: usize) {
             Mbuf::truncate(self, length);
+        }
+
+        #[inline]
+        fn grow_back(&mut self, by: usize) -> bool {
+            self.append(by).is_some()
         }
 
         #[inline]

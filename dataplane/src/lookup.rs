@@ -1,5 +1,9 @@
 //! Step 4: flow to server. The server that the flow already has, or a fresh choice.
 
+mod challenge;
+
+pub mod expectations;
+
 pub mod flow_table;
 
 pub mod load;
@@ -35,6 +39,8 @@ use crate::snapshot::{
 };
 use crate::toeplitz::Spreading;
 use crate::wire::{Address, Prefix, checksum};
+use challenge::Entrance;
+use flow_table::mark;
 use flow_table::{Direction, FlowTable, NewFlow, Place, Refused, WorkerId};
 use load::Loads;
 use persistence::{Persistence, Remembered, Share};
@@ -76,6 +82,10 @@ pub enum Towards<'s> {
     Reset(Option<Translation>),
     /// Its sender gets a SYN cookie.
     Challenged,
+    /// It is part of opening the connection at this place in its client's stead.
+    Proxied(Place, Proxied),
+    /// No route leads there, and its sender is told so.
+    Unreachable,
 }
 
 /// What becomes of the addresses and ports of a packet.
@@ -91,6 +101,19 @@ pub struct Translation {
     pub flow: Option<(Place, Direction)>,
     /// Whether it passes us as a router, and so has one hop less to live.
     pub ages: bool,
+}
+
+/// How far a connection has come that we open in its client's stead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proxied {
+    /// The client has shown its cookie: the server gets a SYN.
+    Opened,
+    /// The server has accepted: it gets its acknowledgement, and the client may send.
+    Accepted,
+    /// The server has refused: the client is reset.
+    Refused,
+    /// The server speaks of another connection, and is reset.
+    Mistaken,
 }
 
 /// What becomes of an ICMP error.
@@ -220,7 +243,7 @@ impl<'s> Step<'_, 's> {
         match belongs {
             Belongs::To(service) => self.for_service(service, packet, frame),
             Belongs::Reply => self.reply(packet, frame),
-            Belongs::Data => self.data(packet),
+            Belongs::Data => self.data(packet, frame),
             Belongs::Inward(inside) => self.inward(packet, inside),
             Belongs::Through => self.through(packet, frame),
             Belongs::Error(error) => self.error(packet, error),
@@ -236,10 +259,15 @@ impl<'s> Step<'_, 's> {
         frame: &mut impl Frame,
     ) -> Result<Towards<'s>, Fate> {
         let known = self.memory.flows.find(self.hash, &packet.flow, Direction::Original);
-        if let Some(place) = known
-            && let Some(towards) = self.known(place, service, packet)
-        {
-            return Ok(towards);
+        if let Some(place) = known {
+            let towards = if self.memory.flows.state(place).has(mark::PROXIED) {
+                self.known_proxied(place, service, packet, frame)?
+            } else {
+                self.known(place, service, packet)
+            };
+            if let Some(towards) = towards {
+                return Ok(towards);
+            }
         }
         if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
             return Err(Fate::HandOver(worker));
@@ -311,6 +339,11 @@ impl<'s> Step<'_, 's> {
         let in_mid_flow = flow.protocol == Protocol::Tcp && !packet.flags.opens();
         self.memory.journal.note(|| Decision::NewFlow { in_mid_flow });
         self.may_come_from(flow.source)?;
+        if service.options.ftp
+            && let Some(towards) = self.announced(packet, frame)?
+        {
+            return Ok(towards);
+        }
         if packet.flags.closes() {
             // The end of a connection that we forgot: nothing to remember.
             let server = self.agreed(service, packet)?;
@@ -319,19 +352,17 @@ impl<'s> Step<'_, 's> {
         if !transport_is_right(packet, frame) {
             return Err(Reason::BadTransportChecksum.into());
         }
-        if !in_mid_flow {
-            if service.options.closed {
-                return Err(Reason::ServiceClosed.into());
-            }
-            self.within_rates(service, &service.limits, flow.source)?;
+        if service.options.closed && !in_mid_flow {
+            return Err(Reason::ServiceClosed.into());
         }
-        let flooded = service.limits.half_open > 0
-            && self.memory.flows.half_open(service.id) >= service.limits.half_open;
-        if flooded && flow.protocol == Protocol::Tcp {
-            self.memory.journal.note(|| Decision::Flooded { most: service.limits.half_open });
-            let server = self.agreed(service, packet)?;
-            // Every packet of the flow takes this way until the flood is over.
-            return self.without_memory(server, packet);
+        let proof = match self.entrance(service, packet, frame)? {
+            Entrance::Open => None,
+            Entrance::Proven(proof) => Some(proof),
+            Entrance::Decided(towards) => return Ok(towards),
+        };
+        let in_mid_flow = in_mid_flow && proof.is_none();
+        if !in_mid_flow {
+            self.within_rates(service, &service.limits, flow.source)?;
         }
         if service.scheduler == Scheduler::OnePacket {
             let server = self.scheduled(service, packet)?;
@@ -345,6 +376,9 @@ impl<'s> Step<'_, 's> {
             match self.remember(service, server, packet) {
                 Ok(place) => {
                     count(server.id, packet, self.counters);
+                    if let Some(proof) = proof {
+                        return self.opened(place, proof);
+                    }
                     return Ok(self.towards(place, server));
                 }
                 Err(Refusal::Table(Refused::Ambiguous)) => {
@@ -363,14 +397,6 @@ impl<'s> Step<'_, 's> {
             }
         }
         Err(Reason::AmbiguousFlow.into())
-    }
-
-    /// The server that all workers and nodes agree on.
-    fn agreed(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {
-        let server = scheduler::agreed(service, &packet.flow, self.snapshot);
-        let server = server.ok_or(Fate::Drop(Reason::NoServer))?;
-        self.memory.journal.note(|| Decision::Agreed { server: server.id });
-        Ok(server)
     }
 
     /// Whether a new flow may come from this address, on the interface that it came in on.
@@ -418,24 +444,11 @@ impl<'s> Step<'_, 's> {
         };
         let client = packet.flow.source;
         let mask = persistence.mask(client);
-        let table = Arc::clone(&self.memory.persistence);
-        let journal = &self.memory.journal;
-        let known = match journal.is_open() {
-            true => journal.host.or(table.peek(persistence.group, client, mask, self.now)),
-            false => table.find(persistence.group, client, mask, self.now),
-        };
-        let before = known.and_then(|host| {
-            let servers = service.host(crate::snapshot::Host(host));
-            let servers = servers.filter_map(|id| self.snapshot.server(id));
-            servers.into_iter().find(|server| match server.admission {
-                Admission::Open => self.memory.loads.has_room(server),
-                Admission::Draining => persistence.through_drain,
-                Admission::Halted => false,
-            })
-        });
+        let before = self.had_before(service, &persistence, client);
         let server = match before {
             Some(server) => server,
             None => {
+                let known = self.known_host(&persistence, client);
                 let was_known = known.is_some();
                 self.memory.journal.note(|| Decision::NotPersistent { was_known });
                 self.scheduled(service, packet)?
@@ -452,7 +465,7 @@ impl<'s> Step<'_, 's> {
             });
             return Ok(server);
         }
-        let remembered = table.remember(
+        let remembered = self.memory.persistence.remember(
             persistence.group,
             client,
             mask,
@@ -462,6 +475,49 @@ impl<'s> Step<'_, 's> {
         );
         let evicted = matches!(remembered, Remembered::Evicted | Remembered::Refused);
         self.counters.clients_evicted.add(u64::from(evicted));
+        Ok(server)
+    }
+
+    /// The persistence key of the server that a client had before.
+    fn known_host(
+        &self,
+        persistence: &crate::snapshot::Persistence,
+        client: Address,
+    ) -> Option<u32> {
+        let Memory { persistence: table, journal, .. } = &*self.memory;
+        let (group, mask) = (persistence.group, persistence.mask(client));
+        if journal.is_open() {
+            return journal.host.or(table.peek(group, client, mask, self.now));
+        }
+        table.find(group, client, mask, self.now)
+    }
+
+    /// The server that a client of the service had before, if it may have it again.
+    fn had_before(
+        &mut self,
+        service: &Service,
+        persistence: &crate::snapshot::Persistence,
+        client: Address,
+    ) -> Option<&'s Server> {
+        let host = self.known_host(persistence, client)?;
+        let loads = &mut self.memory.loads;
+        let servers = service.host(crate::snapshot::Host(host));
+        servers.filter_map(|id| self.snapshot.server(id)).find(|server| match server.admission {
+            Admission::Open => loads.has_room(server),
+            Admission::Draining => persistence.through_drain,
+            Admission::Halted => false,
+        })
+    }
+
+    /// The server for a packet that is decided without remembering anything: the one that the client had
+    /// before, or the one that all workers and nodes agree on.
+    fn agreed(&mut self, service: &Service, packet: &Packet) -> Result<&'s Server, Fate> {
+        let before = service
+            .persistence
+            .and_then(|persistence| self.had_before(service, &persistence, packet.flow.source));
+        let server = before.or_else(|| scheduler::agreed(service, &packet.flow, self.snapshot));
+        let server = server.ok_or(Fate::Drop(Reason::NoServer))?;
+        self.memory.journal.note(|| Decision::Agreed { server: server.id });
         Ok(server)
     }
 
@@ -583,6 +639,9 @@ impl<'s> Step<'_, 's> {
             if server.admission == Admission::Halted {
                 return self.reset_reply(place, packet, original);
             }
+            if state.has(mark::PROXIED) {
+                return self.answered(place, packet, frame);
+            }
             let block = self.counters.server(server.id);
             block.reply_packets.add(1);
             block.reply_bytes.add(u64::from(packet.length));
@@ -630,6 +689,9 @@ impl<'s> Step<'_, 's> {
         if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
             return Err(Fate::HandOver(worker));
         }
+        if let Some(towards) = self.announced(packet, frame)? {
+            return Ok(towards);
+        }
         if self.snapshot.locals.contains(&flow.destination) {
             return Err(Reason::NoFlow.into());
         }
@@ -649,12 +711,6 @@ impl<'s> Step<'_, 's> {
             return self.through(packet, frame);
         }
         Err(Reason::NoFlow.into())
-    }
-
-    /// A packet for a port of a virtual address that only a helper can have opened.
-    fn data(&mut self, packet: &Packet) -> Result<Towards<'s>, Fate> {
-        let _ = packet;
-        Err(Reason::NoService.into())
     }
 
     /// An ICMP error: to the end of the flow that sent the quoted packet.

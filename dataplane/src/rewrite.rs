@@ -8,9 +8,13 @@ mod error;
 
 pub mod ftp;
 
+mod proxy;
+
 mod reset;
 
 pub mod sequence;
+
+mod stream;
 
 mod translate;
 
@@ -79,9 +83,8 @@ impl Rewriter {
         mut send: impl FnMut(Outbound<L::Frame>, &mut Surroundings<'_, L>),
     ) {
         for mut it in routed.drain(..) {
-            if let Towards::Reset(other_end) = it.towards {
-                surroundings.counters.drop_one(Reason::ServerHalted);
-                let segments = reset::both_ends(&mut it, other_end, surroundings.snapshot);
+            if let Some((reason, segments)) = answers(&mut it, surroundings) {
+                surroundings.counters.drop_one(reason);
                 for (hop, bytes) in segments.into_iter().flatten() {
                     if let Some(outbound) = surroundings.made(hop, &bytes) {
                         send(outbound, surroundings);
@@ -132,8 +135,9 @@ impl Rewriter {
                         reason,
                     );
                 }
+                let length = stream::mended(&mut frame, &packet, &translation, surroundings)?;
                 translate::packet(&mut frame, &packet, &translation).ok_or(Reason::Malformed)?;
-                Ok(Outbound { frame, hop: translation.hop, length: packet.length })
+                Ok(Outbound { frame, hop: translation.hop, length })
             }
             Towards::Server(server) => self.for_server(frame, &packet, server, snapshot),
             Towards::Onward(hop) | Towards::Paired { hop, .. } => {
@@ -172,8 +176,11 @@ impl Rewriter {
                 Ok(Outbound { frame, hop, length: packet.length })
             }
             // Dealt with before, because one frame becomes two.
-            Towards::Reset(_) => Err(None),
-            Towards::Challenged => Err(Some(Reason::Challenged)),
+            Towards::Reset(_) | Towards::Challenged | Towards::Proxied(..) => Err(None),
+            Towards::Unreachable => {
+                let reason = Some(Reason::NoRoute);
+                self.complain(Complaint::NoRoute, frame, ingress, surroundings, reason)
+            }
         }
     }
 
@@ -241,6 +248,28 @@ impl<L: Link> Surroundings<'_, L> {
     }
 }
 
+/// The segments of our own that take a packet's place, and the reason that it is counted under; `None` for a packet
+/// that goes on itself.
+#[inline]
+fn answers<L: Link>(
+    it: &mut Routed<'_, L::Frame>,
+    surroundings: &mut Surroundings<'_, L>,
+) -> Option<(Reason, reset::Segments)> {
+    match it.towards {
+        Towards::Reset(other_end) => {
+            let segments = reset::both_ends(it, other_end, surroundings.snapshot);
+            Some((Reason::ServerHalted, segments))
+        }
+        Towards::Challenged => {
+            Some((Reason::Challenged, [proxy::challenge(it, surroundings), None]))
+        }
+        Towards::Proxied(place, proxied) => {
+            Some((Reason::Proxied, proxy::segments(it, (place, proxied), surroundings)))
+        }
+        _ => None,
+    }
+}
+
 /// Where a packet leaves to, and how much longer it becomes, in bytes.
 #[inline]
 fn way(towards: &Towards<'_>) -> (Option<Hop>, usize) {
@@ -257,7 +286,9 @@ fn way(towards: &Towards<'_>) -> (Option<Hop>, usize) {
         Towards::Onward(hop)
         | Towards::Paired { hop, .. }
         | Towards::Error(ErrorTowards::Translated { hop, .. }) => (Some(*hop), 0),
-        Towards::Reset(_) | Towards::Challenged => (None, 0),
+        Towards::Reset(_) | Towards::Challenged | Towards::Proxied(..) | Towards::Unreachable => {
+            (None, 0)
+        }
     }
 }
 

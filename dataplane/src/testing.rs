@@ -38,6 +38,8 @@ use crate::worker::{Parts, Worker};
 
 /// Room in front of a new frame, as the drivers' buffers have it.
 const HEADROOM: usize = 128;
+/// Bytes that one buffer holds, headroom included.
+const BUFFER: usize = 2_176;
 
 /// The interface that clients are on: 192.0.2.2/24, with a gateway to everywhere else.
 pub const OUTSIDE: InterfaceId = InterfaceId(0);
@@ -93,6 +95,12 @@ impl Frame for Plain {
 
     fn truncate(&mut self, length: usize) {
         self.buffer.truncate(self.start + length);
+    }
+
+    fn grow_back(&mut self, by: usize) -> bool {
+        let room = self.buffer.len() + by <= BUFFER;
+        self.buffer.resize(self.buffer.len() + if room { by } else { 0 }, 0xee);
+        room
     }
 
     fn stripped_tag(&self) -> Option<u16> {
@@ -396,7 +404,12 @@ pub fn snapshot(text: &str) -> Snapshot {
                 other => panic!("no mode {other}"),
             };
             match mode {
-                Mode::Nat { .. } => services.expect_replies_from(address),
+                Mode::Nat { .. } => {
+                    services.expect_replies_from(address);
+                    if service.options.hairpin {
+                        services.expect_replies_to(own);
+                    }
+                }
                 Mode::Snat { .. } => services.expect_replies_to(own),
                 _ => {}
             }

@@ -277,12 +277,36 @@ impl Appliance {
 
     /// As [`Self::serve`], but it may refuse.
     pub fn put_services<'a>(&self, services: impl IntoIterator<Item = &'a Service>) -> Response {
+        self.put(|document| {
+            document["service"] = services.into_iter().map(Service::json).collect();
+        })
+    }
+
+    /// Makes `change` to the whole configuration.
+    ///
+    /// # Panics
+    /// If it refuses.
+    pub fn change(&self, change: impl FnOnce(&mut Value)) {
+        let response = self.put(change);
+        assert_eq!(response.status, 200, "PUT /config: {}", response.text());
+    }
+
+    /// As [`Self::change`], but it may refuse.
+    pub fn put(&self, change: impl FnOnce(&mut Value)) -> Response {
         let current = self.rest("GET", "/config", None);
         let etag = current.header("etag").expect("GET /config gives an ETag").to_owned();
         let mut document = current.json();
-        document["service"] = services.into_iter().map(Service::json).collect();
+        change(&mut document);
         self.request_with("PUT", "/api/v1/config", &[("If-Match", &etag)], Some(&document))
             .unwrap_or_else(|why| panic!("PUT /config: {why}"))
+    }
+
+    /// Changes what is wanted of one server, and no more.
+    ///
+    /// # Panics
+    /// If it refuses.
+    pub fn patch_server(&self, service: &str, server: &str, change: Value) {
+        self.rest("PATCH", &format!("/services/{service}/servers/{server}"), Some(change));
     }
 
     /// One request over HTTPS, made by curl on the appliance's machine; `arguments` are curl's.

@@ -20,6 +20,10 @@ pub struct Books {
     pub transmitted: u64,
     /// To the control plane.
     pub punted: u64,
+    /// From one worker to another.
+    pub handed_over: u64,
+    /// The same, as the other sees it.
+    pub taken_over: u64,
     /// Frames that wait for a neighbour.
     pub waiting: u64,
     /// Dropped, by reason.
@@ -48,6 +52,8 @@ impl Books {
             books.injected += number(worker, "injected");
             books.transmitted += number(worker, "transmitted");
             books.punted += number(worker, "punted");
+            books.handed_over += number(worker, "handed_over");
+            books.taken_over += number(worker, "taken_over");
             books.waiting += number(worker, "waiting");
             for drop in worker["drops"].as_array().expect("a worker has drops") {
                 let reason = drop["reason"].as_str().expect("a drop has a reason").to_owned();
@@ -82,6 +88,7 @@ impl Books {
     /// Whether every frame and every buffer is accounted for, and none is on its way.
     pub fn balance(&self) -> bool {
         self.received + self.injected == self.transmitted + self.punted + self.dropped_in_all()
+            && self.handed_over == self.taken_over
             && self.waiting == 0
             && self.free == self.buffers
     }
@@ -114,6 +121,9 @@ impl fmt::Display for Books {
              {punted} + dropped {} + waiting {waiting}; {free} of {buffers} buffers free",
             self.dropped_in_all()
         )?;
+        if self.handed_over != self.taken_over {
+            write!(out, "; handed over {}, taken over {}", self.handed_over, self.taken_over)?;
+        }
         let drops = self.drops.iter().filter(|(_, frames)| **frames > 0);
         drops.into_iter().try_for_each(|(reason, frames)| write!(out, "; {reason} {frames}"))
     }
@@ -130,19 +140,26 @@ mod tests {
     use super::*;
 
     fn books(transmitted: u64, free: u64) -> Books {
-        let worker = |received| {
+        let worker = |received, taken_over| {
             json!({
                 "received": received, "injected": 1, "transmitted": transmitted, "punted": 1,
-                "waiting": 0, "drops": [{ "reason": "truncated", "frames": 2 }],
+                "handed_over": 3, "taken_over": taken_over, "waiting": 0,
+                "drops": [{ "reason": "truncated", "frames": 2 }],
             })
         };
-        let counters = json!({ "workers": [worker(10), worker(10)] });
+        let counters = json!({ "workers": [worker(9, 4), worker(11, 2)] });
         Books::of(&counters, &json!({ "buffers": { "capacity": 64, "available": free } }))
     }
 
     #[test]
     fn books_with_every_frame_and_buffer_accounted_for_balance() {
         assert!(books(8, 64).balance());
+    }
+
+    #[test]
+    fn a_frame_between_two_workers_is_noticed() {
+        let under_way = Books { taken_over: 5, ..books(8, 64) };
+        assert!(!under_way.balance());
     }
 
     #[test]

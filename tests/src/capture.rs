@@ -59,6 +59,13 @@ impl Capture {
         let there = eventually(Duration::from_secs(10), satisfied).is_some();
         let frames = self.frames();
         assert!(there, "10 s, {} frames on {} and still not: {what}", frames.len(), self.place);
+        // What belongs to the last frame, such as its acknowledgement, is still on its way.
+        let mut last = frames.len();
+        eventually(Duration::from_secs(1), || {
+            std::thread::sleep(Duration::from_millis(20));
+            let now = self.frames().len();
+            (std::mem::replace(&mut last, now) == now).then_some(())
+        });
         self.tcpdump.signal(Signal::SIGINT);
         self.tcpdump.stop();
         self.frames()

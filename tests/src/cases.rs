@@ -14,25 +14,29 @@ use crate::rig::Rig;
 pub type Case = (&'static str, fn(&mut Rig));
 
 /// Makes a file of tests out of functions that take a `&mut Rig`: gives it a `main` that behaves as
-/// that of any Rust test does. (Its target says `harness = false`.)
+/// that of any Rust test does. (Its target says `harness = false`.) After `on ...;` the rig is what
+/// that function makes.
 #[macro_export]
 macro_rules! cases {
-    ($($case:ident,)+) => {
+    (on $boot:path; $($case:ident,)+) => {
         fn main() -> std::process::ExitCode {
-            $crate::cases::run(vec![$((stringify!($case), $case),)+])
+            $crate::cases::run($boot, vec![$((stringify!($case), $case),)+])
         }
+    };
+    ($($case:ident,)+) => {
+        $crate::cases! { on $crate::rig::Rig::boot; $($case,)+ }
     };
 }
 
-/// Runs the cases that the command line asks for, one after another.
-pub fn run(cases: Vec<Case>) -> ExitCode {
+/// Runs the cases that the command line asks for, one after another, on what `boot` makes.
+pub fn run(boot: fn() -> Rig, cases: Vec<Case>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1); // one rig, and two cores at most
     // Booted by the first case that is run, so that listing them costs nothing.
     let rig = Arc::new(Mutex::new(None));
     let trials = cases.into_iter().map(|(name, case)| {
         let rig = Arc::clone(&rig);
-        Trial::test(name, move || with(&rig, case))
+        Trial::test(name, move || with(&rig, boot, case))
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     let left = rig.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -45,9 +49,9 @@ pub fn run(cases: Vec<Case>) -> ExitCode {
 
 /// Runs one case. After a failure the next case gets a new rig, so that it fails for its own
 /// reasons only.
-fn with(rig: &Mutex<Option<Rig>>, case: fn(&mut Rig)) -> Result<(), Failed> {
+fn with(rig: &Mutex<Option<Rig>>, boot: fn() -> Rig, case: fn(&mut Rig)) -> Result<(), Failed> {
     let mut guard = rig.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut rig = guard.take().unwrap_or_else(Rig::boot);
+    let mut rig = guard.take().unwrap_or_else(boot);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         case(&mut rig);
         rig.settle();

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType};
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::http::{self, Response};
+use crate::lab;
 use crate::namespace::Namespace;
 use crate::process;
 use crate::server::Server;
@@ -71,6 +75,16 @@ impl Client {
     /// The interface that its one leg is.
     pub const LEG: &str = "eth0";
 
+    /// Its IPv6 address.
+    pub fn ipv6(&self) -> Ipv6Addr {
+        lab::ipv6(self.address)
+    }
+
+    /// Its address of the same kind as `other`.
+    pub fn address_like(&self, other: IpAddr) -> IpAddr {
+        if other.is_ipv4() { self.address.into() } else { self.ipv6().into() }
+    }
+
     /// Makes `count` connections to `to`, one after another, with one request on each.
     ///
     /// # Panics
@@ -125,23 +139,57 @@ impl Client {
         Ok(stream)
     }
 
+    /// As [`Self::open`], from an address that this machine has among others.
+    ///
+    /// # Errors
+    /// When no connection comes about.
+    pub fn open_from(&self, from: Ipv4Addr, to: &str) -> io::Result<TcpStream> {
+        let to: SocketAddrV4 = to.parse().expect("an IPv4 address and a port");
+        self.namespace.enter(|| {
+            let kind = (AddressFamily::Inet, SockType::Stream, SockFlag::empty());
+            let socket = socket::socket(kind.0, kind.1, kind.2, None)?;
+            // Also how long it waits for the connection to come about (socket(7)).
+            socket::setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(5))?;
+            socket::setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(5))?;
+            socket::bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0)))?;
+            socket::connect(socket.as_raw_fd(), &SockaddrIn::from(to))?;
+            let stream = TcpStream::from(socket);
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        })
+    }
+
+    /// Who answers one request on one connection from `from`.
+    ///
+    /// # Panics
+    /// If nobody does.
+    pub fn ask_from(&self, from: Ipv4Addr, to: &str) -> Answer {
+        let stream = self
+            .open_from(from, to)
+            .unwrap_or_else(|why| panic!("no connection from {from} to {to}: {why}"));
+        let response = http::exchange(stream, "GET", "/", &[], b"");
+        let response = response.unwrap_or_else(|why| panic!("from {from} to {to}: {why}"));
+        answer(&response).unwrap_or_else(|| panic!("not our server: {}", response.text()))
+    }
+
+    /// curl on this machine, and what came of it.
+    pub fn curl(&self, arguments: &[&str]) -> std::process::Output {
+        process::output(
+            self.namespace.command("curl").args(["-sS", "--max-time", "30"]).args(arguments),
+        )
+    }
+
     /// A UDP socket on this machine, connected to `to`.
     ///
     /// # Panics
     /// If it cannot be made.
     pub fn datagrams(&self, to: &str) -> UdpSocket {
-        let make = || {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
-            socket.connect(to)?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            io::Result::Ok(socket)
-        };
-        self.namespace.enter(make).expect("a UDP socket can be made")
+        datagrams(&self.namespace, to)
     }
 
     /// Sends ICMP echo requests of `size` bytes until `count` were answered, for at most `seconds`;
     /// how many were.
-    pub fn ping(&self, address: Ipv4Addr, count: u32, size: u32, seconds: u32) -> u32 {
+    pub fn ping(&self, address: impl Into<IpAddr>, count: u32, size: u32, seconds: u32) -> u32 {
         let output = process::output(self.namespace.command("ping").args([
             "-n",
             "-q",
@@ -150,12 +198,14 @@ impl Client {
             &format!("-w{seconds}"),
             &format!("-c{count}"),
             &format!("-s{size}"),
-            &address.to_string(),
+            &address.into().to_string(),
         ]));
         let text = String::from_utf8_lossy(&output.stdout);
         let received = text.split(" received").next().and_then(|text| text.rsplit(' ').next());
+        // More than were asked for come back when answers are slower than requests.
         received
             .and_then(|number| number.parse().ok())
+            .map(|received: u32| received.min(count))
             .unwrap_or_else(|| panic!("ping did not say how many were answered: {text}"))
     }
 
@@ -178,7 +228,7 @@ impl Client {
 
     /// Forgets whose hardware addresses it knows.
     pub fn forget_neighbours(&self) {
-        self.namespace.shell("ip neigh flush all");
+        self.namespace.shell("ip neigh flush all; ip -6 neigh flush all");
     }
 
     /// A socket that sends whole frames from this machine.
@@ -192,7 +242,7 @@ impl Client {
     }
 }
 
-/// A socket that sends whole frames, valid or not.
+/// A socket that sends whole frames, valid or not, and can receive them.
 pub struct Frames(OwnedFd);
 
 impl Frames {
@@ -201,22 +251,41 @@ impl Frames {
     /// # Panics
     /// If there is no such interface.
     pub fn on(namespace: &Namespace, interface: &str) -> Self {
+        Self::open(namespace, interface, None) // sends only
+    }
+
+    /// As [`Self::on`], and receives every frame that comes in, whomever it is for.
+    ///
+    /// # Panics
+    /// If there is no such interface.
+    pub fn all_on(namespace: &Namespace, interface: &str) -> Self {
+        namespace.ip(&format!("link set {interface} promisc on\n"));
+        Self::open(namespace, interface, Some(SockProtocol::EthAll))
+    }
+
+    fn open(namespace: &Namespace, interface: &str, protocol: Option<SockProtocol>) -> Self {
         let make = || {
             let address = getifaddrs()?
                 .filter(|address| address.interface_name == interface)
                 .find_map(|address| address.address?.as_link_addr().copied())
                 .ok_or(nix::Error::ENODEV)?;
-            let socket = socket::socket(
-                AddressFamily::Packet,
-                SockType::Raw,
-                SockFlag::empty(),
-                None, // sends only
-            )?;
+            let socket =
+                socket::socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), protocol)?;
             socket::bind(socket.as_raw_fd(), &address)?;
             nix::Result::Ok(Self(socket))
         };
         let name = namespace.name();
         namespace.enter(make).unwrap_or_else(|why| panic!("{name}: {interface}: {why}"))
+    }
+
+    /// The next frame that comes in, at most as long as `buffer`; without VLAN tags, which the kernel
+    /// takes off.
+    ///
+    /// # Errors
+    /// When the interface is gone.
+    pub fn receive<'b>(&self, buffer: &'b mut [u8]) -> nix::Result<&'b [u8]> {
+        let length = socket::recv(self.0.as_raw_fd(), buffer, MsgFlags::empty())?;
+        Ok(&buffer[..length])
     }
 
     /// Sends one frame, from its Ethernet header on.
@@ -240,9 +309,65 @@ fn ask(to: SocketAddr, patience: Duration) -> io::Result<Answer> {
     })
 }
 
+/// A UDP socket on a machine, connected to `to`.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn datagrams(machine: &Namespace, to: &str) -> UdpSocket {
+    let to: SocketAddr = to.parse().expect("an address and a port");
+    let any = match to.ip() {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    let make = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        io::Result::Ok(socket)
+    };
+    machine.enter(make).expect("a UDP socket can be made")
+}
+
+/// Cuts a connection, so that nothing of it stays anywhere.
+///
+/// # Panics
+/// If that cannot be asked for.
+pub fn cut(stream: TcpStream) {
+    // Closing with data unsent, which one may wait for no time, sends a reset (socket(7)).
+    let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    socket::setsockopt(&stream, sockopt::Linger, &at_once).expect("a socket can be told so");
+    drop(stream);
+}
+
+/// The name of the server at the other end of a connection, which stays open.
+///
+/// # Errors
+/// When it has been cut.
+pub fn server_behind(stream: &TcpStream) -> io::Result<String> {
+    let response = http::ask(stream, "/")?;
+    let answer = answer(&response).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(answer.server)
+}
+
+/// Sends a datagram to one of our servers that introduce themselves, and returns what it says.
+///
+/// # Panics
+/// If no answer comes.
+pub fn ask_by_datagram(socket: &UdpSocket) -> Answer {
+    socket.send(b"who?").expect("a datagram can be sent");
+    let mut said = [0; 512];
+    let length = socket.recv(&mut said).unwrap_or_else(|why| panic!("no answer: {why}"));
+    let said = &said[..length];
+    read_answer(said).unwrap_or_else(|| panic!("not our server: {}", String::from_utf8_lossy(said)))
+}
+
 /// What one of our servers says in a response.
 pub fn answer(response: &Response) -> Option<Answer> {
-    let said: serde_json::Value = serde_json::from_slice(&response.body).ok()?;
+    read_answer(&response.body)
+}
+
+fn read_answer(said: &[u8]) -> Option<Answer> {
+    let said: serde_json::Value = serde_json::from_slice(said).ok()?;
     let place = |address: &str, port: &str| {
         let port = u16::try_from(said[port].as_u64()?).ok()?;
         Some(SocketAddr::new(said[address].as_str()?.parse().ok()?, port))

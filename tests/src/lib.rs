@@ -10,8 +10,9 @@
 //! 7. [`service`]: virtual services as a test writes them down
 //! 8. [`capture`] and [`decode`]: what was on a wire, judged by a decoder that is not ours
 //! 9. [`cable`]: an Ethernet cable into a virtual machine, and the stations on its other end
-//! 10. [`books`]: frames in = frames out + drops by reason; asserted after every case
-//! 11. [`cases`]: several tests over one rig
+//! 10. [`trunk`]: a cable that carries several VLANs, and the switch on its other end
+//! 11. [`books`]: frames in = frames out + drops by reason; asserted after every case
+//! 12. [`cases`]: several tests over one rig
 //!
 //! Everything here is meant to be watched failing: helpers panic with a sentence that says what
 //! was expected of whom.
@@ -37,6 +38,8 @@ pub mod capture;
 pub mod decode;
 
 pub mod cable;
+
+pub mod trunk;
 
 pub mod books;
 

@@ -62,6 +62,24 @@ impl Namespace {
         process::feed(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines);
     }
 
+    /// Has `interface` and the loopback interface speak IPv6, with the addresses that they are given
+    /// and no others, at once (FEATURES AR-03: nobody is asked whether an address is free).
+    pub fn speak_ipv6(&self, interface: &str) {
+        for name in [interface, "lo"] {
+            let parameters = [
+                ("accept_ra", "0"),
+                ("autoconf", "0"),
+                ("accept_dad", "0"),
+                ("dad_transmits", "0"),
+                ("router_solicitations", "0"),
+                ("disable_ipv6", "0"),
+            ];
+            for (parameter, value) in parameters {
+                self.sysctl(&format!("net.ipv6.conf.{name}.{parameter}"), value);
+            }
+        }
+    }
+
     /// Sets a kernel parameter of this namespace.
     pub fn sysctl(&self, name: &str, value: &str) {
         // A dot in an interface's name would need quoting; none of ours has one.

@@ -1,8 +1,8 @@
 //! A laboratory with an appliance in it: what most tests start from.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 
-use crate::appliance::Appliance;
+use crate::appliance::{Appliance, INTERFACES_ONLY};
 use crate::books::Books;
 use crate::client::Client;
 use crate::lab::Lab;
@@ -25,7 +25,13 @@ impl Rig {
 
     /// As [`Self::boot`], in a laboratory that is there already.
     pub fn boot_in(lab: Lab) -> Self {
+        Self::boot_with(lab, INTERFACES_ONLY)
+    }
+
+    /// In that laboratory, an appliance with a configuration of its own.
+    pub fn boot_with(lab: Lab, configuration: &str) -> Self {
         let mut appliance = Appliance::new(&lab.appliance, &lab.directory().join("appliance"));
+        appliance.configure(configuration);
         appliance.start();
         Self { appliance, lab }
     }
@@ -38,6 +44,11 @@ impl Rig {
     /// Another machine on the clients' wire.
     pub fn second_client(&self) -> &Client {
         &self.lab.clients[1]
+    }
+
+    /// A machine behind the router and a link for short packets.
+    pub fn far_client(&self) -> &Client {
+        &self.lab.far
     }
 
     /// Publishes exactly these services.
@@ -88,6 +99,6 @@ impl Rig {
 }
 
 /// `address:port`, as a client is told it.
-pub fn at(address: Ipv4Addr, port: u16) -> String {
-    format!("{address}:{port}")
+pub fn at(address: impl Into<IpAddr>, port: u16) -> String {
+    SocketAddr::new(address.into(), port).to_string()
 }

@@ -3,14 +3,20 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use crate::client::Frames;
+use crate::decode;
+use crate::lab;
 use crate::namespace::Namespace;
 use crate::process::{self, Background, eventually};
+
+mod ftp;
+pub mod names;
 
 /// The ports that nginx listens on; 443 speaks plain HTTP too, since no test asks for its TLS.
 pub const PORTS: [u16; 3] = [80, 443, 8080];
@@ -41,6 +47,7 @@ pub struct Server {
     /// Files that it serves, and those that it was given by `PUT`.
     files: PathBuf,
     programs: Vec<Background>,
+    ftp: Option<tempfile::TempDir>,
 }
 
 impl Server {
@@ -58,12 +65,19 @@ impl Server {
     ) -> Self {
         let files = directory.join(name);
         fs::create_dir_all(&files).expect("the laboratory's directory can be written to");
-        let mut server =
-            Self { name: name.into(), address, namespace, kind, files, programs: Vec::new() };
+        let mut server = Self {
+            name: name.into(),
+            address,
+            namespace,
+            kind,
+            files,
+            programs: Vec::new(),
+            ftp: None,
+        };
         if kind != Kind::Translated {
             server.stop_answering_arp_for_virtual_addresses();
-            for address in virtual_addresses {
-                server.namespace.shell(&format!("ip addr add dev lo {address}/32"));
+            for &address in virtual_addresses {
+                server.publish_here(address);
             }
         }
         if kind == Kind::Tunnelled {
@@ -71,6 +85,18 @@ impl Server {
         }
         server.serve();
         server
+    }
+
+    /// Its own IPv6 address.
+    pub fn ipv6(&self) -> Ipv6Addr {
+        lab::ipv6(self.address)
+    }
+
+    /// Gives it a virtual address and the IPv6 one beside that, as direct return and tunnels ask.
+    pub fn publish_here(&self, address: Ipv4Addr) {
+        let beside = lab::ipv6(address);
+        self.namespace
+            .ip(&format!("addr add dev lo {address}/32\naddr add dev lo {beside}/128 nodad\n"));
     }
 
     /// The lines of Linux's first method (FEATURES AR-02), as an operator types them.
@@ -93,31 +119,60 @@ impl Server {
     }
 
     /// Takes outer headers off in user space, because not every kernel has a driver for it, and
-    /// independently of the code under test: socat reads IP protocol 4 from a raw socket (the
+    /// independently of the code under test: socat reads an IP protocol from a raw socket (the
     /// kernel has put outer fragments together by then) and hands the inner packets to a tunnel
-    /// device.
+    /// device. One for each pair of an outer and an inner IP; Generic UDP Encapsulation besides.
     fn decapsulate(&mut self) {
-        let mut socat = self.namespace.command("socat");
-        // Room for a burst while socat is not running, as far as the kernel grants it.
-        socat.args([
-            "-u",
-            "-b",
-            "65536",
-            "IP4-RECV:4,rcvbuf=4194304",
-            "TUN,tun-name=tunl0,iff-no-pi,up",
-        ]);
-        self.start_program(&mut socat);
-        let there = || {
-            let shown = process::output(
-                self.namespace.command("ip").args(["link", "show", "dev", "tunl0", "up"]),
-            );
-            (!shown.stdout.is_empty()).then_some(())
-        };
-        eventually(Duration::from_secs(5), there)
-            .unwrap_or_else(|| panic!("{}: socat made no tunnel device in 5 s", self.name));
-        // The client is not reached by the tunnel, so a check of the reverse path would drop all.
+        // Clients are not reached by the tunnels, so a check of the reverse path would drop all.
         self.namespace.sysctl("net.ipv4.conf.all.rp_filter", "0");
-        self.namespace.sysctl("net.ipv4.conf.tunl0.rp_filter", "0");
+        self.namespace.sysctl("net.ipv4.conf.default.rp_filter", "0");
+        self.namespace.sysctl("net.ipv6.conf.default.accept_dad", "0");
+        self.namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "0");
+        let tunnels = [
+            ("IP4", 4, "tunl0"),
+            ("IP4", 41, "sit0"),
+            ("IP6", 41, "ip6tnl0"),
+            ("IP6", 4, "ip4ip6"),
+        ];
+        for (outer, protocol, device) in tunnels {
+            let mut socat = self.namespace.command("socat");
+            // Room for a burst while socat is not running, as far as the kernel grants it.
+            socat.args(["-u", "-b", "65536", &format!("{outer}-RECV:{protocol},rcvbuf=4194304")]);
+            socat.arg(format!("TUN,tun-name={device},iff-no-pi,up"));
+            self.start_program(&mut socat);
+        }
+        for (.., device) in tunnels {
+            let there = || {
+                let shown = process::output(
+                    self.namespace.command("ip").args(["link", "show", "dev", device, "up"]),
+                );
+                (!shown.stdout.is_empty()).then_some(())
+            };
+            eventually(Duration::from_secs(5), there)
+                .unwrap_or_else(|| panic!("{}: socat made no {device} in 5 s", self.name));
+        }
+        self.decapsulate_gue();
+    }
+
+    /// Until this process ends. The inner packets come in by an interface of their own, as they would
+    /// from the kernel's driver.
+    fn decapsulate_gue(&self) {
+        self.namespace.ip("link add gue0 mtu 9000 type veth peer name gue1 mtu 9000
+             link set gue1 up
+             link set gue0 up\n");
+        let own = self.namespace.mac("gue0");
+        let device = Frames::on(&self.namespace, "gue1");
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 6080)); // IPv4 comes there too
+        let socket = self.namespace.enter(|| UdpSocket::bind(any)).expect("the port is free");
+        thread::spawn(move || {
+            let mut datagram = [0; 65_536];
+            while let Ok(length) = socket.recv(&mut datagram) {
+                // What is not in order is for the case that sent it to notice.
+                let Ok(packet) = decode::unwrap_gue(&datagram[..length]) else { continue };
+                let kind = if packet[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+                device.send(&[&own[..], &[2; 6], &kind, packet].concat());
+            }
+        });
     }
 
     fn start_program(&mut self, program: &mut Command) {
@@ -144,7 +199,7 @@ impl Server {
 
     fn nginx_configuration(&self) -> String {
         let files = self.files.display();
-        let listen: String = PORTS.iter().map(|port| format!("listen {port}; ")).collect();
+        let listen = PORTS.map(|port| format!("listen {port}; listen [::]:{port}; ")).concat();
         let answer = format!(
             r#"{{"server":"{}","peer":"$remote_addr","peer_port":$remote_port,"local":"$server_addr","local_port":$server_port}}"#,
             self.name
@@ -166,6 +221,8 @@ impl Server {
                      root {files};
                      location / {{ return 200 '{answer}'; }}
                      location = /large {{ }}
+                     location = /slow {{ alias {files}/large; limit_rate 1m; }}
+                     location = /gigabyte {{ }}
                      location /uploads/ {{ dav_methods PUT; create_full_put_path on; }}
                  }}
              }}
@@ -183,9 +240,27 @@ impl Server {
         fs::read(self.files.join("uploads").join(name)).ok()
     }
 
+    /// Offers `/name` of `length` bytes, in which every 64 KiB tell their place; its MD5 sum. What lies
+    /// between takes no room.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn offer_marked(&self, name: &str, length: u64) -> String {
+        use std::os::unix::fs::FileExt;
+        let path = self.files.join(name);
+        let file = fs::File::create(&path).expect("the server's files can be written");
+        file.set_len(length).expect("as above");
+        for place in (0..length).step_by(1 << 16) {
+            file.write_all_at(&place.to_be_bytes(), place).expect("as above");
+        }
+        let sum = process::run(Command::new("md5sum").arg(&path));
+        sum.split(' ').next().expect("md5sum prints a sum").to_owned()
+    }
+
     /// Answers every datagram to `port` with the same bytes, until this process ends. The answer
     /// leaves from the address that was asked.
-    pub fn echo_datagrams(&self, at: SocketAddrV4) {
+    pub fn echo_datagrams(&self, at: impl Into<SocketAddr>) {
+        let at = at.into();
         let socket = self.namespace.enter(|| UdpSocket::bind(at)).expect("the port is free");
         thread::spawn(move || {
             let mut datagram = [0; 65_536];
@@ -195,8 +270,27 @@ impl Server {
         });
     }
 
+    /// Answers every datagram to `port` by saying who it is and whom it sees, as nginx does, until this
+    /// process ends.
+    pub fn introduce_by_datagram(&self, at: impl Into<SocketAddr>) {
+        let at = at.into();
+        let socket = self.namespace.enter(|| UdpSocket::bind(at)).expect("the port is free");
+        let name = self.name.clone();
+        thread::spawn(move || {
+            let mut datagram = [0; 2048];
+            while let Ok((_, from)) = socket.recv_from(&mut datagram) {
+                let said = serde_json::json!({
+                    "server": name, "peer": from.ip(), "peer_port": from.port(),
+                    "local": at.ip(), "local_port": at.port(),
+                });
+                let _ = socket.send_to(said.to_string().as_bytes(), from); // like any UDP server
+            }
+        });
+    }
+
     /// Sends back on each connection whatever comes in on it, until this process ends.
-    pub fn echo_streams(&self, at: SocketAddrV4) {
+    pub fn echo_streams(&self, at: impl Into<SocketAddr>) {
+        let at = at.into();
         let listener = self.namespace.enter(|| TcpListener::bind(at)).expect("the port is free");
         thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {

@@ -229,7 +229,7 @@ fn every_kind_of_unusable_frame_is_dropped_for_its_reason(rig: &mut Rig) {
         |address: Ipv4Addr, port| Ends { destination: SocketAddrV4::new(address, port), ..ends };
     let from = |address: Ipv4Addr| Ends { source: SocketAddrV4::new(address, 1234), ..ends };
     let elsewhere = Ends { macs: [ends.macs[0], [2, 9, 9, 9, 9, 9]], ..ends };
-    let ipv6 = [&good[..12], &[0x86, 0xdd], &[0x60; 60]].concat();
+    let lldp = [&good[..12], &[0x88, 0xcc], &[0x60; 60]].concat();
     let cases = [
         ("truncated", with(good.clone(), 17, 200)), // total length beyond the frame's end
         ("truncated", good[..40].to_vec()),
@@ -237,12 +237,12 @@ fn every_kind_of_unusable_frame_is_dropped_for_its_reason(rig: &mut Rig) {
         ("malformed", with(good.clone(), 14, 0x44)), // a header of 16 bytes
         ("bad_checksum", bad_sum),
         ("vlan", tagged),
-        ("not_ipv4", ipv6),
+        ("not_ip", lldp),
         ("not_tcp_or_udp", with(good.clone(), 23, 89)),
         ("not_our_mac", elsewhere.tcp("S", b"")),
         ("bad_source", from(Ipv4Addr::LOCALHOST).tcp("S", b"")),
         ("bad_source", from([224, 0, 0, 5].into()).tcp("S", b"")),
-        ("bad_source", from(DIRECT).tcp("S", b"")), // to itself
+        ("land", from(DIRECT).tcp("S", b"")), // to itself
         ("not_our_address", to([10, 1, 0, 200].into(), 80).tcp("S", b"")),
         ("no_service", to(DIRECT, 81).tcp("S", b"")),
     ];

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use sluice_tests::appliance::Appliance;
 use sluice_tests::books::Books;
 use sluice_tests::namespace::Namespace;
+use sluice_tests::process::eventually;
 
 /// Frames that may be under way at once; less than any queue or ring on their way holds.
 const WINDOW: usize = 256;
@@ -297,11 +298,17 @@ impl Bench {
         figure!("{books}");
         assert!(books.drops_since(&self.opening).is_empty(), "{books}\n{problem}");
         // Announcements of addresses may still be on their way to the wire when it is asked.
-        let report = self.wire.tell("report");
-        let ports = &report["ports"];
-        let both = |what: &str| number(&ports["clients"][what]) + number(&ports["servers"][what]);
-        assert_eq!(both("transmitted"), books.received, "{books}\n{problem}");
-        assert_eq!(both("received"), books.transmitted, "{books}\n{problem}");
+        let mut report = Value::Null;
+        let settled = eventually(Duration::from_secs(5), || {
+            report = self.wire.tell("report");
+            let ports = &report["ports"];
+            let both =
+                |what: &str| number(&ports["clients"][what]) + number(&ports["servers"][what]);
+            let now = Books::closed(&self.appliance);
+            let all = (now.received, now.transmitted);
+            ((both("transmitted"), both("received")) == all).then_some(())
+        });
+        assert!(settled.is_some(), "{books}\n{report:#}");
         report
     }
 }

@@ -321,7 +321,11 @@ fn every_drop_reason_metric_and_setting_is_on_the_operating_page_and_no_other() 
         ("Interface", "`[[interface]]`"),
         ("Route", "`[[route]]`"),
         ("Neighbour", "`[[neighbour]]`"),
+        ("Nat", "`[[nat]]`"),
         ("Service", "`[[service]]`"),
+        ("Persistence", "`persistence`"),
+        ("Timeouts", "`timeouts`"),
+        ("Limits", "`limits`"),
         ("Server", "`[[service.server]]`"),
     ] {
         let known = &description["components"]["schemas"][schema]["properties"];

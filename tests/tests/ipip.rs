@@ -29,7 +29,7 @@ fn web(rig: &Rig) -> Service {
 /// The outer header of a packet that carries another, and the inner packet.
 fn unwrapped(packet: &Packet) -> (&etherparse::Ipv4Header, &[u8]) {
     let Transport::Ipip(inner) = &packet.transport else { panic!("not IP in IP: {packet:?}") };
-    (&packet.ip, inner)
+    (packet.ipv4(), inner)
 }
 
 /// FWD-12, on the router's wire.
@@ -78,7 +78,7 @@ fn servers_see_the_client_and_answer_it_from_the_virtual_address(rig: &mut Rig) 
         assert_eq!(answers.locals(), BTreeSet::from([published.into()]));
         let router = rig.lab.router.mac("wan");
         for packet in packets(&back.until("9 ends", |frames| fins(frames) >= 9)) {
-            assert_eq!(packet.source(), Some(published));
+            assert_eq!(packet.source(), Some(published.into()));
             assert_eq!(packet.ethernet.source, router, "straight from the router");
         }
     }
@@ -144,14 +144,14 @@ fn a_packet_that_may_be_fragmented_is_and_arrives_whole(rig: &mut Rig) {
     let too_long =
         sent.iter().filter(|frame| packet_bytes(frame).len() > usize::from(ROOM)).count();
     assert_eq!(too_long, 20, "payloads of 1453 to 1472 bytes do not fit");
-    assert!(packets(&sent).iter().all(|packet| !packet.ip.dont_fragment));
+    assert!(packets(&sent).iter().all(|packet| !packet.ipv4().dont_fragment));
     let wire = wire.until("all of them", |frames| frames.len() >= sent.len() + too_long);
 
     let mut parts: BTreeMap<u16, Vec<Packet>> = BTreeMap::new();
     for packet in packets(&wire) {
-        assert!(!packet.ip.dont_fragment && packet.ip.total_len <= 1500, "{packet:?}");
+        assert!(!packet.ipv4().dont_fragment && packet.ipv4().total_len <= 1500, "{packet:?}");
         assert_eq!(packet.destination_address(), rig.tunnelled()[1].address);
-        parts.entry(packet.ip.identification).or_default().push(packet);
+        parts.entry(packet.ipv4().identification).or_default().push(packet);
     }
     assert_eq!(parts.len(), sent.len(), "each outer packet has an identification of its own");
     let mut whole: Vec<_> = parts.into_values().map(put_together).collect();
@@ -164,12 +164,12 @@ fn a_packet_that_may_be_fragmented_is_and_arrives_whole(rig: &mut Rig) {
 
 /// The fragments of one packet (RFC 791 section 3.2), put together without gap or overlap.
 fn put_together(mut parts: Vec<Packet>) -> Vec<u8> {
-    parts.sort_by_key(|part| part.ip.fragment_offset.value());
+    parts.sort_by_key(|part| part.ipv4().fragment_offset.value());
     let mut whole = Vec::new();
     let last = parts.len() - 1;
     for (number, part) in parts.iter().enumerate() {
-        assert_eq!(usize::from(part.ip.fragment_offset.value()) * 8, whole.len());
-        assert_eq!(part.ip.more_fragments, number < last);
+        assert_eq!(usize::from(part.ipv4().fragment_offset.value()) * 8, whole.len());
+        assert_eq!(part.ipv4().more_fragments, number < last);
         whole.extend(&part.payload);
     }
     whole

@@ -2,36 +2,41 @@
 //! fault.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
+use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
 use sluice_tests::capture::Capture;
-use sluice_tests::client::Frames;
-use sluice_tests::decode::{self, Ends, Transport};
-use sluice_tests::lab::{Lab, TUNNELLED};
+use sluice_tests::client::{Client, Frames};
+use sluice_tests::decode::{self, Packet, Transport};
+use sluice_tests::lab::{Lab, TUNNELLED, both, somebody};
 use sluice_tests::namespace::{self, Namespace};
 use sluice_tests::rig::at;
-use sluice_tests::server::Server;
+use sluice_tests::server::{Server, names};
 
 /// One test, so that the machines are made once.
 #[test]
 fn every_machine_is_reached_as_the_drawing_says() {
-    let lab = Lab::build();
+    let mut lab = Lab::build();
     clients_reach_direct_and_tunnelled_servers_by_their_own_addresses(&lab);
     translated_servers_reach_each_other_and_have_no_other_way_out(&lab);
-    an_ipip_packet_made_by_hand_is_decapsulated_and_answered_straight_to_the_client(&lab);
+    a_tunnel_packet_made_by_hand_is_decapsulated_and_answered_straight_to_the_client(&lab);
     checksums_are_complete_on_the_wire(&lab);
+    the_far_client_is_many_behind_a_link_for_short_packets(&lab);
+    vsftpd_reads_and_writes_whoever_opens_the_data_connection(&mut lab);
+    dnsmasq_answers_over_both_transports(&mut lab);
+    a_trunk_carries_frames(&mut lab);
 }
 
 fn clients_reach_direct_and_tunnelled_servers_by_their_own_addresses(lab: &Lab) {
-    for client in &lab.clients {
+    for client in lab.clients.iter().chain([&lab.far]) {
         for server in lab.direct.iter().chain(&lab.tunnelled) {
-            for port in sluice_tests::server::PORTS {
-                let answers = client.connect(&at(server.address, port), 1);
+            for (address, port) in both(server.address).into_iter().zip([80, 8080]) {
+                let answers = client.connect(&at(address, port), 1);
                 assert_eq!(answers.from(server), 1);
-                assert_eq!(answers.0[0].peer.ip(), client.address);
-                assert_eq!(answers.0[0].local, SocketAddrV4::new(server.address, port).into());
+                assert_eq!(answers.0[0].peer.ip(), client.address_like(address));
+                assert_eq!(answers.0[0].local, SocketAddr::new(address, port));
             }
         }
     }
@@ -47,39 +52,130 @@ fn translated_servers_reach_each_other_and_have_no_other_way_out(lab: &Lab) {
     assert!(!reach(lab.clients[0].address), "nobody forwards while the appliance is away");
 }
 
-fn an_ipip_packet_made_by_hand_is_decapsulated_and_answered_straight_to_the_client(lab: &Lab) {
-    let [client, _] = &lab.clients;
-    let server = &lab.tunnelled[1];
-    let capture = Capture::start(&client.namespace, "eth0", "src 10.1.0.102");
-    // A SYN for the virtual address, wrapped by this test and sent by way of the router.
-    let ends = Ends {
-        macs: [client.mac(), lab.router.mac("wan")],
-        source: SocketAddrV4::new(client.address, 45_678),
-        destination: SocketAddrV4::new(TUNNELLED, 80),
-    };
-    let inner = ends.tcp("S", b"");
-    let mut outer = Vec::new();
-    etherparse::PacketBuilder::ethernet2(ends.macs[0], ends.macs[1])
-        .ip(etherparse::IpHeaders::Ipv4(
-            etherparse::Ipv4Header::new(
-                (inner.len() - 14) as u16,
-                64,
-                etherparse::IpNumber::IPV4,
-                client.address.octets(),
-                server.address.octets(),
-            )
-            .expect("the packet is short"),
-            Default::default(),
-        ))
-        .write(&mut outer, etherparse::IpNumber::IPV4, &inner[14..])
-        .expect("the packet is short");
-    Frames::on(&client.namespace, "eth0").send(&outer);
-    let answers = capture.until("an answer to the SYN", |frames| !frames.is_empty());
-    let answer = &decode::packets(&answers)[0];
-    assert_eq!(answer.source(), Some(ends.destination));
-    assert_eq!(answer.destination(), Some(ends.source));
-    let Transport::Tcp { header, .. } = &answer.transport else { panic!("not TCP: {answer:?}") };
-    assert!(header.syn && header.ack, "{header:?}");
+/// Either IP in either, bare and in GUE.
+fn a_tunnel_packet_made_by_hand_is_decapsulated_and_answered_straight_to_the_client(lab: &Lab) {
+    let (client, server) = (&lab.clients[0], &lab.tunnelled[1]);
+    let frames = Frames::on(&client.namespace, Client::LEG);
+    let kinds = both(TUNNELLED).into_iter().flat_map(|published| {
+        let outer = both(server.address).into_iter();
+        outer.flat_map(move |to| [false, true].map(|gue| (published, to, gue)))
+    });
+    for (number, (published, to, gue)) in kinds.enumerate() {
+        let port = 45_678 + number as u16;
+        let answers = Capture::start(&client.namespace, Client::LEG, &format!("port {port}"));
+        let from = client.address_like(published);
+        // A SYN for the virtual address, wrapped by this test and sent by way of the router.
+        let mut inner = Vec::new();
+        let headers = ip(from, published);
+        let builder = PacketBuilder::ip(headers).tcp(port, 80, 7, 8192).syn();
+        builder.write(&mut inner, &[]).expect("it fits");
+        let protocol = if published.is_ipv4() { IpNumber::IPV4 } else { IpNumber::IPV6 };
+        let [own, router] = [client.mac(), lab.router.mac("wan")];
+        let builder = PacketBuilder::ethernet2(own, router).ip(ip(client.address_like(to), to));
+        let mut outer = Vec::new();
+        match gue {
+            false => builder.write(&mut outer, protocol, &inner),
+            true => {
+                let data = [&[0, protocol.0, 0, 0], inner.as_slice()].concat();
+                builder.udp(port, 6080).write(&mut outer, &data)
+            }
+        }
+        .expect("it fits");
+        frames.send(&outer);
+
+        let back = |packet: &Packet| packet.source() == Some(SocketAddr::new(published, 80));
+        let seen = answers.until(&format!("an answer, {published} by {to}, {gue}"), |frames| {
+            decode::packets(frames).iter().any(back)
+        });
+        let answer = decode::packets(&seen).into_iter().find(back).expect("waited for");
+        assert_eq!(answer.destination(), Some(SocketAddr::new(from, port)));
+        let header = answer.tcp().expect("it has ports");
+        assert!(header.syn && header.ack, "{header:?}");
+    }
+}
+
+fn the_far_client_is_many_behind_a_link_for_short_packets(lab: &Lab) {
+    let server = &lab.direct[0];
+    for from in [somebody(0, 1), somebody(0, 255), somebody(3, 9)] {
+        assert_eq!(lab.far.ask_from(from, &at(server.address, 80)).peer.ip(), from);
+    }
+    let capture = Capture::start(&server.namespace, Server::LEG, "icmp");
+    let large = lab.far.request(&at(server.address, 80), "GET", "/large", b"").expect("an answer");
+    assert!(large.body == sluice_tests::server::large(), "the large file arrives whole");
+    capture.until("fragmentation needed", |frames| {
+        decode::packets(frames)
+            .iter()
+            .any(|packet| matches!(packet.transport, Transport::Icmp { kind: 3, code: 4, .. }))
+    });
+}
+
+fn vsftpd_reads_and_writes_whoever_opens_the_data_connection(lab: &mut Lab) {
+    lab.direct[0].serve_ftp();
+    let (client, server) = (&lab.clients[0], &lab.direct[0]);
+    for (number, way) in ["--ftp-pasv", "--ftp-port=-"].iter().enumerate() {
+        let way: Vec<&str> = way.split('=').collect();
+        for (host, name) in [("10.1.0.21", "four"), ("[2001:db8:1::21]", "six")] {
+            let name = format!("{name}{number}");
+            let file = tempfile::NamedTempFile::new().expect("temporary files can be written");
+            fs::write(file.path(), sluice_tests::server::large()).expect("as above");
+            let path = file.path().to_str().expect("a plain path");
+            let there = format!("ftp://{host}/upload/{name}");
+            let up = client.curl(&[&way[..], &["-T", path, &there]].concat());
+            assert!(up.status.success(), "{way:?}: {}", String::from_utf8_lossy(&up.stderr));
+            assert!(server.uploaded_by_ftp(&name) == Some(sluice_tests::server::large()));
+            let down = client.curl(&[&way[..], &[&format!("ftp://{host}/large")]].concat());
+            assert!(down.stdout == sluice_tests::server::large(), "{way:?}");
+        }
+    }
+}
+
+fn dnsmasq_answers_over_both_transports(lab: &mut Lab) {
+    lab.direct[0].serve_names();
+    let server = &lab.direct[0];
+    for address in both(server.address) {
+        let at = SocketAddr::new(address, 53);
+        let ask = |name, kind| {
+            let ask = || (names::ask_by_udp(at, name, kind), names::ask_by_tcp(at, name, kind));
+            let (udp, tcp) = lab.clients[0].namespace.enter(ask);
+            let udp = udp.expect("an answer");
+            assert_eq!(udp, tcp.expect("an answer"));
+            udp
+        };
+        assert!(ask("www.lab.test", names::A).windows(4).any(|it| it == [192, 0, 2, 80]));
+        assert!(ask("long.lab.test", names::TXT).len() > 1200);
+        assert_eq!(names::text(&ask("who.lab.test", names::TXT)), server.name);
+    }
+}
+
+/// Those with a tag are for the appliance to answer: this kernel may know no VLANs.
+fn a_trunk_carries_frames(lab: &mut Lab) {
+    lab.lay_trunk(&[(None, "remote"), (Some(7), "lan")]);
+    lab.appliance.ip("addr add 10.3.0.2/24 dev trunk\n");
+    let tagged = Capture::start(&lab.appliance, "trunk", "vlan 7");
+    let ping = lab.appliance.shell("ping -n -q -c 3 -i 0.05 -w 10 10.3.0.11");
+    assert!(ping.contains("3 received"), "{ping}");
+    // A question for everybody on that VLAN comes in with its tag.
+    let ask =
+        lab.translated[0].namespace.command("ping").args(["-c1", "-W1", "10.2.0.99"]).output();
+    assert!(!ask.expect("ping runs").status.success());
+    tagged.until("a frame with a tag", |frames| {
+        frames.iter().any(|it| it[12..16] == [0x81, 0, 0, 7])
+    });
+}
+
+fn ip(from: IpAddr, to: IpAddr) -> IpHeaders {
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let header = Ipv4Header::new(0, 64, IpNumber::TCP, from.octets(), to.octets());
+            IpHeaders::Ipv4(header.expect("the length is filled in later"), Default::default())
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let (source, destination) = (from.octets(), to.octets());
+            let header = Ipv6Header { hop_limit: 64, source, destination, ..Default::default() };
+            IpHeaders::Ipv6(header, Default::default())
+        }
+        _ => panic!("{from} and {to} are of two kinds"),
+    }
 }
 
 fn checksums_are_complete_on_the_wire(lab: &Lab) {
@@ -89,9 +185,7 @@ fn checksums_are_complete_on_the_wire(lab: &Lab) {
     client.connect(&at(server.address, 80), 3);
     let large = client.request(&at(server.address, 80), "GET", "/large", b"").expect("an answer");
     assert!(large.body == sluice_tests::server::large(), "the large file arrives whole");
-    let ends = |frames: &[Vec<u8>]| {
-        decode::packets(frames).iter().filter(|packet| packet.is_fin()).count() >= 8
-    };
+    let ends = |frames: &[Vec<u8>]| decode::fins(frames) >= 8;
     let frames = capture.until("both ends of four connections", ends);
     assert!(frames.iter().all(|frame| frame.len() <= 1514), "no segment is put together");
 }

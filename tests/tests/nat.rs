@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
 use sluice_tests::capture::Capture;
@@ -41,7 +41,7 @@ fn both_directions_are_rewritten(rig: &mut Rig) {
 
     rig.client().connect(&at(TRANSLATED, 80), 9);
 
-    let published = SocketAddrV4::new(TRANSLATED, 80);
+    let published = SocketAddr::from((TRANSLATED, 80));
     let outside = packets(&outside.until("both ends of 9", |frames| fins(frames) >= 18));
     let inside = inside.map(|it| packets(&it.until("both ends of 3", |frames| fins(frames) >= 6)));
 
@@ -49,13 +49,13 @@ fn both_directions_are_rewritten(rig: &mut Rig) {
     for packet in &outside {
         let ends = (packet.source(), packet.destination());
         let (Some(source), Some(destination)) = ends else { panic!("no ports: {packet:?}") };
-        let out = *source.ip() == client && destination == published;
-        let back = source == published && *destination.ip() == client;
+        let out = source.ip() == client && destination == published;
+        let back = source == published && destination.ip() == client;
         assert!(out || back, "the client meets the virtual address alone: {packet:?}");
     }
     let mut seen_inside = Vec::new();
     for (server, packets) in rig.translated().iter().zip(&inside) {
-        let real = SocketAddrV4::new(server.address, 80);
+        let real = SocketAddr::from((server.address, 80));
         for packet in packets {
             let back = packet.source() == Some(real);
             let (client_end, server_end) = match back {
@@ -63,7 +63,7 @@ fn both_directions_are_rewritten(rig: &mut Rig) {
                 false => (packet.source(), packet.destination()),
             };
             assert_eq!(server_end, Some(real));
-            assert_eq!(client_end.map(|it| *it.ip()), Some(client));
+            assert_eq!(client_end.map(|it| it.ip()), Some(client.into()));
             let station = if back { packet.ethernet.destination } else { packet.ethernet.source };
             assert_eq!(station, rig.lan_mac());
             seen_inside.push(essence(packet, back));
@@ -101,7 +101,7 @@ fn a_port_is_translated(rig: &mut Rig) {
     let ends = rig.translated().each_ref().map(|it| SocketAddrV4::new(it.address, 8080).into());
     assert_eq!(answers.locals(), BTreeSet::from(ends));
     let replies = packets(&outside.until("9 ends", |frames| fins(frames) >= 9));
-    let published = Some(SocketAddrV4::new(TRANSLATED, 80));
+    let published = Some(SocketAddr::from((TRANSLATED, 80)));
     assert!(replies.iter().all(|packet| packet.source() == published));
 }
 

@@ -123,7 +123,10 @@ fn nat_rewrites_the_destination_and_takes_turns() {
         let host = [21, 22, 23][number / 3 % 3];
         let (before, after) = (decoded(before), decoded(after));
         assert_eq!(after.source(), before.source());
-        assert_eq!(after.destination(), Some(SocketAddrV4::new([10, 1, 0, host].into(), 8080)));
+        assert_eq!(
+            after.destination(),
+            Some(SocketAddrV4::new([10, 1, 0, host].into(), 8080).into())
+        );
         assert_eq!(after.data(), before.data());
         assert_eq!(after.ethernet.destination, mac_of(host));
     }
@@ -143,7 +146,7 @@ fn a_tunnel_leaves_the_inner_packet_alone_and_takes_turns() {
         let host = [11, 12, 13][number / 3 % 3];
         assert_eq!(outer.destination_address(), Ipv4Addr::new(10, 3, 0, host));
         assert_eq!(outer.ethernet.destination, mac_of(1), "by way of the router");
-        assert_eq!((outer.ip.time_to_live, outer.ip.dont_fragment), (64, true));
+        assert_eq!((outer.ipv4().time_to_live, outer.ipv4().dont_fragment), (64, true));
     }
 }
 
@@ -182,13 +185,13 @@ fn nat_keeps_checksums_right_for_every_length_in_both_directions() {
     let mut lengths = BTreeMap::new();
     for (before, after) in frames.iter().zip(&sent) {
         let (before, after) = (decoded(before), decoded(after));
-        if before.source() == Some(there.source) {
-            assert_eq!(after.source(), Some(there.source));
-            assert_eq!(after.destination(), Some(real));
+        if before.source() == Some(there.source.into()) {
+            assert_eq!(after.source(), Some(there.source.into()));
+            assert_eq!(after.destination(), Some(real.into()));
             assert_eq!(after.ethernet.destination, mac_of(21));
         } else {
-            assert_eq!(after.source(), Some(there.destination));
-            assert_eq!(after.destination(), Some(there.source));
+            assert_eq!(after.source(), Some(there.destination.into()));
+            assert_eq!(after.destination(), Some(there.source.into()));
             assert_eq!(after.ethernet.destination, mac_of(10));
         }
         assert_eq!(after.data(), before.data());
@@ -204,11 +207,10 @@ fn nat_keeps_checksums_right_for_every_length_in_both_directions() {
 fn frames_that_are_not_in_order_are_dropped_and_the_others_are_not_held_up() {
     let good = connections(DIRECT);
     let mut frames = Vec::new();
-    for (number, frame) in good.iter().enumerate() {
-        // "More fragments", or an offset: the ports are not in every one of them.
-        let flags = if number % 2 == 0 { [0x20, 0] } else { [0, 0x10] };
+    for frame in &good {
+        // An offset: the ports are in a part that never comes.
         let mut fragment = frame.clone();
-        fragment[20..22].copy_from_slice(&flags);
+        fragment[20..22].copy_from_slice(&[0, 0x10]);
         fragment[24..26].fill(0);
         let checksum = internet_checksum(&fragment[14..34]);
         fragment[24..26].copy_from_slice(&checksum.to_be_bytes());
@@ -219,6 +221,6 @@ fn frames_that_are_not_in_order_are_dropped_and_the_others_are_not_held_up() {
     let (sent, books) = replay(&frames);
     assert_eq!(sent.len(), good.len());
     assert_eq!(books.dropped_in_all(), 4 * good.len() as u64);
-    assert_eq!(books.dropped("fragment"), good.len() as u64);
+    assert_eq!(books.dropped("fragment_without_first"), good.len() as u64);
     assert_eq!(books.dropped("truncated"), 2 * good.len() as u64, "{books}");
 }

@@ -1,8 +1,7 @@
 //! Which server a new connection gets.
 
 use serde_json::json;
-use sluice_tests::client::Answers;
-use sluice_tests::http;
+use sluice_tests::client::{Answers, server_behind};
 use sluice_tests::lab::{DIRECT, TRANSLATED};
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::server::Server;
@@ -66,25 +65,21 @@ fn a_server_of_weight_zero_keeps_its_connections_and_gets_no_new_ones(rig: &mut 
         [("drained", DIRECT, rig.direct()), ("drained-nat", TRANSLATED, rig.translated())]
     {
         let stream = rig.client().open(&at(address, 80)).expect("a connection");
-        let name = server_of(&stream);
+        let name = server_behind(&stream).expect("an answer");
         let drained = servers.iter().find(|it| it.name == name).expect("one of the servers");
         let path = format!("/services/{service}/servers/{}", drained.name);
         rig.appliance.rest("PATCH", &path, Some(json!({ "weight": 0 })));
 
         let answers = rig.client().connect(&at(address, 80), 30);
         assert_eq!(answers.from(drained), 0);
-        assert_eq!(server_of(&stream), name, "the connection that was there goes on");
+        let now = server_behind(&stream).expect("the connection that was there goes on");
+        assert_eq!(now, name);
 
         rig.appliance.rest("PATCH", &path, Some(json!({ "weight": 100 })));
         let answers = rig.client().connect(&at(address, 80), 30);
         assert_eq!(shares(&answers, servers), [10, 10, 10]);
-        assert_eq!(server_of(&stream), name);
+        assert_eq!(server_behind(&stream).expect("it goes on"), name);
     }
-}
-
-fn server_of(stream: &std::net::TcpStream) -> String {
-    let answer = http::ask(stream, "/").expect("the connection lasts");
-    answer.json()["server"].as_str().expect("a server's name").to_owned()
 }
 
 fn a_service_without_a_server_drops_and_counts(rig: &mut Rig) {

@@ -89,7 +89,7 @@ fn a_server_is_added_and_removed_and_traffic_follows(rig: &mut Rig) {
 /// VS-10.
 fn a_virtual_address_outside_every_subnet_is_refused_with_the_remedy(rig: &mut Rig) {
     rig.serve([]);
-    let web = direct("web", [172, 30, 0, 1].into(), "80").to(&rig.direct()[0]);
+    let web = direct("web", [172, 30, 0, 1], "80").to(&rig.direct()[0]);
     let (status, problem) = refused(rig, "POST", "/services", &web.json());
     assert_eq!(status, 422);
     let error = &problem["errors"][0];

@@ -30,6 +30,10 @@ pub fn text(node: &Node) -> String {
             page.sample(name, &[("worker", &number)], value(worker));
         }
     }
+    page.gauge("flow_table_use", "How full the flow table is, from 0 to 1.");
+    for (number, worker) in counters.workers.iter().enumerate() {
+        page.sample("flow_table_use", &[("worker", &number)], worker.flows.fullness());
+    }
     page.counter("dropped_frames_total", "Frames dropped, by reason.");
     for (number, worker) in counters.workers.iter().enumerate() {
         for drop in &worker.drops {
@@ -40,6 +44,7 @@ pub fn text(node: &Node) -> String {
     let control = counters.control;
     for (name, help, value) in [
         ("control_arp_received_frames_total", "ARP frames handed over.", control.arp_received),
+        ("control_nd_received_frames_total", "Neighbour discovery.", control.nd_received),
         ("control_icmp_received_frames_total", "ICMP packets handed over.", control.icmp_received),
         ("control_echoes_answered_total", "Echo requests answered.", control.echoes_answered),
         ("control_sent_frames_total", "Frames given to the workers to send.", control.sent),
@@ -48,6 +53,10 @@ pub fn text(node: &Node) -> String {
         ("arp_forged_frames_total", "ARP frames with a forged sender.", control.arp_forged),
         ("arp_stranger_frames_total", "ARP frames from another subnet.", control.arp_stranger),
         ("arp_conflict_frames_total", "ARP frames that claim our address.", control.arp_conflict),
+        ("nd_malformed_frames_total", "Neighbour discovery that is none.", control.nd_malformed),
+        ("nd_forged_frames_total", "Neighbour discovery from afar.", control.nd_forged),
+        ("nd_stranger_frames_total", "The same from another subnet.", control.nd_stranger),
+        ("nd_conflict_frames_total", "The same that claims our address.", control.nd_conflict),
         ("arp_not_asked_total", "Neighbours not asked for in a flood.", control.arp_not_asked),
     ] {
         page.counter(name, help);
@@ -104,6 +113,8 @@ const WORKER: &[Family<Worker>] = &[
     ("transmitted_frames_total", "counter", "Frames transmitted.", |w| w.transmitted),
     ("transmitted_bytes_total", "counter", "Bytes transmitted.", |w| w.transmitted_bytes),
     ("punted_frames_total", "counter", "Frames handed to the control plane.", |w| w.punted),
+    ("handed_over_frames_total", "counter", "Frames handed to another worker.", |w| w.handed_over),
+    ("taken_over_frames_total", "counter", "Frames from another worker.", |w| w.taken_over),
     ("waiting_frames", "gauge", "Frames that wait for a neighbour.", |w| w.waiting),
     ("flows", "gauge", "Flows in the table.", |w| w.flows.used),
     ("flow_capacity", "gauge", "Flows that the table has room for.", |w| w.flows.capacity),
@@ -112,6 +123,11 @@ const WORKER: &[Family<Worker>] = &[
     ("forwarded_without_flow_total", "counter", "Packets forwarded by hash alone.", |w| {
         w.forwarded_without_flow
     }),
+    ("cookies_accepted_total", "counter", "SYN cookies that came back.", |w| w.cookies_accepted),
+    ("announcements_refused_total", "counter", "FTP announcements of third parties.", |w| {
+        w.announcements_refused
+    }),
+    ("clients_evicted_total", "counter", "Clients forgotten for others.", |w| w.clients_evicted),
     ("idle_turns_total", "counter", "Turns in which no frame came.", |w| w.idle_turns),
     ("busy_turns_total", "counter", "Turns in which some frames came.", |w| w.busy_turns),
 ];
@@ -146,6 +162,7 @@ const INTERFACE: &[Family<Interface>] = &[
 
 const TRAFFIC: &[Family<Traffic>] = &[
     ("connections", "gauge", "Connections now.", |t| t.connections),
+    ("closing_connections", "gauge", "Connections that are closing.", |t| t.closing),
     ("connections_total", "counter", "Connections begun.", |t| t.totals.connections),
     ("packets_total", "counter", "Packets from clients.", |t| t.totals.packets),
     ("bytes_total", "counter", "Bytes from clients.", |t| t.totals.bytes),

@@ -1,6 +1,6 @@
 //! What the node says about itself now: status, counters, flows, neighbours, interfaces, routes.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -14,7 +14,7 @@ use super::answer::{Json, made};
 use super::metrics;
 use super::problem::Problem;
 use crate::node::helped;
-use crate::report::{Counters, FlowQuestion, Flows, Interface, Neighbour, Route, Status};
+use crate::report::{Counters, FlowQuestion, Flows, Interface, NatRule, Neighbour, Route, Status};
 
 /// The node, its interfaces, and every service and server with what it carries.
 #[utoipa::path(get, path = "/status", tag = "state", responses((status = 200, body = Status)))]
@@ -39,7 +39,7 @@ pub struct Wanted {
     server: Option<String>,
     /// From this client.
     #[param(value_type = Option<String>)]
-    client: Option<Ipv4Addr>,
+    client: Option<IpAddr>,
     /// How many at most.
     #[param(minimum = 1, maximum = 10_000, default = 100)]
     limit: Option<u32>,
@@ -94,6 +94,15 @@ pub async fn interfaces(State(node): Shared) -> Result<Json, Problem> {
 #[utoipa::path(get, path = "/routes", tag = "state", responses((status = 200, body = Vec<Route>)))]
 pub async fn routes(State(node): Shared) -> Result<Json, Problem> {
     made(move || Ok(node.routes())).await
+}
+
+/// The rules of translation in effect, in the order in which they are looked up.
+#[utoipa::path(
+    get, path = "/nat/rules", tag = "state",
+    responses((status = 200, body = Vec<NatRule>)),
+)]
+pub async fn nat_rules(State(node): Shared) -> Result<Json, Problem> {
+    made(move || Ok(node.nat_rules())).await
 }
 
 /// For Prometheus.

@@ -52,6 +52,7 @@ impl From<Refusal> for Problem {
             Refusal::Stale { .. } => StatusCode::PRECONDITION_FAILED,
             Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::Silent => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Store(_) | Refusal::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let problem = Self::new(status, refusal.to_string());

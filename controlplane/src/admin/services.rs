@@ -17,7 +17,7 @@ use super::answer::{made, tagged};
 use super::body::Written;
 use super::configuration::guard;
 use super::problem::Problem;
-use crate::document::{Server, Service};
+use crate::document::{Server, Service, State as Wanted};
 use crate::node::{Place, Refusal, View};
 
 /// All virtual services.
@@ -277,6 +277,73 @@ pub async fn remove_server(
     };
     let (view, _) = node.edit(guard(&headers)?, edit).await?;
     Ok(tagged(StatusCode::NO_CONTENT, &view))
+}
+
+/// Lets a real server keep the connections that it has, and take no new ones.
+#[utoipa::path(
+    post, path = "/services/{service}/servers/{server}/drain", tag = "servers",
+    responses(
+        (status = 200, body = Server),
+        (status = 404, body = Problem),
+        (status = 412, description = "the configuration has changed meanwhile", body = Problem),
+    ),
+)]
+pub async fn drain(
+    node: Shared,
+    name: Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    want(node, name, &headers, Wanted::Drain).await
+}
+
+/// Ends a real server's connections at once, and lets it take no new ones.
+#[utoipa::path(
+    post, path = "/services/{service}/servers/{server}/halt", tag = "servers",
+    responses(
+        (status = 200, body = Server),
+        (status = 404, body = Problem),
+        (status = 412, description = "the configuration has changed meanwhile", body = Problem),
+    ),
+)]
+pub async fn halt(
+    node: Shared,
+    name: Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    want(node, name, &headers, Wanted::Halt).await
+}
+
+/// Lets a real server take new connections again.
+#[utoipa::path(
+    post, path = "/services/{service}/servers/{server}/online", tag = "servers",
+    responses(
+        (status = 200, body = Server),
+        (status = 404, body = Problem),
+        (status = 412, description = "the configuration has changed meanwhile", body = Problem),
+    ),
+)]
+pub async fn online(
+    node: Shared,
+    name: Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    want(node, name, &headers, Wanted::Online).await
+}
+
+/// As a change of the server's `state`.
+async fn want(
+    State(node): Shared,
+    Path((service, name)): Path<(String, String)>,
+    headers: &HeaderMap,
+    state: Wanted,
+) -> Result<Response, Problem> {
+    let edit = move |document: &mut Value| {
+        let place = place_of(document, &service, Some(&name))?;
+        at(document, place)["state"] = serde_json::to_value(state).map_err(|_| Refusal::Failed)?;
+        Ok(place)
+    };
+    let (view, place) = node.edit(guard(headers)?, edit).await?;
+    Ok(tagged(Json(server_at(&view, place)?), &view))
 }
 
 /// Where the service, or its server, stands in the document.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{Config, Server, Service};
+use super::{Config, Server, Service, State};
 
 impl Config {
     /// The paths of what `next` changes and a running appliance cannot: an empty list means
@@ -19,6 +19,10 @@ impl Config {
         differs(old.workers != new.workers, "dataplane.workers");
         differs(old.polling != new.polling, "dataplane.polling");
         differs(old.flows != new.flows, "dataplane.flows");
+        // The default follows `flows`, which is told already.
+        differs(old.flows_ipv6 != new.flows_ipv6, "dataplane.flows_ipv6");
+        differs(old.clients != new.clients, "dataplane.clients");
+        differs(old.fragments != new.fragments, "dataplane.fragments");
         differs(old.memory != new.memory, "dataplane.memory");
         let (old, new) = (&self.admin, &next.admin);
         differs(old.listen != new.listen, "admin.listen");
@@ -31,6 +35,7 @@ impl Config {
                     differs(old.name != new.name, &format!("interface[{position}].name"));
                     differs(old.device != new.device, &format!("interface[{position}].device"));
                     differs(old.mtu != new.mtu, &format!("interface[{position}].mtu"));
+                    differs(old.vlan != new.vlan, &format!("interface[{position}].vlan"));
                 }
                 _ => differs(true, &format!("interface[{position}]")),
             }
@@ -67,6 +72,9 @@ impl Config {
             &mut told,
             |_, _, _| (),
         );
+        if self.nat != next.nat {
+            told.push("nat: rules changed".into());
+        }
         compare("service", &self.services, &next.services, |it| &it.name, &mut told, service);
         told
     }
@@ -114,6 +122,19 @@ fn service(old: &Service, new: &Service, told: &mut Vec<String>) {
     differs(old.protocol != new.protocol, "protocol");
     differs(old.mode != new.mode, "mode");
     differs(old.scheduler != new.scheduler, "scheduler");
+    differs(old.persistence != new.persistence, "persistence");
+    differs(old.timeouts != new.timeouts, "timeouts");
+    differs(old.limits != new.limits, "limits");
+    let tunnel = |it: &Service| (it.encapsulation, it.gue_port, it.clamp_mss);
+    differs(tunnel(old) != tunnel(new), "tunnel");
+    differs(old.hairpin != new.hairpin, "hairpin");
+    differs(old.helper != new.helper, "helper");
+    differs(old.sources != new.sources, "sources");
+    differs((old.check, old.quiescent) != (new.check, new.quiescent), "check");
+    differs(old.slow_start != new.slow_start, "slow_start");
+    if old.enabled != new.enabled {
+        told.push(format!("service {name}: {}", if new.enabled { "enabled" } else { "disabled" }));
+    }
     let kind = format!("service {name}: server");
     compare(
         &kind,
@@ -132,7 +153,27 @@ fn server(kind: &str, old: &Server, new: &Server, told: &mut Vec<String>) {
     if old.weight != new.weight {
         told.push(format!("{kind} {name}: weight {} becomes {}", old.weight, new.weight));
     }
+    if old.state != new.state {
+        told.push(format!("{kind} {name}: {}", word(new.state)));
+    }
+    if old.priority != new.priority {
+        told.push(format!("{kind} {name}: priority {} becomes {}", old.priority, new.priority));
+    }
+    let connections = |it: &Server| (it.min_connections, it.max_connections);
+    if connections(old) != connections(new) {
+        told.push(format!("{kind} {name}: connection limits changed"));
+    }
     if (old.address, old.forwarding) != (new.address, new.forwarding) {
-        told.push(format!("{kind} {name}: replaced by another machine or port"));
+        told.push(format!("{kind} {name}: replaced by another machine, port or mode"));
+    } else if old.encapsulation != new.encapsulation {
+        told.push(format!("{kind} {name}: encapsulation changed"));
+    }
+}
+
+fn word(state: State) -> &'static str {
+    match state {
+        State::Online => "online",
+        State::Drain => "draining",
+        State::Halt => "halted",
     }
 }

@@ -2,16 +2,16 @@
 //! routers there.
 
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::Ipv4Addr;
 
-use dataplane::snapshot::{self, InterfaceId, MAX_INTERFACES, Routes};
-use ipnet::Ipv4Net;
+use dataplane::snapshot::{self, InterfaceId, MAX_INTERFACES, MAX_PORTS, Routes};
+use dataplane::wire::{Address, Prefix};
 
+use super::address::{address, address_or_prefix, each, is_edge, own_address, prefix};
 use super::{
-    Device, Interface, MAX_INTERFACE_ADDRESSES, MAX_NEIGHBOURS, MAX_ROUTES, Neighbour, Route,
-    address, is_station, name,
+    Device, Interface, MAX_INTERFACE_ADDRESSES, MAX_NEIGHBOURS, MAX_ROUTES, Neighbour, Route, name,
 };
 use crate::field::{Field, Invalid, Refusals, Shape, Table};
 
@@ -25,17 +25,18 @@ pub(super) struct Network {
     complete: bool,
     /// Where packets go; `None` if it is not known, because of a mistake.
     ways: Option<Routes>,
-    /// Addresses that cannot be virtual or a server's, with who has them.
-    own: HashMap<Ipv4Addr, String>,
+    /// Addresses that cannot be virtual or a server's, with who has them: ours, and those that pairs of
+    /// `[[nat]]` have outside.
+    own: HashMap<Address, String>,
     /// Addresses that cannot be virtual, with who has them.
-    others: HashMap<Ipv4Addr, String>,
+    others: HashMap<Address, String>,
 }
 
 /// Connected subnets, then static routes.
 pub(super) fn ways(interfaces: &[Interface], routes: &[Route]) -> Routes {
     let connected = interfaces.iter().zip(0..).flat_map(|(interface, position)| {
         interface.addresses.iter().map(move |subnet| snapshot::Route {
-            to: subnet.trunc(),
+            to: subnet.subnet(),
             interface: InterfaceId(position),
             via: None,
         })
@@ -51,15 +52,15 @@ pub(super) fn ways(interfaces: &[Interface], routes: &[Route]) -> Routes {
 /// The interface and subnet that `address` is on, if there is one; with our own address there.
 pub(super) fn connected(
     interfaces: &[Interface],
-    address: Ipv4Addr,
-) -> Option<(InterfaceId, Ipv4Net)> {
+    address: Address,
+) -> Option<(InterfaceId, Prefix)> {
     let subnets = interfaces.iter().zip(0..).flat_map(|(interface, position)| {
         interface.addresses.iter().map(move |&subnet| (InterfaceId(position), subnet))
     });
     // Of equal subnets the first counts: its address is the interface's source.
     subnets
-        .filter(|(_, subnet)| subnet.contains(&address))
-        .min_by_key(|(_, subnet)| Reverse(subnet.prefix_len()))
+        .filter(|(_, subnet)| subnet.contains(address))
+        .min_by_key(|(_, subnet)| Reverse(subnet.length()))
 }
 
 impl Network {
@@ -82,18 +83,24 @@ impl Network {
         network
     }
 
-    fn connected(&self, address: Ipv4Addr) -> Option<(InterfaceId, Ipv4Net)> {
+    fn connected(&self, address: Address) -> Option<(InterfaceId, Prefix)> {
         connected(&self.interfaces, address)
     }
 
-    /// An address that may be published: on a subnet of ours (VS-10), and nobody's own (VS-11).
-    pub fn virtual_address(&self, field: &Field<'_>) -> Result<Ipv4Addr, Invalid> {
-        let address = address(field)?;
+    /// An address or a prefix that may be published.
+    pub fn virtual_addresses(&self, field: &Field<'_>) -> Result<Prefix, Invalid> {
+        let prefix = address_or_prefix(field)?;
+        each(prefix).try_for_each(|address| self.virtual_address(field, address))?;
+        Ok(prefix)
+    }
+
+    /// On a subnet of ours (VS-10), and nobody's own (VS-11).
+    pub fn virtual_address(&self, field: &Field<'_>, address: Address) -> Result<(), Invalid> {
         if let Some(holder) = self.own.get(&address).or_else(|| self.others.get(&address)) {
             return Err(field.refuse("an address that only this service uses", of(address, holder)));
         }
         if !self.complete {
-            return Ok(address);
+            return Ok(());
         }
         match self.connected(address) {
             None => Err(field.expected(
@@ -102,42 +109,63 @@ impl Network {
             )),
             Some((_, subnet)) if is_edge(subnet, address) => Err(field.expected(format!(
                 "an address of a station on {}, not of the subnet itself",
-                subnet.trunc()
+                subnet.subnet()
             ))),
-            Some(_) => Ok(address),
+            Some(_) => Ok(()),
         }
+    }
+
+    /// Claims an address that a station of ours has outside; it can be nobody else's.
+    pub fn claim(&mut self, address: Address, holder: &str) {
+        self.own.entry(address).or_insert_with(|| holder.into());
+    }
+
+    /// Whether one of the interfaces has this address.
+    pub fn is_ours(&self, address: Address) -> bool {
+        let mut own = self.interfaces.iter().flat_map(|interface| &interface.addresses);
+        own.any(|prefix| prefix.address() == address)
+    }
+
+    /// Whether every interface could be read.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Whether `address` is known to be on none of our subnets.
+    pub fn is_off_link(&self, address: Address) -> bool {
+        let Some(ways) = &self.ways else { return false };
+        ways.to(address).is_none_or(|way| way.via.is_some())
     }
 
     /// A server's address: within reach, and on a subnet of ours if it must be (FWD-04).
     pub fn server_address(
         &self,
         field: &Field<'_>,
-        address: Ipv4Addr,
+        address: Address,
         must_be_on_link: bool,
     ) -> Result<(), Invalid> {
         if let Some(holder) = self.own.get(&address) {
             return Err(field.refuse("the address of another machine", of(address, holder)));
         }
         let Some(ways) = &self.ways else { return Ok(()) };
-        let way = ways.to(address);
-        if must_be_on_link && way.is_none_or(|way| way.via.is_some()) {
+        if must_be_on_link && self.is_off_link(address) {
             return Err(field.expected(
                 "an address on a subnet of an interface, because direct return \
-                 does not pass routers (modes nat and tun do)",
+                 does not pass routers (modes snat, nat and tun do)",
             ));
         }
-        if way.is_none() {
+        if ways.to(address).is_none() {
             return Err(field.expected("an address that an interface or a route leads to"));
         }
         self.no_edge(field, address)
     }
 
     /// Refuses the address of a subnet of ours itself, and its broadcast address.
-    fn no_edge(&self, field: &Field<'_>, address: Ipv4Addr) -> Result<(), Invalid> {
+    fn no_edge(&self, field: &Field<'_>, address: Address) -> Result<(), Invalid> {
         match self.connected(address) {
             Some((_, subnet)) if is_edge(subnet, address) => Err(field.expected(format!(
                 "the address of a station on {}, not of the subnet itself",
-                subnet.trunc()
+                subnet.subnet()
             ))),
             _ => Ok(()),
         }
@@ -171,18 +199,28 @@ impl Network {
             false => Err(name_field.expected("a name that no other interface has")),
         });
         let name = refusals.keep(name);
+        let vlan_field = table.at("vlan");
+        let vlan = refusals.keep(vlan_field.optional(|field| field.number(1..=4094)));
+        let vlan = vlan.map(|vlan| vlan.map(|vlan| vlan as u16));
         let device_field = table.at("device");
-        let device = device(&device_field).and_then(|device| {
-            match seen.devices.insert(device.identity().into()) {
-                true => Ok(device),
-                false => Err(device_field.expected("a device that no other interface has")),
-            }
+        let device = device(&device_field).and_then(|device| match vlan {
+            // Which of its VLANs it is cannot be said.
+            None => Ok(device),
+            Some(vlan) => seen.attach(&device_field, &vlan_field, device, vlan),
         });
         let device = refusals.keep(device);
         let mtu = table.at("mtu").or(1500, |field| field.number(576..=9000));
         let mtu = refusals.keep(mtu);
         let addresses = self.addresses(&table.at("addresses"), item.path(), seen, refusals);
-        Some(Interface { name: name?, device: device?, mtu: mtu? as u16, addresses: addresses? })
+        let gateway = refusals.keep(table.at("gateway").or(false, Field::truth));
+        Some(Interface {
+            name: name?,
+            device: device?,
+            mtu: mtu? as u16,
+            vlan: vlan?,
+            addresses: addresses?,
+            gateway: gateway?,
+        })
     }
 
     fn addresses(
@@ -191,7 +229,7 @@ impl Network {
         interface: &str,
         seen: &mut Seen,
         refusals: &mut Refusals,
-    ) -> Option<Vec<Ipv4Net>> {
+    ) -> Option<Vec<Prefix>> {
         let expected = "a list of addresses with their subnets, such as [\"10.0.0.2/24\"]";
         let items = refusals.keep(field.items(MAX_INTERFACE_ADDRESSES, expected))?;
         if items.is_empty() {
@@ -206,7 +244,7 @@ impl Network {
         for item in &items {
             let subnet = own_address(item).and_then(|subnet| seen.claim(item, subnet, interface));
             let Some(subnet) = refusals.keep(subnet) else { continue };
-            self.own.insert(subnet.addr(), interface.into());
+            self.own.insert(subnet.address(), interface.into());
             addresses.push(subnet);
         }
         (addresses.len() == items.len()).then_some(addresses)
@@ -216,10 +254,10 @@ impl Network {
         let items =
             refusals.keep(field.items(MAX_ROUTES, "a list of routes, [[route]] in TOML"))?;
         let mut complete = Some(());
-        let mut prefixes: HashSet<Ipv4Net> = self
+        let mut prefixes: HashSet<Prefix> = self
             .interfaces
             .iter()
-            .flat_map(|interface| interface.addresses.iter().map(Ipv4Net::trunc))
+            .flat_map(|interface| interface.addresses.iter().map(|subnet| subnet.subnet()))
             .collect();
         for item in items {
             match self.route(&item, &mut prefixes, refusals) {
@@ -233,7 +271,7 @@ impl Network {
     fn route(
         &mut self,
         item: &Field<'_>,
-        prefixes: &mut HashSet<Ipv4Net>,
+        prefixes: &mut HashSet<Prefix>,
         refusals: &mut Refusals,
     ) -> Option<Route> {
         let table = item.table(&ROUTE, refusals)?;
@@ -244,13 +282,19 @@ impl Network {
         });
         let to = refusals.keep(to);
         let via_field = table.at("via");
-        let via = refusals.keep(self.gateway(&via_field));
+        let via = self.gateway(&via_field).and_then(|(interface, via)| match to {
+            Some(to) if to.address().is_v4() != via.is_v4() => {
+                Err(via_field.expected(format!("a gateway of the family of {to}")))
+            }
+            _ => Ok((interface, via)),
+        });
+        let via = refusals.keep(via);
         let (interface, via) = via?;
         self.others.entry(via).or_insert_with(|| via_field.path().into());
         Some(Route { to: to?, via, interface })
     }
 
-    fn gateway(&self, field: &Field<'_>) -> Result<(InterfaceId, Ipv4Addr), Invalid> {
+    fn gateway(&self, field: &Field<'_>) -> Result<(InterfaceId, Address), Invalid> {
         let via = address(field)?;
         if let Some(holder) = self.own.get(&via) {
             return Err(field.refuse("the address of another machine", of(via, holder)));
@@ -279,7 +323,7 @@ impl Network {
     fn neighbour(
         &self,
         item: &Field<'_>,
-        seen: &mut HashSet<Ipv4Addr>,
+        seen: &mut HashSet<Address>,
         refusals: &mut Refusals,
     ) -> Option<Neighbour> {
         let table = item.table(&NEIGHBOUR, refusals)?;
@@ -299,7 +343,7 @@ impl Network {
         Some(Neighbour { interface: interface?, address, mac: mac? })
     }
 
-    fn interface_named(&self, field: &Field<'_>) -> Result<InterfaceId, Invalid> {
+    pub fn interface_named(&self, field: &Field<'_>) -> Result<InterfaceId, Invalid> {
         let expected = "the name of an interface";
         let name = field.text(255, expected)?;
         let position = self.interfaces.iter().position(|interface| interface.name == name);
@@ -313,7 +357,7 @@ impl Network {
     fn neighbour_address(
         &self,
         field: &Field<'_>,
-        address: Ipv4Addr,
+        address: Address,
         interface: Option<InterfaceId>,
     ) -> Result<(), Invalid> {
         if let Some(holder) = self.own.get(&address) {
@@ -327,10 +371,8 @@ impl Network {
     }
 }
 
-const INTERFACE: Shape = Shape {
-    known: &["name", "device", "mtu", "addresses"],
-    later: &[("vlan", "no vlan: VLANs are not there yet")],
-};
+const INTERFACE: Shape =
+    Shape { known: &["name", "device", "mtu", "vlan", "addresses", "gateway"], later: &[] };
 const ROUTE: Shape = Shape { known: &["to", "via"], later: &[] };
 const NEIGHBOUR: Shape = Shape { known: &["interface", "address", "mac"], later: &[] };
 const MAC: &str = "a station's hardware address, such as 02:00:00:00:00:11";
@@ -339,24 +381,61 @@ const MAC: &str = "a station's hardware address, such as 02:00:00:00:00:11";
 #[derive(Default)]
 struct Seen {
     names: HashSet<String>,
-    devices: HashSet<String>,
-    subnets: Vec<(Ipv4Net, String)>,
+    /// Devices by what tells them apart, with the VLANs claimed on them.
+    devices: HashMap<String, (Device, HashSet<Option<u16>>)>,
+    subnets: Vec<(Prefix, String)>,
 }
 
 impl Seen {
+    /// Interfaces may share a device, if frames say which of them they are for.
+    fn attach(
+        &mut self,
+        device_field: &Field<'_>,
+        vlan_field: &Field<'_>,
+        device: Device,
+        vlan: Option<u16>,
+    ) -> Result<Device, Invalid> {
+        let room = self.devices.len() < MAX_PORTS;
+        match self.devices.entry(device.identity().into()) {
+            Entry::Vacant(_) if !room => {
+                Err(device_field.expected(format!("one of at most {MAX_PORTS} devices")))
+            }
+            Entry::Vacant(free) => {
+                free.insert((device.clone(), HashSet::from([vlan])));
+                Ok(device)
+            }
+            Entry::Occupied(mut taken) => {
+                let (other, vlans) = taken.get_mut();
+                if *other != device {
+                    let expected = format!("the same device as before, \"{other}\", or another");
+                    return Err(device_field.expected(expected));
+                }
+                match (vlans.insert(vlan), vlan) {
+                    (true, _) => Ok(device),
+                    (false, None) => Err(device_field
+                        .expected("a device that no other interface has, or a vlan of its own")),
+                    (false, Some(_)) => {
+                        Err(vlan_field.expected("a vlan that no other interface on the device has"))
+                    }
+                }
+            }
+        }
+    }
+
     /// Two interfaces on one subnet would leave open which of them leads there.
     fn claim(
         &mut self,
         item: &Field<'_>,
-        subnet: Ipv4Net,
+        subnet: Prefix,
         interface: &str,
-    ) -> Result<Ipv4Net, Invalid> {
-        let overlaps = |other: &Ipv4Net| other.contains(&subnet.trunc()) || subnet.contains(other);
+    ) -> Result<Prefix, Invalid> {
+        let overlaps =
+            |other: &Prefix| other.contains(subnet.address()) || subnet.contains(other.address());
         for (other, holder) in &self.subnets {
-            if other.addr() == subnet.addr() {
+            if other.address() == subnet.address() {
                 return Err(item.expected("an address that stands nowhere else"));
             }
-            if holder != interface && overlaps(&other.trunc()) {
+            if holder != interface && overlaps(other) {
                 let found = format!("{subnet}, which overlaps with {other} of {holder}");
                 return Err(item.refuse("a subnet that no other interface is on", found));
             }
@@ -366,52 +445,8 @@ impl Seen {
     }
 }
 
-fn of(address: Ipv4Addr, holder: &str) -> String {
+fn of(address: Address, holder: &str) -> String {
     format!("\"{address}\", which {holder} has")
-}
-
-/// The address of the subnet itself or its broadcast address; a subnet of two addresses has
-/// neither (RFC 3021).
-fn is_edge(subnet: Ipv4Net, address: Ipv4Addr) -> bool {
-    subnet.prefix_len() <= 30 && (address == subnet.network() || address == subnet.broadcast())
-}
-
-/// An address with the length of its prefix.
-fn subnet(field: &Field<'_>, expected: &str) -> Result<Ipv4Net, Invalid> {
-    let text = field.text(255, expected)?;
-    if text.contains(':') {
-        return Err(field.expected(format!("{expected} (IPv6 is not there yet)")));
-    }
-    let parse = || {
-        let (address, length) = text.split_once('/')?;
-        let plain = (1..=2).contains(&length.len()) && length.bytes().all(|b| b.is_ascii_digit());
-        Ipv4Net::new(address.parse().ok()?, length.parse().ok().filter(|_| plain)?).ok()
-    };
-    parse().ok_or_else(|| field.expected(expected))
-}
-
-fn own_address(field: &Field<'_>) -> Result<Ipv4Net, Invalid> {
-    let expected = "an address with its subnet, such as 10.0.0.2/24";
-    let subnet = subnet(field, expected)?;
-    let fits = is_station(subnet.addr()) && subnet.prefix_len() >= 1;
-    if !fits {
-        return Err(field.expected(expected));
-    }
-    if is_edge(subnet, subnet.addr()) {
-        let expected =
-            format!("an address of a station on {}, not of the subnet itself", subnet.trunc());
-        return Err(field.expected(expected));
-    }
-    Ok(subnet)
-}
-
-fn prefix(field: &Field<'_>) -> Result<Ipv4Net, Invalid> {
-    let prefix = subnet(field, "a prefix, such as 10.3.0.0/16")?;
-    if prefix == prefix.trunc() {
-        return Ok(prefix);
-    }
-    let expected = format!("a prefix without host bits, here {}", prefix.trunc());
-    Err(field.expected(expected))
 }
 
 /// The longest device name with its arguments, in bytes.

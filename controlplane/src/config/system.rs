@@ -17,10 +17,15 @@ pub(super) fn node(field: &Field<'_>, refusals: &mut Refusals) -> Option<String>
     refusals.keep(table.at("name").or(default, name))
 }
 
-const DATAPLANE: Shape = Shape { known: &["workers", "polling", "flows", "memory"], later: &[] };
+const DATAPLANE: Shape = Shape {
+    known: &["workers", "polling", "flows", "flows_ipv6", "clients", "fragments", "memory"],
+    later: &[],
+};
 
 /// The highest processor number that Linux's affinity masks hold (CPU_SETSIZE - 1).
 const LAST_CORE: u32 = 1023;
+/// How many workers there can be.
+const MOST_WORKERS: usize = 64;
 /// The largest flow table that can be asked for, in flows.
 const MOST_FLOWS: u32 = 100_000_000;
 
@@ -38,6 +43,14 @@ pub(super) fn dataplane(field: &Field<'_>, refusals: &mut Refusals) -> Option<Da
     let polling = refusals.keep(polling);
     let flows = table.at("flows").or(defaults.flows, |field| field.number(1..=MOST_FLOWS));
     let flows = refusals.keep(flows);
+    let flows_ipv6 = table.at("flows_ipv6").optional(|field| field.number(1..=MOST_FLOWS));
+    let flows_ipv6 = refusals.keep(flows_ipv6);
+    let clients = table.at("clients");
+    let clients = clients.or(defaults.clients, |field| field.number(1024..=1 << 24));
+    let clients = refusals.keep(clients);
+    let fragments = table.at("fragments");
+    let fragments = fragments.or(defaults.fragments, |field| field.number(16..=1 << 20));
+    let fragments = refusals.keep(fragments);
     let memory = table.at("memory").optional(|field| {
         field.parsed("huge or plain", |text| match text {
             "huge" => Some(Memory::Huge),
@@ -46,23 +59,30 @@ pub(super) fn dataplane(field: &Field<'_>, refusals: &mut Refusals) -> Option<Da
         })
     });
     let memory = refusals.keep(memory);
-    Some(Dataplane { workers: workers?, polling: polling?, flows: flows?, memory: memory? })
+    Some(Dataplane {
+        workers: workers?,
+        polling: polling?,
+        flows: flows?,
+        flows_ipv6: flows_ipv6?,
+        clients: clients?,
+        fragments: fragments?,
+        memory: memory?,
+    })
 }
 
 fn workers(field: &Field<'_>, refusals: &mut Refusals) -> Option<Vec<u32>> {
     if !field.is_given() {
         return Some(Vec::new());
     }
-    let items = refusals.keep(field.items(LAST_CORE as usize, "a list of cores, such as [1]"))?;
+    let expected = "a list of cores, such as [1, 2]";
+    let items = refusals.keep(field.items(MOST_WORKERS, expected))?;
+    if items.is_empty() {
+        refusals.add(field.refuse(expected, "an empty list"));
+        return None;
+    }
     let number = |item: &Field<'_>| item.number(0..=LAST_CORE);
     let cores: Vec<_> = items.iter().map(|item| refusals.keep(number(item))).collect();
     let cores: Vec<_> = cores.into_iter().collect::<Option<_>>()?;
-    each_once(&items, &cores, "another core", refusals)?;
-    if cores.len() != 1 {
-        let expected = "one core, such as [1] (several workers are not there yet)";
-        refusals.add(field.refuse(expected, format!("{} cores", cores.len())));
-        return None;
-    }
     Some(cores)
 }
 

@@ -1,7 +1,12 @@
-//! A table on two subnets, spoken to in ARP.
+//! A table on two subnets, spoken to in ARP. Neighbour discovery is in [`discovery`].
+
+mod discovery;
+
+use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
+use super::arp::Message;
 use super::*;
 
 const OUTSIDE: InterfaceId = InterfaceId(0);
@@ -12,15 +17,15 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
 const VIRTUAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 
 fn plan() -> Plan {
-    let own = |subnet: &str, virtual_addresses: Vec<Ipv4Addr>| Own {
+    let own = |address: &str, length, virtual_addresses| Own {
         mac: OUR_MAC,
-        addresses: vec![subnet.parse().unwrap()],
+        addresses: vec![Prefix::new(address.parse().unwrap(), length)],
         virtual_addresses,
         quiet: false,
     };
     Plan {
-        interfaces: vec![own("192.0.2.2/24", vec![VIRTUAL]), own("10.0.0.2/16", vec![])],
-        wanted: vec![(INSIDE, SERVER)],
+        interfaces: vec![own("192.0.2.2", 24, vec![VIRTUAL.into()]), own("10.0.0.2", 16, vec![])],
+        wanted: vec![(INSIDE, SERVER.into())],
         fixed: vec![],
     }
 }
@@ -50,11 +55,15 @@ fn frames(table: &mut Neighbours) -> Vec<(InterfaceId, Mac, Message)> {
     frames
 }
 
-fn request(sender: Ipv4Addr, target: Ipv4Addr) -> [u8; FRAME] {
+fn known(table: &Neighbours, inside: Ipv4Addr) -> Option<Mac> {
+    table.known().get(&(INSIDE, inside.into())).copied()
+}
+
+fn request(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     Message::asking(STATION, sender, target).frame(Mac::BROADCAST)
 }
 
-fn reply(sender: Ipv4Addr, mac: Mac) -> [u8; FRAME] {
+fn reply(sender: Ipv4Addr, mac: Mac) -> Vec<u8> {
     let message = Message {
         operation: Operation::Reply,
         sender_mac: mac,
@@ -68,7 +77,7 @@ fn reply(sender: Ipv4Addr, mac: Mac) -> [u8; FRAME] {
 #[test]
 fn requests_are_answered_for_our_own_and_the_virtual_addresses_and_no_others() {
     let (mut table, now) = table();
-    let asker = "192.0.2.9".parse().unwrap();
+    let asker: Ipv4Addr = "192.0.2.9".parse().unwrap();
     for (target, answered) in
         [("192.0.2.2", true), ("192.0.2.100", true), ("192.0.2.101", false), ("10.0.0.2", false)]
     {
@@ -88,7 +97,7 @@ fn requests_are_answered_for_our_own_and_the_virtual_addresses_and_no_others() {
             assert_eq!(message, expected);
         }
     }
-    assert!(!table.known().contains_key(&asker), "an asker is not learnt");
+    assert!(!table.known().contains_key(&(OUTSIDE, asker.into())), "an asker is not learnt");
 }
 
 #[test]
@@ -132,8 +141,8 @@ fn a_new_address_is_announced_at_once_although_others_wait_for_their_second_anno
     table.configure(Moment::START, plan.clone());
     table.tick(Moment::START);
     frames(&mut table);
-    let new = "192.0.2.101".parse().unwrap();
-    plan.interfaces[0].virtual_addresses.push(new);
+    let new: Ipv4Addr = "192.0.2.101".parse().unwrap();
+    plan.interfaces[0].virtual_addresses.push(new.into());
     let now = Moment::START.plus(REPEAT / 2);
     table.configure(now, plan);
     table.tick(now);
@@ -154,7 +163,7 @@ fn a_wanted_station_is_asked_for_and_learnt_and_asked_again_before_it_grows_old(
     );
     table.receive(Moment::START, INSIDE, &reply(SERVER, STATION));
     assert!(table.take_changed());
-    assert_eq!(table.known().get(&SERVER), Some(&STATION));
+    assert_eq!(known(&table, SERVER), Some(STATION));
     for second in 1..=60 {
         let now = Moment::START.plus(REPEAT * second);
         table.tick(now);
@@ -164,7 +173,7 @@ fn a_wanted_station_is_asked_for_and_learnt_and_asked_again_before_it_grows_old(
                 table.receive(now, INSIDE, &reply(SERVER, STATION));
             }
         }
-        assert_eq!(table.known().get(&SERVER), Some(&STATION));
+        assert_eq!(known(&table, SERVER), Some(STATION));
     }
     assert!(!table.take_changed());
 }
@@ -187,7 +196,7 @@ fn a_station_that_falls_silent_is_used_until_it_counts_as_absent_and_comes_back(
         "{asked} requests in two minutes: it is not given up, and not pestered"
     );
     table.receive(start.plus(REPEAT * 121), INSIDE, &request(SERVER, SERVER));
-    assert_eq!(table.known().get(&SERVER), Some(&STATION), "its announcement is enough");
+    assert_eq!(known(&table, SERVER), Some(STATION), "its announcement is enough");
 }
 
 #[test]
@@ -197,7 +206,7 @@ fn an_announcement_changes_a_known_station_and_makes_no_new_one() {
     let other = Mac([2, 0, 0, 0, 0, 0x88]);
     let announcement = |address, mac| Message::asking(mac, address, address).frame(Mac::BROADCAST);
     table.receive(now.plus(REPEAT * 2), INSIDE, &announcement(SERVER, other));
-    assert_eq!(table.known().get(&SERVER), Some(&other));
+    assert_eq!(known(&table, SERVER), Some(other));
     table.receive(now, INSIDE, &announcement("10.0.0.8".parse().unwrap(), other));
     assert_eq!(table.known().len(), 1);
 }
@@ -207,7 +216,7 @@ fn the_first_of_two_answers_is_believed() {
     let (mut table, now) = table();
     table.receive(now, INSIDE, &reply(SERVER, STATION));
     table.receive(now.plus(REPEAT / 2), INSIDE, &reply(SERVER, Mac([2, 0, 0, 0, 0, 0x99])));
-    assert_eq!(table.known().get(&SERVER), Some(&STATION));
+    assert_eq!(known(&table, SERVER), Some(STATION));
 }
 
 #[test]
@@ -221,18 +230,19 @@ fn a_station_that_claims_our_address_is_contradicted_but_not_without_end() {
     assert_eq!((said[0].2.sender, said[0].2.sender_mac), (VIRTUAL, OUR_MAC));
     table.receive(now.plus(DEFENCE), OUTSIDE, &request(VIRTUAL, VIRTUAL));
     assert_eq!(frames(&mut table).len(), 1);
-    assert!(!table.known().contains_key(&VIRTUAL));
-    assert_eq!(table.ignored().conflict, 101);
+    assert!(!table.known().contains_key(&(OUTSIDE, VIRTUAL.into())));
+    assert_eq!(table.ignored().arp.conflict, 101);
 }
 
 #[test]
 fn what_the_operator_gives_is_neither_asked_for_nor_changed() {
     let mut table = Neighbours::new(1);
-    table.configure(Moment::START, Plan { fixed: vec![(INSIDE, SERVER, STATION)], ..plan() });
+    table
+        .configure(Moment::START, Plan { fixed: vec![(INSIDE, SERVER.into(), STATION)], ..plan() });
     table.tick(Moment::START);
     assert!(frames(&mut table).iter().all(|(.., message)| message.target != SERVER));
     table.receive(Moment::START, INSIDE, &reply(SERVER, Mac([2, 0, 0, 0, 0, 0x99])));
-    assert_eq!(table.known().get(&SERVER), Some(&STATION));
+    assert_eq!(known(&table, SERVER), Some(STATION));
 }
 
 #[test]
@@ -240,11 +250,11 @@ fn a_scan_of_a_subnet_asks_for_few_stations_and_evicts_no_server() {
     let (mut table, now) = table();
     table.receive(now, INSIDE, &reply(SERVER, STATION));
     for host in 0..20_000u32 {
-        table.unresolved(now, INSIDE, Ipv4Addr::from_bits(0x0a00_1000 + host));
+        table.unresolved(now, INSIDE, Ipv4Addr::from_bits(0x0a00_1000 + host).into());
         table.tick(now);
     }
     assert_eq!(frames(&mut table).len(), MOST_QUESTIONS);
-    assert_eq!(table.known().get(&SERVER), Some(&STATION));
+    assert_eq!(known(&table, SERVER), Some(STATION));
     table.tick(now.plus(REPEAT * 10));
     (10..30).for_each(|second| table.tick(now.plus(REPEAT * second)));
     assert_eq!(table.report(now).len(), 1, "those that do not exist are forgotten");
@@ -256,10 +266,10 @@ fn a_station_that_a_worker_asks_for_is_learnt_and_the_table_stays_bounded() {
     for host in 0..6_000u32 {
         let address = Ipv4Addr::from_bits(0x0a00_1000 + host);
         now = now.plus(Duration::from_millis(1));
-        table.unresolved(now, INSIDE, address);
+        table.unresolved(now, INSIDE, address.into());
         table.tick(now);
         table.receive(now, INSIDE, &reply(address, STATION));
-        assert_eq!(table.known().get(&address), Some(&STATION));
+        assert_eq!(known(&table, address), Some(STATION));
     }
     assert!(table.report(now).len() <= MOST_DYNAMIC + 1);
 }
@@ -271,7 +281,7 @@ fn another_configuration_keeps_what_is_known_of_stations_that_are_still_wanted()
     table.take_changed();
     table.configure(now, plan());
     assert!(!table.take_changed());
-    assert_eq!(table.known().get(&SERVER), Some(&STATION));
+    assert_eq!(known(&table, SERVER), Some(STATION));
     table.configure(now, Plan { wanted: vec![], ..plan() });
     assert!(table.known().is_empty());
 }
@@ -287,9 +297,7 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let message = (any::<bool>(), mac.clone(), address.clone(), mac, address).prop_map(
         |(reply, sender_mac, sender, target_mac, target)| {
             let operation = if reply { Operation::Reply } else { Operation::Request };
-            Message { operation, sender_mac, sender, target_mac, target }
-                .frame(Mac::BROADCAST)
-                .to_vec()
+            Message { operation, sender_mac, sender, target_mac, target }.frame(Mac::BROADCAST)
         },
     );
     let cut = (message.clone(), 0usize..60).prop_map(|(frame, length)| frame[..length].to_vec());
@@ -305,7 +313,7 @@ proptest! {
             table.receive(now, if inside { INSIDE } else { OUTSIDE }, &frame);
             table.tick(now);
         }
-        prop_assert!(table.known().keys().all(|&address| address == SERVER));
+        prop_assert!(table.known().keys().all(|&key| key == (INSIDE, SERVER.into())));
         prop_assert_eq!(table.report(now).len(), 1);
         prop_assert!(table.due.len() <= 1);
     }

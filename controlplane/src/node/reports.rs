@@ -1,26 +1,24 @@
 //! What the node says about itself, gathered under the lock and put into words outside it.
 
 use std::collections::HashMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::counters::{Counters, Reason};
 use dataplane::punt::{Command, FlowFilter, FlowReport};
-use dataplane::snapshot::{Mode, Protocol, ServerId};
+use dataplane::snapshot::{Admission, Interface, Mode, Protocol, ServerId, is_link_local};
+use dataplane::wire::{Address, Prefix};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Node, Question, Refusal, ServiceView, View};
-use crate::config::{self, Config};
+use super::{Node, PATIENCE, Question, Refusal, ServiceView, View};
+use crate::compile::{admission, sources_on};
+use crate::config::{self, Config, NatKind, NatRule};
+use crate::document::net;
 use crate::plumbing::LiveInterface;
 use crate::publish::Newest;
 use crate::report::{self, Capacity, FlowQuestion, Traffic};
-
-/// How long the workers may take to list their flows.
-const LISTING: Duration = Duration::from_secs(2);
-/// How many listings may be under way.
-const LISTINGS: usize = 8;
 
 /// Flows as the workers listed them.
 pub struct Listing {
@@ -51,7 +49,7 @@ impl Node {
         let current = inner.publication.is_current_everywhere();
         let buffers = (inner.buffers)();
         let uptime = (inner.clock)().since(self.started);
-        let interfaces = interfaces(&inner.interfaces, &view);
+        let interfaces = interfaces(&inner.interfaces, &newest);
         let traffic = |service: ServiceView| -> Vec<Traffic> {
             service.servers().map(|(id, _)| inner.accounts.server(id)).collect()
         };
@@ -77,6 +75,9 @@ impl Node {
             flows: self.counters.iter().map(flows).fold(Capacity::default(), |sum, worker| {
                 Capacity { used: sum.used + worker.used, capacity: sum.capacity + worker.capacity }
             }),
+            flow_table_use: hundredths(
+                self.counters.iter().map(|worker| flows(worker).fullness()).fold(0.0, f64::max),
+            ),
             buffers,
             interfaces,
             services: services
@@ -91,10 +92,14 @@ impl Node {
         let inner = self.inner();
         let ignored = inner.neighbours.ignored();
         let control = report::Control {
-            arp_malformed: ignored.malformed,
-            arp_forged: ignored.forged,
-            arp_stranger: ignored.stranger,
-            arp_conflict: ignored.conflict,
+            arp_malformed: ignored.arp.malformed,
+            arp_forged: ignored.arp.forged,
+            arp_stranger: ignored.arp.stranger,
+            arp_conflict: ignored.arp.conflict,
+            nd_malformed: ignored.discovery.malformed,
+            nd_forged: ignored.discovery.forged,
+            nd_stranger: ignored.discovery.stranger,
+            nd_conflict: ignored.discovery.conflict,
             arp_not_asked: ignored.questions,
             ..inner.frames
         };
@@ -105,7 +110,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// When there is no such service or server, and when too many listings are under way.
+    /// When there is no such service or server, and when too many questions are under way.
     pub async fn flows(&self, asked: FlowQuestion) -> Result<Listing, Refusal> {
         let view = self.view();
         let service = asked.service.as_deref().map(|name| view.service(name)).transpose()?;
@@ -113,14 +118,17 @@ impl Node {
             (Some(service), Some(name)) => Some(service.servers[service.position(name)?]),
             _ => None,
         };
-        let filter =
-            FlowFilter { service: service.map(|found| found.id), server, client: asked.client };
+        let filter = FlowFilter {
+            service: service.map(|found| found.id),
+            server,
+            client: asked.client.map(Address::from),
+        };
         let limit = asked.limit as usize;
         let mut flows = Vec::new();
         let mut complete = true;
         if !self.counters.is_empty() {
             let (number, answer) = self.ask(filter, limit)?;
-            match timeout(LISTING, answer).await {
+            match timeout(PATIENCE, answer).await {
                 Ok(Ok(answered)) => flows = answered,
                 _ => {
                     complete = false;
@@ -135,7 +143,8 @@ impl Node {
         Ok(Listing { view, newest, flows, complete })
     }
 
-    /// Puts the question to every worker. One flow more than the limit says that there are more.
+    /// Puts the question to every worker. One flow more than the limit says that there are more, and any
+    /// worker may have them all.
     fn ask(
         &self,
         filter: FlowFilter,
@@ -143,21 +152,14 @@ impl Node {
     ) -> Result<(u32, oneshot::Receiver<Vec<FlowReport>>), Refusal> {
         let mut inner = self.inner();
         let inner = &mut *inner;
-        let room = inner.rings.iter().all(|ring| ring.commands.slots() > 0);
-        if inner.questions.len() >= LISTINGS || !room {
-            return Err(Refusal::Busy);
-        }
-        inner.next_question = inner.next_question.wrapping_add(1);
-        let question = inner.next_question;
         let limit = limit + 1;
-        for ring in &mut inner.rings {
-            let command = Command::ListFlows { question, filter, limit: limit as u32 };
-            if ring.commands.push(command).is_err() {
-                return Err(Refusal::Busy);
-            }
-        }
+        let question = inner.ask_everyone(|question| Command::ListFlows {
+            question,
+            filter,
+            limit: limit as u32,
+        })?;
         let (answer, receiver) = oneshot::channel();
-        let left = inner.rings.len();
+        let left = (0..inner.rings.len()).collect();
         inner.questions.insert(question, Question { left, flows: Vec::new(), limit, answer });
         Ok((question, receiver))
     }
@@ -175,7 +177,7 @@ impl Node {
             .into_iter()
             .map(|neighbour| report::Neighbour {
                 interface: name(neighbour.interface.0),
-                address: neighbour.address,
+                address: neighbour.address.ip(),
                 mac: neighbour.mac.map(|mac| mac.to_string()),
                 state: neighbour.state.name().into(),
                 age: neighbour.age.map(seconds),
@@ -187,25 +189,61 @@ impl Node {
     /// The interfaces, with what their cards say.
     pub fn interfaces(&self) -> Vec<report::Interface> {
         let inner = self.inner();
-        interfaces(&inner.interfaces, &inner.view)
+        interfaces(&inner.interfaces, inner.publication.newest())
+    }
+
+    /// The rules of translation in the order in which they are looked up.
+    pub fn nat_rules(&self) -> Vec<report::NatRule> {
+        let view = self.view();
+        let Config { interfaces, .. } = &view.config;
+        let blank = |kind| report::NatRule {
+            kind,
+            inside: None,
+            outside: None,
+            out: None,
+            from: Vec::new(),
+            source: Vec::new(),
+        };
+        let report = |rule: &NatRule| match rule {
+            NatRule::Pair { inside, outside } => report::NatRule {
+                inside: Some(inside.ip()),
+                outside: Some(outside.ip()),
+                ..blank(NatKind::Pair)
+            },
+            NatRule::Masquerade { out, .. } => {
+                let interface = &interfaces[usize::from(out.0)];
+                report::NatRule {
+                    out: Some(interface.name.clone()),
+                    from: rule.sources_in(interfaces).into_iter().map(net).collect(),
+                    source: sources_on(interface).into_iter().map(|it| it.ip()).collect(),
+                    ..blank(NatKind::Masquerade)
+                }
+            }
+        };
+        view.config.nat_in_effect().map(report).collect()
     }
 
     /// The ways out, the longest prefix first.
     pub fn routes(&self) -> Vec<report::Route> {
-        let view = self.view();
+        let inner = self.inner();
+        let view = Arc::clone(&inner.view);
+        let own = Arc::clone(&inner.publication.newest().interfaces);
+        drop(inner);
         let Config { interfaces, routes, .. } = &view.config;
-        let connected = interfaces.iter().flat_map(|interface| {
-            interface.addresses.iter().map(|subnet| report::Route {
-                to: subnet.trunc(),
+        let connected = interfaces.iter().zip(own.iter()).flat_map(|(interface, own)| {
+            let subnets = own.addresses.iter().filter(|subnet| !is_link_local(subnet.address()));
+            subnets.map(|subnet| report::Route {
+                to: net(subnet.subnet()),
                 interface: interface.name.clone(),
                 via: None,
             })
         });
-        let further = routes.iter().map(|route| report::Route {
-            to: route.to,
-            interface: interfaces[usize::from(route.interface.0)].name.clone(),
-            via: Some(route.via),
-        });
+        let further =
+            routes.iter().zip(&view.document.route).map(|(route, written)| report::Route {
+                to: written.to,
+                interface: interfaces[usize::from(route.interface.0)].name.clone(),
+                via: Some(route.via.into()),
+            });
         let mut routes: Vec<_> = connected.chain(further).collect();
         routes.sort_by_key(|route| std::cmp::Reverse(route.to.prefix_len()));
         routes
@@ -221,23 +259,39 @@ fn described(
     let servers: Vec<_> = service
         .servers()
         .zip(carried)
-        .map(|((id, server), traffic)| server_report(id, server, traffic, newest))
+        .map(|((id, server), traffic)| server_report(service.config, id, server, traffic, newest))
         .collect();
-    let up = servers.iter().any(|server| server.actual == "online");
+    let open = servers.iter().any(|server| server.actual == "online");
+    let all = |state: &str| servers.iter().all(|server| server.wanted == state);
     let reason = match () {
-        () if up => None,
+        () if !service.config.enabled => Some("it is disabled"),
+        () if open => None,
         () if servers.is_empty() => Some("it has no servers"),
-        () if servers.iter().all(|server| server.weight == 0) => Some("all its servers drain"),
+        () if all("drain") => Some("all its servers drain"),
+        () if all("halt") => Some("all its servers are halted"),
         () => Some("no server can be reached that takes new connections"),
     };
+    let timeouts = service.config.timeouts();
     report::Service {
         name: service.config.name.clone(),
-        addresses: service.config.addresses.clone(),
+        addresses: service
+            .document
+            .address
+            .iter()
+            .chain(&service.document.addresses)
+            .cloned()
+            .collect(),
         ports: service.document.ports.clone(),
         protocol: service.config.protocol,
         mode: service.config.mode,
         scheduler: service.config.scheduler,
-        state: if up { "up" } else { "down" }.into(),
+        timeouts: report::Timeouts {
+            established: timeouts.established / 1_000,
+            closing: timeouts.closing / 1_000,
+            udp: timeouts.datagrams / 1_000,
+            half_open: timeouts.half_open / 1_000,
+        },
+        state: if reason.is_none() { "up" } else { "down" }.into(),
         reason: reason.map(Into::into),
         traffic,
         servers,
@@ -245,24 +299,37 @@ fn described(
 }
 
 fn server_report(
+    service: &config::Service,
     id: ServerId,
     server: &config::Server,
     traffic: Traffic,
     newest: &Newest,
 ) -> report::Server {
-    let wanted = if server.weight == 0 { "drain" } else { "online" };
+    let wanted = match server.wanted() {
+        config::State::Online => "online",
+        config::State::Drain => "drain",
+        config::State::Halt => "halt",
+    };
+    let admitted = match admission(service, server) {
+        Admission::Open => "online",
+        Admission::Draining => "drain",
+        Admission::Halted => "halt",
+    };
+    let check = (admitted != wanted).then(|| "its check is off".into());
     let hop = newest.server(id).map(|server| server.hop);
     let (actual, reason) = match hop {
-        Some(hop) if hop.mac.is_some() => (wanted, None),
-        Some(hop) => ("unreachable", Some(format!("{} has not answered ARP", hop.address))),
+        _ if admitted == "halt" => (admitted, check),
+        Some(hop) if hop.mac.is_some() => (admitted, check),
+        Some(hop) => ("unreachable", Some(unanswered(hop.address))),
         None => ("unreachable", Some("no route leads to it".into())),
     };
     report::Server {
         name: server.name.clone(),
-        address: server.address,
+        address: server.address.into(),
         port: server.forwarding.port(),
         mode: server.forwarding.mode(),
         weight: server.weight,
+        priority: server.priority,
         wanted: wanted.into(),
         actual: actual.into(),
         reason,
@@ -270,20 +337,34 @@ fn server_report(
     }
 }
 
-fn interfaces(live: &[LiveInterface], view: &View) -> Vec<report::Interface> {
-    let report = |(interface, config): (&LiveInterface, &config::Interface)| report::Interface {
-        name: interface.name.clone(),
-        device: interface.device.clone(),
-        driver: interface.driver.clone(),
-        mac: interface.mac.to_string(),
-        mtu: interface.mtu,
-        addresses: config.addresses.clone(),
-        statistics: (interface.statistics)(),
-    };
-    live.iter().zip(&view.config.interfaces).map(report).collect()
+fn unanswered(station: Address) -> String {
+    let question = if station.is_v4() { "ARP" } else { "neighbour discovery" };
+    format!("{station} has not answered {question}")
 }
 
-fn flows(worker: &Counters) -> Capacity {
+fn interfaces(live: &[LiveInterface], newest: &Newest) -> Vec<report::Interface> {
+    let report = |(live, interface): (&LiveInterface, &Interface)| {
+        let is_own_link = |subnet: &&Prefix| is_link_local(subnet.address());
+        let (own_link, addresses): (Vec<_>, Vec<_>) =
+            interface.addresses.iter().partition(is_own_link);
+        report::Interface {
+            name: live.name.clone(),
+            device: live.device.clone(),
+            driver: live.driver.clone(),
+            mac: interface.mac.to_string(),
+            vlan: interface.vlan,
+            mtu: live.mtu,
+            addresses: addresses.into_iter().copied().map(net).collect(),
+            link_local: own_link.first().map(|subnet| subnet.address().ip()),
+            gateway: interface.gateway,
+            statistics: (live.statistics)(),
+        }
+    };
+    live.iter().zip(newest.interfaces.iter()).map(report).collect()
+}
+
+/// A worker's flow table.
+pub fn flows(worker: &Counters) -> Capacity {
     Capacity { used: unsigned(worker.flows.get()), capacity: worker.flow_capacity.get() }
 }
 
@@ -300,12 +381,17 @@ fn worker(worker: &Counters) -> report::Worker {
         transmitted: worker.transmitted.get(),
         transmitted_bytes: worker.transmitted_bytes.get(),
         punted: worker.punted.get(),
+        handed_over: worker.handed_over.get(),
+        taken_over: worker.taken_over.get(),
         dropped: worker.dropped_in_all(),
         waiting: unsigned(worker.waiting.get()),
         flows: flows(worker),
         flows_created: worker.flows_created.get(),
         flows_evicted: worker.flows_evicted.get(),
         forwarded_without_flow: worker.forwarded_without_flow.get(),
+        cookies_accepted: worker.cookies_accepted.get(),
+        announcements_refused: worker.announcements_refused.get(),
+        clients_evicted: worker.clients_evicted.get(),
         idle_turns: worker.idle_turns.get(),
         busy_turns: worker.busy_turns.get(),
         drops: Reason::ALL.iter().map(drop).collect(),
@@ -327,10 +413,10 @@ fn named(
     names: &HashMap<ServerId, (&str, &str)>,
     newest: &Newest,
 ) -> report::Flow {
-    let address = |(address, port)| SocketAddrV4::new(address, port);
+    let at = |(address, port): (Address, u16)| SocketAddr::new(address.ip(), port);
     let real = newest.server(flow.server).map(|server| match server.mode {
-        Mode::Nat { port } => {
-            SocketAddrV4::new(server.address, port.unwrap_or(flow.virtual_address.1)).to_string()
+        Mode::Nat { port } | Mode::Snat { port, .. } => {
+            at((server.address, port.unwrap_or(flow.virtual_address.1))).to_string()
         }
         Mode::DirectReturn | Mode::Tunnel { .. } => server.address.to_string(),
     });
@@ -339,10 +425,11 @@ fn named(
         protocol: match flow.protocol {
             Protocol::Tcp => "tcp".into(),
             Protocol::Udp => "udp".into(),
+            Protocol::Echo => "icmp".into(),
         },
         state: flow.state.name().into(),
-        client: address(flow.client),
-        r#virtual: address(flow.virtual_address),
+        client: at(flow.client),
+        r#virtual: at(flow.virtual_address),
         real,
         service: service.map(Into::into),
         server: server.map(Into::into),
@@ -356,6 +443,11 @@ fn named(
 /// A gauge that a worker moves meanwhile may look negative for a moment.
 fn unsigned(gauge: i64) -> u64 {
     u64::try_from(gauge).unwrap_or(0)
+}
+
+/// To the hundredth.
+fn hundredths(share: f64) -> f64 {
+    (share * 100.0).round() / 100.0
 }
 
 /// To the millisecond.

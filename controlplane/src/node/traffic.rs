@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use dataplane::counters::Counters;
+use dataplane::counters::{Counters, Gauge, ServerBlock};
 use dataplane::moment::Moment;
 use dataplane::snapshot::ServerId;
 
@@ -84,11 +84,15 @@ impl Accounts {
     /// What one server carries.
     pub fn server(&self, id: ServerId) -> Traffic {
         let Some(account) = self.servers.get(&id) else { return Traffic::default() };
-        let active: i64 = self.counters.iter().map(|worker| worker.server(id).active.get()).sum();
+        let now = |of: fn(&ServerBlock) -> &Gauge| -> i64 {
+            self.counters.iter().map(|worker| of(worker.server(id)).get()).sum()
+        };
+        let (active, closing) = (now(|server| &server.active), now(|server| &server.closing));
         let totals = slot(&self.counters, id).zip(account.start, u64::wrapping_sub);
         // Connections of the slot's earlier owner end one by one; a server has no more than it began.
-        let connections = u64::try_from(active).unwrap_or(0).min(totals.connections);
-        Traffic { connections, totals, rates: account.rates }
+        let connections = u64::try_from(active + closing).unwrap_or(0).min(totals.connections);
+        let closing = u64::try_from(closing).unwrap_or(0).min(connections);
+        Traffic { connections, closing, totals, rates: account.rates }
     }
 
     /// What a service carries, given what its servers do.
@@ -97,6 +101,7 @@ impl Accounts {
         let nothing = Traffic { totals, ..Traffic::default() };
         servers.into_iter().fold(nothing, |sum, server| Traffic {
             connections: sum.connections + server.connections,
+            closing: sum.closing + server.closing,
             totals: sum.totals.zip(server.totals, u64::wrapping_add),
             rates: sum.rates.zip(server.rates, u64::wrapping_add),
         })

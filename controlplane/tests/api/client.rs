@@ -95,6 +95,11 @@ fn services_and_servers_come_and_go() {
     assert_eq!(on(&rig, &["server", "add", "mail", path]).unwrap(), "done\n");
     assert_eq!(on(&rig, &["weight", "mail/m1", "5"]).unwrap(), "done\n");
     assert_eq!(rig.ask("GET", "/api/v1/services/mail/servers/m1").json()["weight"], 5);
+    for (command, state) in [("drain", "drain"), ("halt", "halt"), ("online", "online")] {
+        assert_eq!(on(&rig, &[command, "mail/m1"]).unwrap(), "done\n");
+        assert_eq!(rig.ask("GET", "/api/v1/services/mail/servers/m1").json()["state"], state);
+    }
+    assert!(on(&rig, &["halt", "mail/m2"]).unwrap_err().contains("there is no server m2"));
     assert!(on(&rig, &["server", "add", "mail", path]).unwrap_err().contains("already"));
     assert_eq!(on(&rig, &["server", "remove", "mail/m1"]).unwrap(), "done\n");
     assert_eq!(on(&rig, &["service", "remove", "mail"]).unwrap(), "done\n");
@@ -137,8 +142,10 @@ fn wrong_usage_is_told_before_anything_is_asked() {
         &["weight", "web/web1", "65536"],
         &["flows", "--server", "web1"],
         &["flows", "--limit", "0"],
+        &["explain", "--from", "192.0.2.9:1"],
         &["--url", "https://x", "--socket", "/x", "status"],
-        &["drain", "web/web1"],
+        &["drain", "web1"],
+        &["halt"],
         &[],
     ] {
         let line = Line::try_parse_from(["ctl"].iter().chain(arguments));

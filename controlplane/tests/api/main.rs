@@ -7,6 +7,8 @@ mod client;
 
 mod configuration;
 
+mod explain;
+
 mod hostile;
 
 mod rig;

@@ -41,6 +41,8 @@ pub struct Rig {
     node: Option<Arc<Node>>,
     pub port: u16,
     pub worker: Worker,
+    /// The second worker and those after it.
+    pub others: Vec<Worker>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -155,21 +157,31 @@ impl Rig {
         Self::in_directory(directory, CONFIGURATION)
     }
 
+    /// A node with [`CONFIGURATION`] and so many workers.
+    pub fn with_workers(workers: usize) -> Self {
+        Self::with_workers_and(workers, CONFIGURATION)
+    }
+
+    /// A node with this configuration, less `[admin]`, and so many workers.
+    pub fn with_workers_and(workers: usize, configuration: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory can be made");
+        let port = write(&directory, configuration);
+        Self::running(directory, port, workers)
+    }
+
     /// A node with this configuration, less `[admin]`, and the state in this directory.
     pub fn in_directory(directory: TempDir, configuration: &str) -> Self {
-        let port = free_port();
-        let admin = format!(
-            "[admin]\nlisten = [\"127.0.0.1:{port}\"]\nsocket = \"{}\"\n",
-            socket(&directory).display()
-        );
-        let file = directory.path().join("sluice.toml");
-        fs::write(&file, format!("{admin}{configuration}")).expect("the file can be written");
+        let port = write(&directory, configuration);
         Self::restarted(directory, port)
     }
 
     /// A node with the file that lies in the directory.
     pub fn restarted(directory: TempDir, port: u16) -> Self {
-        let (plumbing, worker) = plumbing();
+        Self::running(directory, port, 1)
+    }
+
+    fn running(directory: TempDir, port: u16, workers: usize) -> Self {
+        let (plumbing, mut workers) = plumbing(workers);
         let state = directory.path().join("state");
         let file = directory.path().join("sluice.toml");
         let (tell, told) = std::sync::mpsc::channel();
@@ -187,7 +199,17 @@ impl Rig {
             });
         });
         let node = told.recv().expect("the node starts");
-        Self { directory, node: Some(node), port, worker, stop: Some(stop), thread: Some(thread) }
+        let others = workers.split_off(1);
+        let worker = workers.remove(0);
+        Self {
+            directory,
+            node: Some(node),
+            port,
+            worker,
+            others,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
     }
 
     /// Stops the node, and leaves its files.
@@ -320,13 +342,34 @@ fn free_port() -> u16 {
     listener.local_addr().expect("it has an address").port()
 }
 
-fn plumbing() -> (Plumbing, Worker) {
-    let (publisher, mut readers) = publication(Snapshot::default(), 1);
+/// Writes the configuration down; gives the port of the admin API.
+fn write(directory: &TempDir, configuration: &str) -> u16 {
+    let port = free_port();
+    let admin = format!(
+        "[admin]\nlisten = [\"127.0.0.1:{port}\"]\nsocket = \"{}\"\n",
+        socket(directory).display()
+    );
+    let file = directory.path().join("sluice.toml");
+    fs::write(&file, format!("{admin}{configuration}")).expect("the file can be written");
+    port
+}
+
+/// Both ends of one worker's rings.
+fn worker(reader: Reader<Snapshot>) -> (ControlEnd, Worker) {
     let (punt, punted) = RingBuffer::new(512);
     let (inject, injected) = RingBuffer::new(512);
     let (events_in, events) = RingBuffer::new(1024);
     let (commands, commands_out) = RingBuffer::new(16);
     let counters = Counters::new();
+    (
+        ControlEnd { punted, inject, events, commands },
+        Worker { reader, counters, punt, injected, events: events_in, commands: commands_out },
+    )
+}
+
+fn plumbing(workers: usize) -> (Plumbing, Vec<Worker>) {
+    let (publisher, readers) = publication(Snapshot::default(), workers);
+    let (rings, workers): (Vec<_>, Vec<_>) = readers.into_iter().map(worker).unzip();
     let interface = |name: &str, device: &str, mac| LiveInterface {
         name: name.into(),
         device: device.into(),
@@ -343,8 +386,8 @@ fn plumbing() -> (Plumbing, Worker) {
     let begin = Instant::now();
     let plumbing = Plumbing {
         publisher,
-        counters: vec![counters.clone()],
-        rings: vec![ControlEnd { punted, inject, events, commands }],
+        counters: workers.iter().map(|worker| worker.counters.clone()).collect(),
+        rings,
         interfaces: vec![
             interface("wan", "vdev:net_ring0", MACS[0]),
             interface("lan", "vdev:net_ring1", MACS[1]),
@@ -352,11 +395,7 @@ fn plumbing() -> (Plumbing, Worker) {
         buffers: Box::new(|| Buffers { capacity: 1024, available: 1000 }),
         clock: Box::new(move || Moment::from_nanos(begin.elapsed().as_nanos() as u64)),
     };
-    let reader = readers.remove(0);
-    (
-        plumbing,
-        Worker { reader, counters, punt, injected, events: events_in, commands: commands_out },
-    )
+    (plumbing, workers)
 }
 
 /// A request as it goes over the wire; the connection ends with the answer.

@@ -8,7 +8,8 @@ use dataplane::testing::{INSIDE, OUTSIDE, TestWorker};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|frames: Vec<(bool, Vec<u8>)>| {
-    let services = "192.0.2.1:80 dr 10.0.0.7\n192.0.2.1:8080 nat 10.0.0.8:80\n192.0.2.1:53/udp tun 10.0.0.9";
+    let services = "192.0.2.1:80 dr 10.0.0.7\n192.0.2.1:8080 nat 10.0.0.8:80\n192.0.2.1:53/udp tun 10.0.0.9\n\
+                    192.0.2.1:21 snat ftp half-open=2 10.0.0.6";
     let mut worker = TestWorker::serving(services);
     for (inside, mut frame) in frames {
         // A right hardware address and header checksum, so that what lies behind them is reached.

@@ -54,6 +54,11 @@ pub enum Decision {
         /// New flows in a second from this client's network; 0 is no limit.
         new_flows_per_client: u32,
     },
+    /// A control connection has announced it.
+    Announced {
+        /// The server that has the control connection.
+        server: ServerId,
+    },
     /// The service has as many half-open flows as it may.
     Flooded {
         /// How many that is.
@@ -163,6 +168,10 @@ pub enum Decision {
     Reset,
     /// The client gets a SYN cookie.
     Challenged,
+    /// It is part of opening a connection whose client has shown its cookie.
+    Proxied,
+    /// No route leads there, and the sender is told so.
+    Unreachable,
     /// A packet of our own goes to somebody.
     Answered {
         /// To whom.
@@ -242,6 +251,7 @@ impl Decision {
             Self::FlowEnds { .. } => "flow_ends",
             Self::NewFlow { .. } => "new_flow",
             Self::WithinLimits { .. } => "within_limits",
+            Self::Announced { .. } => "announced",
             Self::Flooded { .. } => "flooded",
             Self::NotPersistent { .. } => "not_persistent",
             Self::Persistent { .. } => "persistent",
@@ -262,6 +272,8 @@ impl Decision {
             Self::Length { .. } => "length",
             Self::Reset => "reset",
             Self::Challenged => "challenged",
+            Self::Proxied => "proxied",
+            Self::Unreachable => "unreachable",
             Self::Answered { .. } => "answered",
             Self::Readdressed { .. } => "readdressed",
             Self::Waits { .. } => "waits",
@@ -278,6 +290,7 @@ impl Decision {
             | Self::Persistent { server, .. }
             | Self::Scheduled { server, .. }
             | Self::Server { server, .. }
+            | Self::Announced { server }
             | Self::Agreed { server } => server,
             _ => return None,
         };
@@ -328,6 +341,9 @@ impl fmt::Display for Decision {
                     and = " and ";
                 }
                 Ok(())
+            }
+            Self::Announced { .. } => {
+                f.write_str("opens a connection that an FTP control connection has announced")
             }
             Self::Flooded { most } => {
                 write!(f, "the service has {most} half-open flows, as many as it may")
@@ -400,6 +416,8 @@ impl fmt::Display for Decision {
             }
             Self::Reset => f.write_str("both ends of the connection are reset"),
             Self::Challenged => f.write_str("the client gets a SYN cookie"),
+            Self::Proxied => f.write_str("the connection is opened in the client's stead"),
+            Self::Unreachable => f.write_str("no route leads there; the sender is told so"),
             Self::Answered { to } => write!(f, "a packet of our own goes to {to}"),
             Self::Readdressed { source, destination } => {
                 write!(f, "hardware addresses: from {} becomes from {}", source.0, source.1)?;

@@ -19,13 +19,15 @@ mod entry;
 mod half;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::expectations::Expectations;
 use super::slab::{Memory, OutOfMemory};
 use crate::counters::Counters;
 use crate::moment::Moment;
 use crate::parse::{Flow, Packet};
 use crate::punt::{FlowFilter, FlowReport, FlowState};
-use crate::rewrite::sequence::Adjustments;
+use crate::rewrite::sequence::{Adjustments, Begun, Direction as Way, Entry, Replaced};
 use crate::shared_map::{Inserted, SharedMap};
 use crate::snapshot::{MAX_SERVICES, ServerId, ServiceId, Timeouts};
 use crate::wire::Address;
@@ -190,7 +192,12 @@ pub struct Capacity {
 #[derive(Default)]
 struct Rehearsal {
     ended: Option<Place>,
+    /// A flow's marks and numbers as they were.
+    adjusted: Option<(Place, State, Option<Entry>)>,
 }
+
+/// So long after a flood, clients that were given a cookie are still expected: their cookies are good no longer.
+const AFTERMATH: Duration = Duration::from_secs(120);
 
 /// One worker's flows.
 pub struct FlowTable {
@@ -200,9 +207,13 @@ pub struct FlowTable {
     directory: Option<Directory>,
     /// By service slot.
     half_open: Box<[u32]>,
+    /// By service slot: until when cookies come back.
+    flooded: Box<[Moment]>,
     rehearsal: Option<Rehearsal>,
     /// The sequence numbers of the few connections in which they change.
     pub adjustments: Adjustments,
+    /// Data connections that were announced.
+    pub(super) expectations: Expectations,
 }
 
 impl FlowTable {
@@ -223,8 +234,10 @@ impl FlowTable {
             key,
             directory,
             half_open: vec![0; MAX_SERVICES].into(),
+            flooded: vec![Moment::START; MAX_SERVICES].into(),
             rehearsal: None,
             adjustments: Adjustments::new(flows.min(ADJUSTED), [key.0[0], key.0[2]]),
+            expectations: Expectations::default(),
         })
     }
 
@@ -236,7 +249,67 @@ impl FlowTable {
 
     /// Changes are made again.
     pub fn perform(&mut self) {
-        self.rehearsal = None;
+        let adjusted = self.rehearsal.take().and_then(|rehearsal| rehearsal.adjusted);
+        if let Some((place, state, entry)) = adjusted {
+            *self.state(place) = state;
+            self.adjustments.put_back(place.number(), entry);
+        }
+    }
+
+    /// Whether nothing is to change now.
+    pub(super) fn rehearses(&self) -> bool {
+        self.rehearsal.is_some()
+    }
+
+    /// Before the marks or numbers of a flow change.
+    fn keep(&mut self, place: Place) {
+        if self.rehearsal.as_ref().is_some_and(|rehearsal| rehearsal.adjusted.is_none()) {
+            let before = (place, *self.state(place), self.adjustments.entry(place.number()));
+            self.rehearsal =
+                self.rehearsal.take().map(|it| Rehearsal { adjusted: Some(before), ..it });
+        }
+    }
+
+    /// Notes that text of a flow is replaced; see [`Adjustments::note`].
+    pub fn note_replaced(&mut self, place: Place, way: Way, replaced: Replaced) -> bool {
+        self.keep(place);
+        let noted = self.adjustments.note(place.number(), way, replaced);
+        if noted {
+            self.state(place).mark(mark::ADJUSTED);
+        }
+        noted
+    }
+
+    /// The flow was begun in its server's stead. `false` if there is no room for one that was.
+    pub fn begin(&mut self, place: Place, begun: Begun) -> bool {
+        self.keep(place);
+        let noted = self.adjustments.begin(place.number(), begun);
+        if noted {
+            self.state(place).mark(mark::PROXIED | mark::ADJUSTED);
+        }
+        noted
+    }
+
+    /// The server of a flow that was begun in its stead has answered with its own sequence number.
+    pub fn join(&mut self, place: Place, ours: u32, server: u32) {
+        self.keep(place);
+        let delta = ours.wrapping_sub(server).cast_signed();
+        self.adjustments.set_initial(place.number(), Way::ToClient, delta);
+        self.state(place).unmark(mark::PROXIED);
+    }
+
+    /// Notes that a service has more half-open flows than it may.
+    pub fn note_flood(&mut self, service: ServiceId, now: Moment) {
+        if let Some(until) =
+            self.flooded.get_mut(service.slot()).filter(|_| self.rehearsal.is_none())
+        {
+            *until = now.plus(AFTERMATH);
+        }
+    }
+
+    /// Whether a service had more half-open flows than it may, in the last two minutes.
+    pub fn was_flooded(&self, service: ServiceId, now: Moment) -> bool {
+        self.flooded.get(service.slot()).is_some_and(|&until| now < until)
     }
 
     /// How many flows it has room for.
@@ -254,6 +327,23 @@ impl FlowTable {
     #[inline]
     pub fn elsewhere(&self, hash: u64) -> Option<WorkerId> {
         self.directory.as_ref()?.elsewhere(hash)
+    }
+
+    /// Says in the directory that packets with this hash are for this worker; `false` if they are another's.
+    pub(super) fn list_key(&self, hash: u64) -> bool {
+        let Some(directory) = &self.directory else { return true };
+        match directory.map.insert(hash, directory.value()) {
+            Inserted::New => true,
+            Inserted::Already(value) => value == directory.value(),
+            Inserted::Full => false,
+        }
+    }
+
+    /// Takes that back.
+    pub(super) fn unlist_key(&self, hash: u64) {
+        if let Some(directory) = &self.directory {
+            directory.map.remove(hash, directory.value());
+        }
     }
 
     /// Starts loading what [`FlowTable::find`] looks at first.
@@ -324,6 +414,16 @@ impl FlowTable {
         }
     }
 
+    /// Whether this is a packet of the flow at `place`, and no other flow has taken that place meanwhile.
+    #[inline]
+    pub fn is_of(&self, place: Place, flow: &Flow, direction: Direction) -> bool {
+        let there = match direction {
+            Direction::Original => self.original(place),
+            Direction::Reply => self.reply(place),
+        };
+        there == *flow
+    }
+
     /// Notes a packet of the flow at `place`; `timeouts` are its service's.
     #[inline]
     pub fn note(
@@ -342,6 +442,13 @@ impl FlowTable {
         state.note(packet, now);
         if let Some(next) = state.changes_with(packet, direction) {
             self.advance(place, next, timeouts, counters);
+        }
+    }
+
+    /// Notes a packet that says nothing of how far the connection has come.
+    pub fn note_repeated(&mut self, place: Place, packet: &Packet, now: Moment) {
+        if self.rehearsal.is_none() {
+            self.state(place).note(packet, now);
         }
     }
 
@@ -524,6 +631,7 @@ impl FlowTable {
         while let Some(place) = self.v6.next_expired(now, gone) {
             self.end(Place(place | IPV6), counters);
         }
+        self.expire_expectations(now);
     }
 
     /// Reports the flows among entries `from..from + number` of either family that match; `None` after the last entry,

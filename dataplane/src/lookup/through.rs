@@ -19,8 +19,10 @@ impl<'s> Step<'_, 's> {
         frame: &mut impl Frame,
     ) -> Result<Towards<'s>, Fate> {
         let flow = packet.flow;
-        let hop = self.snapshot.hop_to(flow.destination).ok_or(Fate::Drop(Reason::NoRoute))?;
         self.may_come_from(flow.source)?;
+        let Some(hop) = self.snapshot.hop_to(flow.destination) else {
+            return Ok(Towards::Unreachable);
+        };
         let nat = &self.snapshot.nat;
         // In this order, whatever the operator's (NAT-03).
         if let Some(source) = nat.outside_of(flow.source).filter(|_| hop.interface != self.ingress)

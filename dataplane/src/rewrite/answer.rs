@@ -17,6 +17,8 @@ pub enum Complaint {
     TooBig(u16),
     /// It may pass no more routers.
     TimeExceeded,
+    /// No route leads to its destination.
+    NoRoute,
 }
 
 /// Turns `frame` into the error that its sender gets. `None` where there is none to be sent: we have no address
@@ -85,6 +87,7 @@ fn over_ipv4<F: Frame>(
     let error = match complaint {
         Complaint::TooBig(mtu) => icmp::Error::FragmentationNeeded { mtu },
         Complaint::TimeExceeded => icmp::Error::TimeExceeded,
+        Complaint::NoRoute => icmp::Error::Unreachable { code: icmp::code::NETWORK },
     };
     icmp::complete_error(message, error);
     let header = ipv4::Header {
@@ -113,6 +116,7 @@ fn over_ipv6<F: Frame>(
     let error = match complaint {
         Complaint::TooBig(mtu) => icmpv6::Error::TooBig { mtu: u32::from(mtu) },
         Complaint::TimeExceeded => icmpv6::Error::TimeExceeded,
+        Complaint::NoRoute => icmpv6::Error::Unreachable { code: icmpv6::code::NO_ROUTE },
     };
     icmpv6::complete_error(message, error, from, original.sender);
     let header = ipv6::Header {

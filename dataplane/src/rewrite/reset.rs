@@ -17,23 +17,23 @@ const LONGEST: usize = ethernet::HEADER + ipv6::HEADER + 60;
 /// A frame that lacks its hardware addresses.
 pub type Segment = ArrayVec<u8, LONGEST>;
 
+/// What one packet is answered with, and where to.
+pub type Segments = [Option<(Hop, Segment)>; 2];
+
 /// The segments that tell the sender of a packet and, if it is known, the other end.
 pub fn both_ends<F: Frame>(
     it: &mut Routed<'_, F>,
     other_end: Option<Translation>,
     snapshot: &Snapshot,
-) -> [Option<(Hop, Segment)>; 2] {
+) -> Segments {
     let flow = it.packet.flow;
     if it.packet.part == Part::Later {
         return [None, None]; // there are no numbers in it
     }
-    let Ok((ethernet, _)) = Ethernet::split(it.frame.bytes_mut()) else { return [None, None] };
-    let station = Some(ethernet.source()).filter(|mac| mac.is_station());
+    let back = back(it);
     let segment = ip_packet(&mut it.frame).get_mut(usize::from(it.packet.transport)..);
     let Some(Ok(tcp)) = segment.map(Tcp::split) else { return [None, None] };
     let (sequence, acknowledgement) = (tcp.sequence(), tcp.acknowledgement());
-    let interface = it.ingress;
-    let back = Hop { interface, address: flow.source, mac: station };
     let to_sender = Header {
         source: flow.destination,
         source_port: flow.destination_port,
@@ -60,10 +60,18 @@ pub fn both_ends<F: Frame>(
         (other.hop, header)
     });
     // Who resets needs no reset (RFC 9293 section 3.10.7.1).
-    let station = station.filter(|_| !it.packet.flags.resets());
-    let to_sender =
-        (station.is_some() && snapshot.interface(interface).is_some()).then_some((back, to_sender));
+    let back = back.filter(|_| !it.packet.flags.resets());
+    let back = back.filter(|hop| snapshot.interface(hop.interface).is_some());
+    let to_sender = back.map(|hop| (hop, to_sender));
     [to_sender, onward].map(|it| it.and_then(|(hop, header)| Some((hop, packet(header)?))))
+}
+
+/// The station that a packet came from, if it can be answered.
+pub fn back<F: Frame>(it: &mut Routed<'_, F>) -> Option<Hop> {
+    let (ethernet, _) = Ethernet::split(it.frame.bytes_mut()).ok()?;
+    let station = Some(ethernet.source()).filter(|mac| mac.is_station());
+    let (interface, address) = (it.ingress, it.packet.flow.source);
+    station.map(|mac| Hop { interface, address, mac: Some(mac) })
 }
 
 /// A whole frame with this segment in it.

@@ -130,12 +130,26 @@ fn distance(from: u32, to: u32) -> i32 {
     to.wrapping_sub(from).cast_signed()
 }
 
+/// How a connection was begun in its server's stead.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// The initial sequence number that the client got.
+    pub ours: u32,
+    /// The client's own.
+    pub theirs: u32,
+    /// How many bytes the client has room for.
+    pub window: u16,
+    /// The most bytes that a segment to the client may carry.
+    pub mss: u16,
+}
+
 /// One connection.
-#[derive(Clone, Copy, Default)]
-struct Entry {
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Entry {
     place: u32,
     to_server: Adjustment,
     to_client: Adjustment,
+    begun: Begun,
 }
 
 impl Entry {
@@ -170,6 +184,30 @@ impl Adjustments {
     pub fn set_initial(&mut self, place: u32, direction: Direction, delta: i32) -> bool {
         let entry = self.find_or_add(place);
         entry.map(|it| *it.direction(direction) = Adjustment::initial(delta)).is_some()
+    }
+
+    /// Remembers how a connection was begun. `false` if there is no room.
+    pub fn begin(&mut self, place: u32, begun: Begun) -> bool {
+        self.find_or_add(place).map(|it| it.begun = begun).is_some()
+    }
+
+    /// How a connection was begun.
+    pub fn begun(&mut self, place: u32) -> Option<Begun> {
+        self.find(place).map(|entry| entry.begun)
+    }
+
+    /// What is known of a connection, for [`Adjustments::put_back`].
+    pub fn entry(&mut self, place: u32) -> Option<Entry> {
+        self.find(place).copied()
+    }
+
+    /// Knows of a connection what was known of it before.
+    pub fn put_back(&mut self, place: u32, entry: Option<Entry>) {
+        match (entry, self.find(place)) {
+            (Some(before), Some(entry)) => *entry = before,
+            (None, Some(_)) => self.remove(place),
+            (_, None) => {}
+        }
     }
 
     /// Notes that text of a direction is replaced. `false` if it must not be: because there is no room, or

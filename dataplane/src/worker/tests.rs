@@ -681,8 +681,16 @@ fn malformed_frames_are_dropped_each_for_its_reason() {
 
 mod changes;
 
+mod families;
+
+mod ftp;
+
 mod hostile;
 
 mod reference;
+
+mod segment;
+
+mod syn_flood;
 
 mod workers;

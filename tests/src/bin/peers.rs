@@ -391,8 +391,8 @@ fn arrival(wire: &Cable, ends: Ends) -> Result<Packet, String> {
         [packet.ethernet.source, packet.ethernet.destination],
         ends.macs,
     )?;
-    expect("its source", packet.source(), Some(ends.source))?;
-    expect("its destination", packet.destination(), Some(ends.destination))?;
+    expect("its source", packet.source(), Some(ends.source.into()))?;
+    expect("its destination", packet.destination(), Some(ends.destination.into()))?;
     match packet.transport {
         Transport::Udp { checksum: 0, .. } => Err("it has lost its checksum".into()),
         _ => Ok(packet),

@@ -27,6 +27,35 @@ fn numbers_of_other_connections_stay_as_they_are() {
 }
 
 #[test]
+fn a_connection_that_was_begun_is_known_until_it_is_forgotten() {
+    let mut table = Adjustments::new(2, [3, 5]);
+    let begun = |ours| Begun { ours, theirs: 2, window: 3, mss: 4 };
+    assert!(table.begin(1, begun(1)) && table.begin(2, begun(2)));
+    assert!(!table.begin(3, begun(3)), "no room");
+    assert_eq!([1, 2, 3].map(|place| table.begun(place)), [Some(begun(1)), Some(begun(2)), None]);
+    assert!(table.set_initial(1, ToClient, 100));
+    assert_eq!(table.sequence(1, ToClient, 7), 107);
+    assert_eq!(table.begun(1), Some(begun(1)));
+    table.remove(1);
+    assert_eq!(table.begun(1), None);
+    assert!(table.begin(3, begun(3)));
+}
+
+#[test]
+fn what_was_kept_of_a_connection_can_be_put_back() {
+    let mut table = longer();
+    let before = table.entry(PLACE);
+    assert!(table.note(PLACE, ToClient, Replaced { at: 1_010, old: 10, new: 15 }));
+    assert_eq!(table.sequence(PLACE, ToClient, 2_000), 2_010);
+    table.put_back(PLACE, before);
+    assert_eq!(table.sequence(PLACE, ToClient, 2_000), 2_005);
+    table.put_back(PLACE, None);
+    assert_eq!(table.sequence(PLACE, ToClient, 2_000), 2_000);
+    table.put_back(8, before);
+    assert_eq!(table.sequence(8, ToClient, 2_000), 2_000, "nothing was known of it");
+}
+
+#[test]
 fn what_comes_after_the_replaced_text_moves() {
     let mut table = longer();
     for (sent, received) in [(900, 900), (1_000, 1_000), (1_010, 1_015), (2_000, 2_005)] {

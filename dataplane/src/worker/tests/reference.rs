@@ -476,7 +476,7 @@ impl<'t> Run<'t> {
         self.steps += 1;
         let mut draw = Draw(bytes);
         let frames = match draw.below(16) {
-            0..=7 => self.from_client(&mut draw),
+            0..=7 => self.of_client(&mut draw),
             8..=10 => self.back(&mut draw),
             11 => self.complaint(&mut draw),
             12 => self.outwards(&mut draw),
@@ -525,7 +525,7 @@ impl<'t> Run<'t> {
     }
 
     /// From wherever its sender is.
-    fn from_sender(&self, ip: Ip) -> Arrival {
+    fn coming(&self, ip: Ip) -> Arrival {
         let wire = model::wire_of(ip.source).unwrap_or(model::OUTSIDE);
         let station = match model::wire_of(ip.source) {
             Some(_) => ip.source,
@@ -535,7 +535,7 @@ impl<'t> Run<'t> {
     }
 
     /// A client's packet for a service, whole, in parts, or with something wrong.
-    fn from_client(&self, draw: &mut Draw<'_>) -> Vec<Arrival> {
+    fn of_client(&self, draw: &mut Draw<'_>) -> Vec<Arrival> {
         let services = &self.model.plan.services;
         let service = &services[draw.below(services.len())];
         let v6 = service.address.is_ipv6();
@@ -551,7 +551,7 @@ impl<'t> Run<'t> {
             (ip.dont_fragment, ip.hops) = (false, 64);
             self.lengthen(&mut ip);
         }
-        let mut arrival = self.from_sender(ip);
+        let mut arrival = self.coming(ip);
         match wrong % 24 {
             15 => arrival.spoilt = true,
             16 => arrival.for_us = false,
@@ -581,7 +581,7 @@ impl<'t> Run<'t> {
     /// The answer to something that was forwarded.
     fn back(&self, draw: &mut Draw<'_>) -> Vec<Arrival> {
         if self.sent.is_empty() {
-            return self.from_client(draw);
+            return self.of_client(draw);
         }
         let sent = &self.sent[self.sent.len() - 1 - draw.below(self.sent.len())];
         let (from, to) = sent.ip.ports();
@@ -593,7 +593,7 @@ impl<'t> Run<'t> {
             Body::Other { protocol, .. } => {
                 Body::Other { protocol: *protocol, payload: vec![1, 2, 3, 4] }
             }
-            Body::Error { .. } => return self.from_client(draw),
+            Body::Error { .. } => return self.of_client(draw),
             _ => self.transport(sent.ip.protocol(), (to, from), draw),
         };
         let (odd, wrong) = (draw.next(), draw.next());
@@ -614,7 +614,7 @@ impl<'t> Run<'t> {
                 it.part == Part::Whole && matches!(it.ip.body, Body::Tcp { .. } | Body::Udp { .. })
             });
             let Some(it) = received.clone().nth(back % received.clone().count().max(1)) else {
-                return self.from_client(draw);
+                return self.of_client(draw);
             };
             let (from, to) = it.ip.ports();
             let quoted = it.ip.between((it.ip.destination, to), (it.ip.source, from));
@@ -631,7 +631,7 @@ impl<'t> Run<'t> {
                     it.part == Part::Whole && !matches!(it.ip.body, Body::Error { .. })
                 });
             let Some(it) = sent.clone().nth(back % sent.clone().count().max(1)) else {
-                return self.from_client(draw);
+                return self.of_client(draw);
             };
             (it.ip.clone(), it.wire, it.to)
         };
@@ -672,7 +672,7 @@ impl<'t> Run<'t> {
             _ => Body::Other { protocol: 47, payload: vec![0; 12] },
         };
         let ip = self.packet(from, to, body, draw.next());
-        vec![self.from_sender(ip)]
+        vec![self.coming(ip)]
     }
 
     /// Packets that are for nobody here, and from nobody who could send them.
@@ -700,7 +700,7 @@ impl<'t> Run<'t> {
             (protocol, _) => self.transport(protocol, (40_000, port), draw),
         };
         let ip = self.packet(source, destination, body, draw.next());
-        vec![self.from_sender(ip)]
+        vec![self.coming(ip)]
     }
 
     fn changed(&mut self, draw: &mut Draw<'_>) -> Plan {

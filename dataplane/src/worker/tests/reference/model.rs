@@ -105,7 +105,7 @@ impl Service {
     pub fn candidates(&self) -> Vec<&Server> {
         let open = |server: &&Server| server.state() == State::Online;
         let mut candidates: Vec<_> = self.servers.iter().filter(open).collect();
-        candidates.sort_by(|a, b| b.weight.cmp(&a.weight));
+        candidates.sort_by_key(|server| std::cmp::Reverse(server.weight));
         candidates
     }
 }
@@ -324,6 +324,7 @@ pub struct Choices<'a> {
     pub identification: Option<u16>,
     pub gue_port: Option<u16>,
     /// By service: the position among its candidates that belongs to a flow, or to an address.
+    #[expect(clippy::type_complexity, reason = "it is said once")]
     pub of_flow: &'a dyn Fn(usize, (IpAddr, u16), (IpAddr, u16), u8) -> Option<usize>,
     pub of_address: &'a dyn Fn(usize, IpAddr) -> Option<usize>,
 }
@@ -435,7 +436,7 @@ impl Model {
         if let Some(service) = self.plan.service_at(ip.destination, protocol, port)
             && !is_echo
         {
-            return self.to_service(arrival, service, choices);
+            return self.for_service(arrival, service, choices);
         }
         if port >= 16_384 && self.plan.is_source(ip.destination) {
             return self.reply(arrival, choices);
@@ -455,7 +456,7 @@ impl Model {
         self.through(arrival, choices)
     }
 
-    fn to_service(
+    fn for_service(
         &mut self,
         arrival: &Arrival,
         service: usize,
@@ -518,7 +519,7 @@ impl Model {
         self.may_come_from(ip.source, arrival.wire)?;
         let ends = ip.protocol() == TCP && flags & (FIN | RST) != 0;
         if ends {
-            let server = self.agreed(service, ip, choices).ok_or(Reason::NoServer)?;
+            let server = self.without_memory(service, ip, choices).ok_or(Reason::NoServer)?;
             if matches!(server.mode, Mode::Snat(_)) {
                 return Err(Reason::NoFlow);
             }
@@ -537,7 +538,7 @@ impl Model {
         }
         for _ in 0..3 {
             let server = if in_mid_flow {
-                self.agreed(service, ip, choices).ok_or(Reason::NoServer)?
+                self.without_memory(service, ip, choices).ok_or(Reason::NoServer)?
             } else {
                 self.chosen(service, ip, choices)?
             };
@@ -616,6 +617,29 @@ impl Model {
         Ok(())
     }
 
+    /// The server for what is decided without memory: the one that the client had, or else the agreed one.
+    fn without_memory(&self, service: usize, ip: &Ip, choices: &Choices<'_>) -> Option<Server> {
+        self.had_before(service, ip).or_else(|| self.agreed(service, ip, choices))
+    }
+
+    /// The server that a client was sent to before, if it may have it again.
+    fn had_before(&self, service: usize, ip: &Ip) -> Option<Server> {
+        let it = &self.plan.services[service];
+        let sticky = it.sticky?;
+        let group = if self.plan.shared_group { usize::MAX } else { service };
+        let key = (group, sticky.network(ip.source));
+        let &(host, _) = self.stays.get(&key).filter(|&&(_, until)| self.now <= until)?;
+        let server = it.servers.iter().find(|server| {
+            server.address == host
+                && match server.state() {
+                    State::Online => self.has_room(server),
+                    State::Drained => sticky.through_drain,
+                    State::Halted => false,
+                }
+        });
+        server.cloned()
+    }
+
     /// The server that every node would choose.
     fn agreed(&self, service: usize, ip: &Ip, choices: &Choices<'_>) -> Option<Server> {
         let it = &self.plan.services[service];
@@ -637,19 +661,8 @@ impl Model {
         let Some(sticky) = it.sticky else { return self.scheduled(service, ip, choices) };
         let group = if self.plan.shared_group { usize::MAX } else { service };
         let key = (group, sticky.network(ip.source));
-        let stays = self.stays.get(&key).filter(|&&(_, until)| self.now <= until);
-        let before = stays.and_then(|&(host, _)| {
-            it.servers.iter().find(|server| {
-                server.address == host
-                    && match server.state() {
-                        State::Online => self.has_room(server),
-                        State::Drained => sticky.through_drain,
-                        State::Halted => false,
-                    }
-            })
-        });
-        let server = match before {
-            Some(server) => server.clone(),
+        let server = match self.had_before(service, ip) {
+            Some(server) => server,
             None => self.scheduled(service, ip, choices)?,
         };
         self.stays.insert(key, (server.address, self.now + sticky.timeout));

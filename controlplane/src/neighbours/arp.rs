@@ -6,7 +6,7 @@ use dataplane::wire::Mac;
 use dataplane::wire::ethernet::ethertype;
 
 /// The shortest Ethernet frame without its check sequence, in bytes: an ARP message is shorter.
-pub const FRAME: usize = 60;
+const FRAME: usize = 60;
 
 /// Ethernet header and message, in bytes.
 const LENGTH: usize = 14 + 28;
@@ -106,8 +106,8 @@ impl Message {
     }
 
     /// The frame that carries it to `destination`.
-    pub fn frame(&self, destination: Mac) -> [u8; FRAME] {
-        let mut frame = [0; FRAME];
+    pub fn frame(&self, destination: Mac) -> Vec<u8> {
+        let mut frame = vec![0; FRAME];
         frame[..6].copy_from_slice(&destination.0);
         frame[6..12].copy_from_slice(&self.sender_mac.0);
         frame[12..14].copy_from_slice(&ethertype::ARP.to_be_bytes());
