@@ -692,6 +692,9 @@ impl<'s> Step<'_, 's> {
         if let Some(towards) = self.announced(packet, frame)? {
             return Ok(towards);
         }
+        if self.snapshot.locals.contains(&flow.destination) {
+            return Err(Reason::NoFlow.into());
+        }
         let server = (flow.source, flow.source_port);
         if let Some(source) = self.snapshot.services.one_packet_reply(server, flow.protocol) {
             let hop = self.snapshot.hop_to(flow.destination).ok_or(Fate::Drop(Reason::NoRoute))?;
@@ -704,9 +707,7 @@ impl<'s> Step<'_, 's> {
             }));
         }
         // A server of ours that opens a connection of its own.
-        if !self.snapshot.locals.contains(&flow.destination)
-            && passes(*packet, self.ingress, self.snapshot)
-        {
+        if passes(*packet, self.ingress, self.snapshot) {
             return self.through(packet, frame);
         }
         Err(Reason::NoFlow.into())

@@ -9,6 +9,8 @@ mod model;
 
 mod packet;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,7 +31,7 @@ use packet::{Body, Ip, TCP, UDP};
 /// Sequences when nobody says otherwise.
 const SEQUENCES: u32 = 5_000;
 /// What a sequence is made of.
-type Numbers = ([u8; 8], [[u8; 24]; 3], Vec<[u8; 8]>);
+type Numbers = ([u8; 8], [[u8; 24]; 3], Vec<[u8; 12]>);
 
 /// The same, in few words.
 #[derive(Clone)]
@@ -183,7 +185,7 @@ fn service(bytes: &[u8; 24], next_slot: &mut u16, plan: &Plan) -> model::Service
         closed,
         servers: Vec::new(),
     };
-    for _ in 0..draw.of(&[1, 2, 3, 3, 0]) {
+    for _ in 0..draw.of(&[1, 2, 3, 3, 2, 3, 3, 2, 3, 1, 2, 0]) {
         let host = draw.next();
         let mode = draw.next();
         let rest = draw.next();
@@ -396,7 +398,8 @@ enum Step {
 }
 
 /// What a sequence has been through.
-struct Run {
+struct Run<'t> {
+    tally: &'t mut Tally,
     worker: TestWorker,
     model: Model,
     published: Snapshot,
@@ -407,21 +410,69 @@ struct Run {
     steps: u16,
 }
 
-const FLAGS: [u8; 12] = [
-    0x02, 0x10, 0x18, 0x11, 0x10, 0x02, 0x04, 0x14, 0x12, // SYN, ACK, PSH, FIN, RST, SYN ACK
-    0x01, 0x03, 0x00, // and what nobody sends
+/// SYN, ACK, PSH, FIN, RST, SYN ACK, and what nobody sends.
+const FLAGS: [u8; 24] = [
+    0x02, 0x10, 0x18, 0x11, 0x10, 0x02, 0x04, 0x14, 0x12, 0x02, 0x10, 0x02, //
+    0x02, 0x10, 0x18, 0x11, 0x10, 0x02, 0x02, 0x02, 0x12, 0x01, 0x03, 0x00,
 ];
 
-impl Run {
-    fn new(plan: Plan) -> Self {
+/// How often what happened, so that nobody takes silence for agreement.
+#[derive(Default)]
+struct Tally {
+    steps: u64,
+    dropped: BTreeMap<&'static str, u64>,
+    sent: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    fn note(&mut self, arrival: &Arrival, outcome: &Outcome) {
+        self.steps += 1;
+        if let Some(reason) = outcome.dropped {
+            *self.dropped.entry(reason.name()).or_default() += 1;
+        }
+        for sent in &outcome.sent {
+            let what = match (&sent.ip.body, &arrival.ip.body) {
+                _ if outcome.dropped.is_some() => "answered",
+                (Body::Other { protocol: 4 | 41, .. }, _) => "ip tunnel",
+                (Body::Udp { ports: (_, 6080), .. }, _) => "gue tunnel",
+                (Body::Error { .. }, Body::Error { .. }) if sent.ip == arrival.ip => "error",
+                (Body::Error { .. }, _) => "error translated",
+                _ if arrival.part != Part::Whole => "fragment",
+                (Body::Echo { .. }, _) => "echo",
+                _ if sent.ip == arrival.ip => "unchanged",
+                _ if sent.ip.ports() == arrival.ip.ports()
+                    && sent.ip.source == arrival.ip.source
+                    && sent.ip.destination == arrival.ip.destination =>
+                {
+                    "aged"
+                }
+                _ if sent.ip.source == arrival.ip.source => "destination translated",
+                _ if sent.ip.destination == arrival.ip.destination => "source translated",
+                _ => "both translated",
+            };
+            *self.sent.entry(what).or_default() += 1;
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} frames", self.steps)?;
+        writeln!(f, "sent: {:?}", self.sent)?;
+        write!(f, "dropped: {:?}", self.dropped)
+    }
+}
+
+impl<'t> Run<'t> {
+    fn new(plan: Plan, tally: &'t mut Tally) -> Self {
         let published = published(&plan, 1);
         let worker = TestWorker::with(published.clone(), 256);
         let model = Model::new(plan, worker.now.nanos() / 1_000_000_000);
         let (received, sent) = (Vec::new(), Vec::new());
-        Self { worker, model, published, received, sent, next_slot: 16, steps: 0 }
+        Self { tally, worker, model, published, received, sent, next_slot: 16, steps: 0 }
     }
 
-    fn step(&mut self, bytes: &[u8; 8]) -> Step {
+    fn step(&mut self, bytes: &[u8; 12]) -> Step {
         self.steps += 1;
         let mut draw = Draw(bytes);
         let frames = match draw.below(16) {
@@ -692,7 +743,7 @@ struct Observed {
     frames: [Vec<Vec<u8>>; 2],
 }
 
-impl Run {
+impl Run<'_> {
     /// Takes a step with both; an error says where they differ.
     fn take(&mut self, step: &Step) -> Result<(), String> {
         match step {
@@ -726,8 +777,10 @@ impl Run {
         let choices = Choices { of_flow: &of_flow, of_address: &of_address, ..choices };
         let outcome = self.model.receives(arrival, &choices);
         self.compare(arrival, &outcome, &observed)?;
+        self.tally.note(arrival, &outcome);
         self.received.push(arrival.clone());
-        if outcome.dropped.is_none() {
+        // A later fragment does not show its ports, so nobody can answer it.
+        if outcome.dropped.is_none() && arrival.part != Part::Later {
             self.sent.extend(outcome.sent);
         }
         Ok(())
@@ -770,11 +823,7 @@ impl Run {
                 true => packet::parted(&bytes, 1_500).to_vec(),
                 false => vec![bytes],
             };
-            for mut packet in packets {
-                if arrival.part != Part::Whole && ip.protocol() == arrival.ip.protocol() {
-                    // Its identification is the sender's, whatever else is new.
-                    packet.truncate(packet.len());
-                }
+            for packet in packets {
                 expected[*wire].push(self.framed(*wire, mac_of(*to), &packet));
             }
         }
@@ -828,15 +877,10 @@ impl Observed {
         });
         let (mut port, mut identification, mut gue_port) = (None, None, None);
         for packet in packets {
-            let (source, protocol, at) = match packet[0] >> 4 {
-                4 => (IpAddr::from(*packet[12..].first_chunk::<4>().unwrap()), packet[9], 20),
-                _ => {
-                    let source = IpAddr::from(*packet[8..].first_chunk::<16>().unwrap());
-                    match packet[6] {
-                        44 => (source, packet[40], 48),
-                        other => (source, other, 40),
-                    }
-                }
+            let (protocol, at) = match (packet[0] >> 4, packet[6]) {
+                (4, _) => (packet[9], 20),
+                (_, 44) => (packet[40], 48),
+                (_, other) => (other, 40),
             };
             let later = match packet[0] >> 4 {
                 4 => u16::from_be_bytes([packet[6], packet[7]]) & 0x1fff != 0,
@@ -845,18 +889,20 @@ impl Observed {
             if packet[0] >> 4 == 4 {
                 identification.get_or_insert(u16::from_be_bytes([packet[4], packet[5]]));
             }
-            let ours = [OUTSIDE, INSIDE]
-                .iter()
-                .any(|wire| model::own(usize::from(wire.0), source) == source);
             let number_at = match (protocol, packet.get(at)) {
                 (6 | 17, _) => at,
                 (1, Some(8)) | (58, Some(128)) => at + 4,
-                // An error that we pass on quotes a packet that came to our port.
-                (1, Some(3 | 11)) if packet[at + 24..at + 28] == packet[12..16] => at + 30,
-                (58, Some(1..=4)) if packet[at + 32..at + 48] == packet[8..24] => at + 50,
+                // An error may quote a packet that came to a port of ours.
+                (1, Some(3 | 11)) => at + 30,
+                (58, Some(1..=4)) => at + 50,
                 _ => continue,
             };
-            if ours && !later {
+            let to_us = match number_at - at {
+                30 => is_own(&packet[at + 24..at + 28]),
+                50 => is_own(&packet[at + 32..at + 48]),
+                _ => is_own(if at == 20 { &packet[12..16] } else { &packet[8..24] }),
+            };
+            if to_us && !later {
                 let number = u16::from_be_bytes([packet[number_at], packet[number_at + 1]]);
                 port.get_or_insert(number);
                 gue_port.get_or_insert(number);
@@ -870,6 +916,16 @@ impl Observed {
             of_address: &|_, _| None,
         }
     }
+}
+
+/// Whether these bytes are an address of ours.
+fn is_own(address: &[u8]) -> bool {
+    let address = match (address.first_chunk::<4>(), address.first_chunk::<16>()) {
+        (_, Some(address)) => IpAddr::from(*address),
+        (Some(address), None) => IpAddr::from(*address),
+        other => panic!("{other:?}"),
+    };
+    [model::OUTSIDE, model::INSIDE].into_iter().any(|wire| model::own(wire, address) == address)
 }
 
 fn frame(arrival: &Arrival) -> Vec<u8> {
@@ -957,11 +1013,11 @@ impl fmt::Display for Hex<'_> {
 }
 
 /// Runs a sequence; an error tells it in full.
-fn run(case: &Case) -> Result<(), String> {
+fn run(case: &Case, tally: &mut Tally) -> Result<(), String> {
     let Case((common, services, steps)) = case;
     let plan = plan(common, services);
     let mut told = format!("{plan:?}\n");
-    let mut run = Run::new(plan);
+    let mut run = Run::new(plan, tally);
     for bytes in steps {
         let step = run.step(bytes);
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.take(&step)));
@@ -989,10 +1045,17 @@ fn the_data_plane_does_what_the_model_does() {
         max_shrink_iters: 20_000,
         ..ProptestConfig::default()
     });
-    let steps = prop::collection::vec(any::<[u8; 8]>(), 5..40);
+    let steps = prop::collection::vec(any::<[u8; 12]>(), 5..40);
     let cases = (any::<[u8; 8]>(), any::<[[u8; 24]; 3]>(), steps).prop_map(Case);
-    let result = runner.run(&cases, |case| run(&case).map_err(TestCaseError::fail));
+    let tally = RefCell::new(Tally::default());
+    let result =
+        runner.run(&cases, |case| run(&case, &mut tally.borrow_mut()).map_err(TestCaseError::fail));
     if let Err(failure) = result {
         panic!("{failure}");
+    }
+    let tally = tally.borrow();
+    eprintln!("{tally}");
+    if sequences() >= SEQUENCES {
+        assert!(tally.sent.len() == 12 && tally.dropped.len() >= 20, "too little happened");
     }
 }

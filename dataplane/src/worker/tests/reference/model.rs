@@ -477,6 +477,10 @@ impl Model {
             let over = begins && flow.progress == Progress::Closing;
             match server {
                 Some(server) if !over && server.state() == State::Halted => {
+                    let mut flow = flow;
+                    if ip.protocol() == TCP && !begins {
+                        self.see_port(&mut flow, choices);
+                    }
                     self.flows.remove(index);
                     if ip.protocol() == TCP && !begins {
                         return Ok(reset(arrival, self.onward(&flow, &server)));
@@ -864,6 +868,9 @@ impl Model {
 
     fn unknown_reply(&mut self, arrival: &Arrival, choices: &Choices<'_>) -> Done<Outcome> {
         let ip = &arrival.ip;
+        if self.plan.is_ours(ip.destination) {
+            return Err(Reason::NoFlow);
+        }
         // A one-packet service's server is known by its address and port.
         for service in &self.plan.services {
             let answers = |server: &Server| {
@@ -881,7 +888,7 @@ impl Model {
                 return Ok(sent(wire, station, onward, arrival.part));
             }
         }
-        if !self.plan.is_ours(ip.destination) && self.passes(arrival) {
+        if self.passes(arrival) {
             return self.through(arrival, choices);
         }
         Err(Reason::NoFlow)
