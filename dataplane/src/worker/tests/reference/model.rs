@@ -1086,7 +1086,10 @@ impl Model {
                 return self.to_owner(arrival, &server, choices);
             };
             let quote = quoted.between(onward.destination, onward.source);
-            let complaint = retold(ip, ip.source, server.address, quote);
+            // A server that knows us alone hears of it from us.
+            let known = onward.source.0 == flow.client.0;
+            let complainer = if known { ip.source } else { onward.source.0 };
+            let complaint = retold(ip, complainer, server.address, quote);
             return Ok(sent(INSIDE, server.address, complaint, Part::Whole));
         }
         // A packet to a server, or to the outside.
