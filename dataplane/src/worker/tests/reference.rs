@@ -5,6 +5,8 @@
 //! A case is an array of small numbers, each read as a choice in which 0 is the plainest, so that what
 //! fails shrinks to a plain case. `SLUICE_SEQUENCES` says how many there are.
 
+mod found;
+
 mod model;
 
 mod packet;
