@@ -28,6 +28,7 @@ sluice_tests::cases! {
     a_pair_comes_before_masquerading,
     rules_are_listed_in_the_order_in_which_they_are_looked_up,
     services_go_on_beside_masquerading,
+    servers_reach_their_own_service_if_it_may_hairpin,
     transit_takes_one_from_the_hops_left,
     a_packet_at_its_last_hop_is_answered_and_tracing_finds_us,
     without_a_gateway_interface_nothing_passes,
@@ -234,6 +235,40 @@ fn services_go_on_beside_masquerading(rig: &mut Rig) {
             let peer = asks_outside(rig, server, outside).expect("an answer");
             assert_eq!(peer.ip(), APPLIANCE);
         }
+    }
+}
+
+/// FWD-10.
+fn servers_reach_their_own_service_if_it_may_hairpin(rig: &mut Rig) {
+    rules(rig, &json!([]));
+    for published in both(TRANSLATED) {
+        let service = nat("web", published, "80").to_all(rig.translated());
+        let ask = |server: &Server| {
+            let to = SocketAddr::new(published, 80);
+            server.namespace.enter(|| {
+                let patience = Duration::from_millis(700);
+                let stream = std::net::TcpStream::connect_timeout(&to, patience).ok()?;
+                stream.set_read_timeout(Some(patience)).ok()?;
+                http::exchange(stream, "GET", "/", &[], b"").ok()
+            })
+        };
+        rig.serve([&service]);
+        assert!(ask(&rig.translated()[0]).is_none(), "servers answer each other straight");
+        rig.serve([&service.with("hairpin", true)]);
+        for server in rig.translated() {
+            let met: BTreeSet<_> = (0..3)
+                .map(|_| {
+                    let answer = ask(server).expect("an answer").json();
+                    let ours = both(GATEWAY)[usize::from(published.is_ipv6())];
+                    assert_eq!(answer["peer"], json!(ours), "or it would answer straight");
+                    answer["server"].to_string()
+                })
+                .collect();
+            assert_eq!(met.len(), 3, "itself as well: {met:?}");
+        }
+        let answers = rig.client().connect(&at(published, 80), 3);
+        let client = rig.client().address_like(published);
+        assert_eq!(answers.peers(), BTreeSet::from([client]), "others are seen as ever");
     }
 }
 

@@ -357,7 +357,6 @@ fn a_value_out_of_its_range_is_refused_by_its_path() {
         ),
         ("dataplane.workers", &[json!([]), json!(vec![1; 65])]),
         ("dataplane.workers[0]", &[json!(1024), json!(-1)]),
-        ("dataplane.workers[1]", &[json!(1)]),
         ("dataplane.polling", &[json!("lazy"), json!("")]),
         ("dataplane.flows", &[json!(0), json!(100_000_001), json!(u64::MAX), json!("1000")]),
         ("dataplane.flows_ipv6", &[json!(0), json!(100_000_001)]),
