@@ -773,7 +773,8 @@ impl Run<'_> {
         let frame = frame(arrival);
         // A frame that is asked about without a tag has lost it to the card.
         let untagged = arrival.tag.is_none() && self.model.plan.vlan.is_some();
-        let told = if self.asks && !untagged { Some(self.told(&frame, arrival.wire)?) } else { None };
+        let told =
+            if self.asks && !untagged { Some(self.told(&frame, arrival.wire)?) } else { None };
         let observed = self.observe(&frame, arrival.wire);
         let choices = observed.choices();
         let services = &self.published.services;
