@@ -1,9 +1,12 @@
 //! The data plane against a model of it: random configurations, random sequences of packets, time and
 //! changes. After each step both must agree on what was dropped and why, on what left, byte for byte, and on
-//! how many flows each server has.
+//! how many flows each server has. In some sequences each packet is also asked about before: what
+//! [`crate::explain`] says must come true, and change nothing.
 //!
 //! A case is an array of small numbers, each read as a choice in which 0 is the plainest, so that what
 //! fails shrinks to a plain case. `SLUICE_SEQUENCES` says how many there are.
+
+mod found;
 
 mod model;
 
@@ -19,7 +22,9 @@ use std::time::Duration;
 use proptest::test_runner::{TestCaseError, TestRunner};
 
 use super::*;
+use crate::explain::Decision;
 use crate::lookup::scheduler::maglev::{Size, Table, digest_of_address, digest_of_flow};
+use crate::punt::Copied;
 use crate::snapshot::{
     Admission, Candidates, Encapsulation, Hop, Host, Limits, Masquerade, NatRules, Options,
     Persistence, Protocol, Server, ServerId, Service, ServiceId, Services, Set, Timeouts,
@@ -400,6 +405,8 @@ enum Step {
 /// What a sequence has been through.
 struct Run<'t> {
     tally: &'t mut Tally,
+    /// Whether every packet is asked about before it comes in.
+    asks: bool,
     worker: TestWorker,
     model: Model,
     published: Snapshot,
@@ -464,12 +471,12 @@ impl fmt::Display for Tally {
 }
 
 impl<'t> Run<'t> {
-    fn new(plan: Plan, tally: &'t mut Tally) -> Self {
+    fn new(plan: Plan, asks: bool, tally: &'t mut Tally) -> Self {
         let published = published(&plan, 1);
         let worker = TestWorker::with(published.clone(), 256);
         let model = Model::new(plan, worker.now.nanos() / 1_000_000_000);
         let (received, sent) = (Vec::new(), Vec::new());
-        Self { tally, worker, model, published, received, sent, next_slot: 16, steps: 0 }
+        Self { tally, asks, worker, model, published, received, sent, next_slot: 16, steps: 0 }
     }
 
     fn step(&mut self, bytes: &[u8; 12]) -> Step {
@@ -763,7 +770,12 @@ impl Run<'_> {
     }
 
     fn receive(&mut self, arrival: &Arrival) -> Result<(), String> {
-        let observed = self.observe(&frame(arrival), arrival.wire);
+        let frame = frame(arrival);
+        // A frame that is asked about without a tag has lost it to the card.
+        let untagged = arrival.tag.is_none() && self.model.plan.vlan.is_some();
+        let told =
+            if self.asks && !untagged { Some(self.told(&frame, arrival.wire)?) } else { None };
+        let observed = self.observe(&frame, arrival.wire);
         let choices = observed.choices();
         let services = &self.published.services;
         let table = |service: usize, digest| {
@@ -777,6 +789,11 @@ impl Run<'_> {
         let choices = Choices { of_flow: &of_flow, of_address: &of_address, ..choices };
         let outcome = self.model.receives(arrival, &choices);
         self.compare(arrival, &outcome, &observed)?;
+        if let Some((dropped, leaving)) = told
+            && (dropped != observed.dropped || leaving != outcome.sent.len())
+        {
+            return Err(format!("was told: dropped {dropped:?}, {leaving} packets leave"));
+        }
         self.tally.note(arrival, &outcome);
         self.received.push(arrival.clone());
         // A later fragment does not show its ports, so nobody can answer it.
@@ -784,6 +801,29 @@ impl Run<'_> {
             self.sent.extend(outcome.sent);
         }
         Ok(())
+    }
+
+    /// What an explanation says before: drops, and how many packets leave. That nothing changes by it the
+    /// model will see.
+    fn told(&mut self, frame: &[u8], wire: usize) -> Result<(Vec<Reason>, usize), String> {
+        let frame =
+            Copied::of(InterfaceId(wire as u8), frame).ok_or("too long to be asked about")?;
+        let control = &mut self.worker.control;
+        control
+            .commands
+            .push(Command::Explain { question: 1, frame })
+            .map_err(|it| it.to_string())?;
+        self.worker.turn();
+        let (mut dropped, mut leaving) = (Vec::new(), 0);
+        while let Ok(event) = self.worker.control.events.pop() {
+            match event {
+                Event::Decided { decision: Decision::Dropped(reason), .. } => dropped.push(reason),
+                Event::Decided { decision: Decision::Leaves { .. }, .. } => leaving += 1,
+                Event::Explained { .. } => return Ok((dropped, leaving)),
+                _ => {}
+            }
+        }
+        Err("no last word".into())
     }
 
     fn observe(&mut self, frame: &[u8], wire: usize) -> Observed {
@@ -1017,7 +1057,8 @@ fn run(case: &Case, tally: &mut Tally) -> Result<(), String> {
     let Case((common, services, steps)) = case;
     let plan = plan(common, services);
     let mut told = format!("{plan:?}\n");
-    let mut run = Run::new(plan, tally);
+    let asks = common[7] % 8 == 7;
+    let mut run = Run::new(plan, asks, tally);
     for bytes in steps {
         let step = run.step(bytes);
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.take(&step)));
