@@ -719,8 +719,10 @@ impl<'s> Step<'_, 's> {
             let Some(there) = self.translation(place, server, Direction::Original) else {
                 return Ok(Towards::Error(ErrorTowards::Server(server)));
             };
+            // A server that knows us alone would not take it from a stranger, nor would routers on the way.
+            let known = there.source.0 == flow.source;
             return Ok(Towards::Error(ErrorTowards::Translated {
-                source: error.source,
+                source: if known { error.source } else { there.source.0 },
                 destination: there.destination.0,
                 quoted_source: there.destination,
                 quoted_destination: there.source,
