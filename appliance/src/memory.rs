@@ -33,6 +33,8 @@ const LISTED: u64 = 48;
 const CLIENT: u64 = 32;
 /// What DPDK itself needs, in megabytes: its tables, rings, and room lost between zones.
 const BESIDES: u64 = 64;
+/// And for each worker: queues, and room lost between its tables.
+const BESIDES_PER_WORKER: u64 = 32;
 
 /// How many packet buffers `config` needs with so many workers.
 pub fn buffers(config: &Config, workers: usize) -> u32 {
@@ -50,7 +52,8 @@ pub fn room(config: &Config) -> u16 {
 fn megabytes(config: &Config, workers: usize) -> u64 {
     let frames = u64::from(buffers(config, workers)) * (u64::from(room(config)) + BUFFER_OVERHEAD);
     let clients = u64::from(config.dataplane.clients) * CLIENT;
-    (frames + flows(config, workers) + clients).div_ceil(1 << 20) + BESIDES
+    let besides = BESIDES + BESIDES_PER_WORKER * workers as u64;
+    (frames + flows(config, workers) + clients).div_ceil(1 << 20) + besides
 }
 
 /// What the flows of all workers take, in bytes.
