@@ -245,7 +245,7 @@ fn tunnels_of_every_kind_carry_the_packet_untouched(rig: &mut Rig) {
                 let filter = format!("tcp and dst {published}");
                 let before = Capture::start(&client.namespace, Client::LEG, &filter);
                 let ours = both(APPLIANCE)[outer];
-                let filter = format!("src {ours} and not icmp6");
+                let filter = format!("(ip or ip6) and src {ours} and not icmp6");
                 let after = Capture::start(&rig.lab.router, "wan", &filter);
 
                 client.connect(&at(published, 80), 6);
