@@ -143,8 +143,8 @@ fn plain_would_do(
 /// To somebody who has too little memory.
 fn what_helps(config: &Config, workers: usize) -> String {
     format!(
-        "{} of the {} MiB are for the {} flows (of IPv6: {}) of each of {workers} workers: lower dataplane.flows and \
-         dataplane.flows_ipv6, or give the machine more memory",
+        "{} of the {} MiB are for the {} flows of dataplane.flows and the {} of dataplane.flows_ipv6, for each worker: \
+         lower these, or give the machine more memory",
         flows(config, workers).div_ceil(1 << 20),
         megabytes(config, workers),
         config.dataplane.flows,
