@@ -39,7 +39,7 @@ fn a_gigabyte_arrives_whole_while_the_configuration_is_swapped_a_thousand_times(
             done.store(true, Ordering::Release);
             (sums, begin.elapsed())
         });
-        // Servers and services come and go, and the one in use moves about among them.
+        // Each is a whole new snapshot: weights change in another service than the one downloaded from.
         while !done.load(Ordering::Acquire) {
             let number = swaps.fetch_add(1, Ordering::Relaxed);
             let server = &rig.direct()[number as usize % 3].name;

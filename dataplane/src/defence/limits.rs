@@ -1,5 +1,5 @@
-//! Shares of what is scarce: new flows for each service and for each client's network, and connections
-//! of a service that are not complete. One worker's own, in memory that never grows.
+//! Shares of what is scarce: new flows for each service and for each client's network. One worker's own,
+//! in memory that never grows.
 //!
 //! A service has a bucket of its own. Networks are without number, so a network has one of many buckets
 //! in each of two rows, wherever a keyed hash puts it, and others may share them. A flow is refused only
@@ -140,47 +140,6 @@ impl Rates {
     }
 }
 
-/// How many connections of each service are not complete.
-pub struct HalfOpen(Box<[u32]>);
-
-impl HalfOpen {
-    /// For services in so many slots.
-    pub fn new(services: usize) -> Self {
-        Self(vec![0; services].into())
-    }
-
-    /// One more.
-    pub fn begin(&mut self, slot: u16) {
-        if let Some(count) = self.0.get_mut(usize::from(slot)) {
-            *count = count.saturating_add(1);
-        }
-    }
-
-    /// One was completed or given up.
-    pub fn end(&mut self, slot: u16) {
-        if let Some(count) = self.0.get_mut(usize::from(slot)) {
-            *count = count.saturating_sub(1);
-        }
-    }
-
-    /// None are left: the slot is another service's.
-    pub fn forget(&mut self, slot: u16) {
-        if let Some(count) = self.0.get_mut(usize::from(slot)) {
-            *count = 0;
-        }
-    }
-
-    /// How many there are.
-    pub fn count(&self, slot: u16) -> u32 {
-        self.0.get(usize::from(slot)).copied().unwrap_or(0)
-    }
-
-    /// Whether there may be no more within this budget; 0 is no limit.
-    pub fn is_exhausted(&self, slot: u16, budget: u32) -> bool {
-        budget > 0 && self.count(slot) >= budget
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -284,22 +243,6 @@ mod tests {
             })
             .count();
         assert!((50..200).contains(&refused), "{refused}");
-    }
-
-    #[test]
-    fn half_open_connections_are_counted_by_service() {
-        let mut half_open = HalfOpen::new(2);
-        half_open.end(0);
-        half_open.begin(0);
-        half_open.begin(0);
-        half_open.begin(7);
-        assert_eq!([0, 1, 7].map(|slot| half_open.count(slot)), [2, 0, 0]);
-        assert!(half_open.is_exhausted(0, 2) && !half_open.is_exhausted(0, 3));
-        assert!(!half_open.is_exhausted(0, 0) && !half_open.is_exhausted(1, 1));
-        half_open.end(0);
-        assert!(!half_open.is_exhausted(0, 2));
-        half_open.forget(0);
-        assert_eq!(half_open.count(0), 0);
     }
 
     proptest! {
