@@ -15,7 +15,7 @@ use dataplane::fragments::Fragments;
 use dataplane::handover::colleagues;
 use dataplane::lookup::Memory as WorkerMemory;
 use dataplane::lookup::flow_table::{Capacity, Directory, FlowTable, Key, WorkerId};
-use dataplane::lookup::load::Loads;
+use dataplane::lookup::load::{Full, Loads};
 use dataplane::lookup::persistence::Persistence;
 use dataplane::lookup::scheduler::Schedules;
 use dataplane::lookup::slab::{Huge, OutOfMemory};
@@ -158,6 +158,7 @@ struct Shared {
     persistence: Arc<Persistence>,
     /// Where there is more than one worker.
     directory: Option<Arc<SharedMap>>,
+    full: Full,
     counters: Vec<Counters>,
 }
 
@@ -176,6 +177,7 @@ impl Shared {
             cookies: Cookies::new(pair()),
             persistence: Arc::new(persistence),
             directory: directory.map(Arc::new),
+            full: Full::default(),
             counters,
         })
     }
@@ -204,7 +206,7 @@ impl Shared {
             schedules: Schedules::default(),
             share: self.persistence.share(worker, workers),
             persistence: Arc::clone(&self.persistence),
-            loads: Loads::new(own, others),
+            loads: Loads::new(own, others, self.full.clone()),
             rates: Rates::new(MAX_SERVICES, NETWORKS, pair()),
             cookies: self.cookies.clone(),
             spreading,

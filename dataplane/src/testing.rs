@@ -19,7 +19,7 @@ use crate::frame::{Burst, Frame, Link};
 use crate::handover::{Colleagues, colleagues};
 use crate::lookup::Memory;
 use crate::lookup::flow_table::{Capacity, Directory, FlowTable, Key, WorkerId};
-use crate::lookup::load::Loads;
+use crate::lookup::load::{Full, Loads};
 use crate::lookup::persistence::Persistence;
 use crate::lookup::scheduler::Schedules;
 use crate::lookup::scheduler::maglev::{Size, Table};
@@ -154,6 +154,7 @@ pub struct Crew {
     flows: usize,
     directory: Arc<SharedMap>,
     persistence: Arc<Persistence>,
+    full: Full,
     counters: Vec<Counters>,
 }
 
@@ -169,6 +170,7 @@ impl Crew {
             persistence: Arc::new(
                 Persistence::new(1_024, [3, 4], &Heap).expect("a small table fits"),
             ),
+            full: Full::default(),
             counters: (0..workers).map(|_| Counters::new()).collect(),
         }
     }
@@ -185,7 +187,7 @@ impl Crew {
             schedules: Schedules::default(),
             share: self.persistence.share(worker, self.workers),
             persistence: Arc::clone(&self.persistence),
-            loads: Loads::new(own, others),
+            loads: Loads::new(own, others, self.full.clone()),
             rates: Rates::new(MAX_SERVICES, 1_024, [5, 6]),
             cookies: Cookies::new([7, 8]),
             spreading: Vec::new(),

@@ -73,7 +73,7 @@ impl Schedules {
                     let weighted = service.scheduler == Scheduler::WeightedLeastConnection;
                     least_connection::choose(candidates, position, weighted, |id| {
                         let server = snapshot.server(id)?;
-                        loads.has_room(server).then(|| loads.connections(id))
+                        loads.seems_to_have_room(server).then(|| loads.connections(id))
                     })
                 }
                 Scheduler::SourceHash | Scheduler::DestinationHash | Scheduler::Maglev => {

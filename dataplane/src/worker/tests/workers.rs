@@ -177,6 +177,71 @@ fn connections_of_all_workers_count_for_the_least_connected_server() {
     team.balance();
 }
 
+/// Four workers and a server that may have ten connections, and new ones again below five.
+fn team_with_a_limit(services: &str) -> (Team, [u8; 6]) {
+    let mut limited = snapshot(services);
+    let mut servers = limited.servers.to_vec();
+    let first = servers[0].as_mut().unwrap();
+    (first.max_connections, first.min_connections) = (10, 5);
+    let mac = mac_of(first.address).0;
+    limited.servers = servers.into();
+    (Team(TestWorker::crew(limited, 1_024, 4)), mac)
+}
+
+#[test]
+fn a_server_never_has_more_than_it_may_however_fast_connections_come_to_all_workers() {
+    // Time stands still: whatever is only looked up now and then is as it was.
+    for options in ["rr", "lc", "wlc", "sticky"] {
+        let services = format!("192.0.2.1:80 dr {options} 10.0.0.7 10.0.0.8");
+        let (mut team, limited) = team_with_a_limit(&services);
+        // One client network where clients return, so that all would go to one server.
+        let of = |number: u16| match options {
+            "sticky" => format!("198.51.100.1:{}", 20_000 + number),
+            _ => client(number),
+        };
+        for number in 0..60 {
+            team.receives(
+                usize::from(number) % 4,
+                OUTSIDE,
+                &tcp(&of(number), "192.0.2.1:80", SYN),
+            );
+        }
+        let sent = team.transmitted_on(INSIDE);
+        let own = sent.iter().filter(|frame| frame[..6] == limited).count();
+        assert_eq!((sent.len(), own), (60, 10), "{options}");
+        team.balance();
+    }
+}
+
+#[test]
+fn what_one_worker_has_seen_full_is_full_to_all_until_it_is_below_its_minimum() {
+    let (mut team, limited) = team_with_a_limit("192.0.2.1:80 dr 10.0.0.7 10.0.0.8");
+    let mut own = Vec::new();
+    let mut connect = |team: &mut Team, worker, numbers: std::ops::Range<u16>| {
+        let mut met = 0;
+        for number in numbers {
+            team.receives(worker, OUTSIDE, &tcp(&client(number), "192.0.2.1:80", SYN));
+            if team.only_frame_on(INSIDE)[..6] == limited {
+                own.push(number);
+                met += 1;
+            }
+        }
+        (met, own.clone())
+    };
+    // All by the first worker; the second hears of it for the first time with six left.
+    let (met, own) = connect(&mut team, 0, 0..30);
+    assert_eq!(met, 10);
+    for (left, expected) in [(6, 0), (4, 6)] {
+        for &number in &own[left..] {
+            team.receives(0, OUTSIDE, &tcp(&client(number), "192.0.2.1:80", FIN | ACK));
+        }
+        team.transmitted_on(INSIDE);
+        let from = 100 * left as u16;
+        assert_eq!(connect(&mut team, 1, from..from + 20).0, expected, "{left} left");
+    }
+    team.balance();
+}
+
 #[test]
 fn clients_return_to_their_server_whichever_worker_hears_them() {
     let mut team = Team::serving("192.0.2.1:80 dr sticky 10.0.0.7 10.0.0.8 10.0.0.9", 3);
