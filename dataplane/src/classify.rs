@@ -5,35 +5,38 @@
 //! One more answer has its place here: the exception port.
 
 use crate::counters::{Counters, Reason};
-use crate::frame::Burst;
-use crate::parse::{Content, Error, Packet, Parsed};
+use crate::frame::{Burst, Frame};
+use crate::parse::{self, Content, Flow, Packet, Parsed};
 use crate::punt::Class;
 use crate::snapshot::{InterfaceId, Protocol, Service, Snapshot};
-use crate::wire::Address;
 
 /// A packet and what it belongs to.
 pub struct Matched<'s, F> {
     /// The frame.
     pub frame: F,
-    /// The interface that it came in on.
-    pub ingress: InterfaceId,
     /// What was read from it; for an error, the packet that it answers.
     pub packet: Packet,
     /// What it belongs to.
     pub belongs: Belongs<'s>,
+    /// The interface that it came in on.
+    pub ingress: InterfaceId,
     /// How many workers have looked at it before.
     pub handed: u8,
 }
 
-impl<F> Matched<'_, F> {
+impl<F: Frame> Matched<'_, F> {
     /// As it was before this step, for another worker.
     pub fn for_another(self) -> Parsed<F> {
-        let Self { frame, ingress, packet, belongs, handed } = self;
+        let Self { mut frame, mut packet, belongs, ingress, handed } = self;
         let content = match belongs {
-            Belongs::Error(error) => Content::Error(error),
-            _ => Content::Flow(packet),
+            Belongs::Error => Content::Error,
+            _ => Content::Flow,
         };
-        Parsed { frame, ingress, content, handed: handed.saturating_add(1) }
+        if let Some(error) = parse::error(&packet, &mut frame).filter(|_| content == Content::Error)
+        {
+            packet.flow = own_flow(&error);
+        }
+        Parsed { frame, packet, content, ingress, handed: handed.saturating_add(1) }
     }
 }
 
@@ -46,26 +49,26 @@ pub enum Belongs<'s> {
     Data,
     /// A packet that comes back to be translated, from a server or to one of our source addresses.
     Reply,
-    /// A packet for the outside address of this station (NAT-02).
-    Inward(Address),
+    /// A packet for the outside address of a station (NAT-02).
+    Inward,
     /// A packet that passes through us, translated or not.
     Through,
     /// An ICMP error about a packet that passed here.
-    Error(Error),
+    Error,
 }
 
 /// Parts a burst into packets to forward and messages for the control plane.
-pub fn services<'s, F>(
+pub fn services<'s, F: Frame>(
     mut parsed: Burst<Parsed<F>>,
     snapshot: &'s Snapshot,
     counters: &Counters,
     mut punt: impl FnMut(InterfaceId, F, Class),
 ) -> Burst<Matched<'s, F>> {
     let mut matched = Burst::new();
-    for Parsed { frame, ingress, content, handed } in parsed.drain(..) {
-        match answer(content, ingress, snapshot) {
-            Answer::Forward(packet, belongs) => {
-                matched.push(Matched { frame, ingress, packet, belongs, handed });
+    for Parsed { mut frame, mut packet, content, ingress, handed } in parsed.drain(..) {
+        match answer(content, &mut packet, &mut frame, ingress, snapshot) {
+            Answer::Forward(belongs) => {
+                matched.push(Matched { frame, packet, belongs, ingress, handed });
             }
             Answer::Punt(class) => punt(ingress, frame, class),
             Answer::Drop(reason) => counters.drop_one(reason),
@@ -77,60 +80,67 @@ pub fn services<'s, F>(
 /// What is to be done with a packet.
 pub enum Answer<'s> {
     /// Look its server up.
-    Forward(Packet, Belongs<'s>),
+    Forward(Belongs<'s>),
     /// Hand it to the control plane.
     Punt(Class),
     /// Drop it.
     Drop(Reason),
 }
 
-/// What is to be done with a packet that came in on `ingress`, by `snapshot`.
+/// What is to be done with a packet that came in on `ingress`, by `snapshot`. An error about a flow of ours is
+/// a packet of that flow from here on.
 #[inline]
-pub fn answer(content: Content, ingress: InterfaceId, snapshot: &Snapshot) -> Answer<'_> {
+pub fn answer<'s>(
+    content: Content,
+    packet: &mut Packet,
+    frame: &mut impl Frame,
+    ingress: InterfaceId,
+    snapshot: &'s Snapshot,
+) -> Answer<'s> {
     match content {
-        Content::Flow(packet) => of_flow(packet, ingress, snapshot),
+        Content::Flow => of_flow(packet, ingress, snapshot),
         Content::Arp => Answer::Punt(Class::Arp),
         Content::Neighbour => Answer::Punt(Class::Neighbour),
-        Content::Error(error) => of_error(error, ingress, snapshot),
-        Content::Icmp { destination } if snapshot.locals.contains(&destination) => {
+        Content::Error => of_error(packet, frame, ingress, snapshot),
+        Content::Icmp if snapshot.locals.contains(&packet.flow.destination) => {
             Answer::Punt(Class::Icmp)
         }
-        Content::Icmp { .. } => Answer::Drop(Reason::NotOurAddress),
-        Content::Other(packet) => passing(packet, ingress, snapshot),
+        Content::Icmp => Answer::Drop(Reason::NotOurAddress),
+        Content::Other => passing(packet, ingress, snapshot),
     }
 }
 
 #[inline]
-fn of_flow(packet: Packet, ingress: InterfaceId, snapshot: &Snapshot) -> Answer<'_> {
+fn of_flow<'s>(packet: &Packet, ingress: InterfaceId, snapshot: &'s Snapshot) -> Answer<'s> {
     let flow = packet.flow;
     let services = &snapshot.services;
     if let Some(service) = services.at(flow.destination, flow.protocol, flow.destination_port) {
-        return Answer::Forward(packet, Belongs::To(service));
+        return Answer::Forward(Belongs::To(service));
     }
     if services.may_come_back_to(flow.destination, flow.destination_port) {
-        return Answer::Forward(packet, Belongs::Reply);
+        return Answer::Forward(Belongs::Reply);
     }
-    if let Some(inside) = snapshot.nat.inside_of(flow.destination) {
-        return Answer::Forward(packet, Belongs::Inward(inside));
+    if snapshot.nat.inside_of(flow.destination).is_some() {
+        return Answer::Forward(Belongs::Inward);
     }
     if snapshot.locals.contains(&flow.destination) {
         return match flow.protocol {
             Protocol::Echo => Answer::Punt(Class::Icmp),
-            Protocol::Tcp if services.have_helpers() => Answer::Forward(packet, Belongs::Data),
+            Protocol::Tcp if services.have_helpers() => Answer::Forward(Belongs::Data),
             _ => Answer::Drop(Reason::NoService),
         };
     }
     if services.may_reply(flow.source) {
-        return Answer::Forward(packet, Belongs::Reply);
+        return Answer::Forward(Belongs::Reply);
     }
     through(packet, ingress, snapshot)
 }
 
 /// A packet for somebody else: where we are a gateway it goes on, translated or not.
 #[inline]
-fn through(packet: Packet, ingress: InterfaceId, snapshot: &Snapshot) -> Answer<'_> {
+fn through<'s>(packet: &Packet, ingress: InterfaceId, snapshot: &'s Snapshot) -> Answer<'s> {
     if passes(packet, ingress, snapshot) {
-        Answer::Forward(packet, Belongs::Through)
+        Answer::Forward(Belongs::Through)
     } else {
         Answer::Drop(Reason::NotOurAddress)
     }
@@ -138,7 +148,7 @@ fn through(packet: Packet, ingress: InterfaceId, snapshot: &Snapshot) -> Answer<
 
 /// Whether we forward packets from where this one comes, or to where it goes.
 #[inline]
-pub fn passes(packet: Packet, ingress: InterfaceId, snapshot: &Snapshot) -> bool {
+pub fn passes(packet: &Packet, ingress: InterfaceId, snapshot: &Snapshot) -> bool {
     let is_gateway = |id| snapshot.interface(id).is_some_and(|interface| interface.gateway);
     is_gateway(ingress)
         || snapshot.nat.concerns(packet.flow.source)
@@ -149,29 +159,18 @@ pub fn passes(packet: Packet, ingress: InterfaceId, snapshot: &Snapshot) -> bool
                 .is_some_and(|to| is_gateway(to.interface)))
 }
 
-fn of_error(error: Error, ingress: InterfaceId, snapshot: &Snapshot) -> Answer<'_> {
-    // The flow that the error is part of runs the other way than the packet it quotes.
-    let packet = Packet {
-        flow: error.quoted.reversed(),
-        flags: Default::default(),
-        answers: false,
-        length: error.length,
-        transport: error.transport,
-        part: Default::default(),
-    };
-    let own = Packet {
-        flow: crate::parse::Flow {
-            protocol: Protocol::Echo,
-            source: error.source,
-            source_port: 0,
-            destination: error.destination,
-            destination_port: 0,
-        },
-        ..packet
+fn of_error<'s>(
+    packet: &mut Packet,
+    frame: &mut impl Frame,
+    ingress: InterfaceId,
+    snapshot: &'s Snapshot,
+) -> Answer<'s> {
+    let Some(error) = parse::error(packet, frame) else {
+        return Answer::Drop(Reason::UnrelatedError);
     };
     let (locals, nat) = (&snapshot.locals, &snapshot.nat);
-    if let Some(inside) = nat.inside_of(error.destination) {
-        return Answer::Forward(own, Belongs::Inward(inside));
+    if nat.inside_of(error.destination).is_some() {
+        return Answer::Forward(Belongs::Inward);
     }
     // Of a station that leaves with our address, the packet that it complains about came to that.
     let is_masqueraded = || {
@@ -186,15 +185,28 @@ fn of_error(error: Error, ingress: InterfaceId, snapshot: &Snapshot) -> Answer<'
         || snapshot.services.may_reply(error.source)
         || is_masqueraded()
     {
-        return Answer::Forward(packet, Belongs::Error(error));
+        // The flow that the error is part of runs the other way than the packet it quotes.
+        packet.flow = error.quoted.reversed();
+        return Answer::Forward(Belongs::Error);
     }
-    through(own, ingress, snapshot)
+    through(packet, ingress, snapshot)
+}
+
+/// The ends of the error itself.
+fn own_flow(error: &parse::Error) -> Flow {
+    Flow {
+        protocol: Protocol::Echo,
+        source: error.source,
+        source_port: 0,
+        destination: error.destination,
+        destination_port: 0,
+    }
 }
 
 /// A packet of a protocol without ports: it can only pass through.
-fn passing(packet: Packet, ingress: InterfaceId, snapshot: &Snapshot) -> Answer<'_> {
-    if let Some(inside) = snapshot.nat.inside_of(packet.flow.destination) {
-        return Answer::Forward(packet, Belongs::Inward(inside));
+fn passing<'s>(packet: &Packet, ingress: InterfaceId, snapshot: &'s Snapshot) -> Answer<'s> {
+    if snapshot.nat.inside_of(packet.flow.destination).is_some() {
+        return Answer::Forward(Belongs::Inward);
     }
     if snapshot.locals.contains(&packet.flow.destination) {
         return Answer::Drop(Reason::NotTcpOrUdp);

@@ -30,7 +30,7 @@ use crate::wire::ipv6::Ipv6;
 use crate::wire::tcp::Tcp;
 use crate::wire::{Address, Mac, Prefix};
 
-pub use decision::{Decision, Owner};
+pub use decision::{Carried, Decision, Owner};
 pub use question::{Described, frame};
 
 /// How many decisions one packet meets at most; what comes after them is not told.
@@ -212,20 +212,23 @@ impl Stage {
         let mut sketch = Sketch(sheet);
         let (ingress, interface) = parse::interface_of(&mut sketch, interface.port, snapshot)?;
         memory.journal.note(|| Decision::Arrived { interface: ingress, vlan: interface.vlan });
-        let content = parse::content(&mut sketch, interface)?;
-        let content = with_ports(content, &mut sketch, fragments, now)?;
-        memory.journal.note(|| Decision::Read(content));
-        let (packet, belongs) = match classify::answer(content, ingress, snapshot) {
-            Answer::Forward(packet, belongs) => (packet, belongs),
+        let mut packet = Packet::NONE;
+        let content = parse::content(&mut sketch, interface, &mut packet)?;
+        find_ports(content, &mut packet, &mut sketch, fragments, now)?;
+        let carried = Carried::of(content, &packet, &mut sketch);
+        memory.journal.note(|| Decision::Read(carried));
+        let answer = classify::answer(content, &mut packet, &mut sketch, ingress, snapshot);
+        let belongs = match answer {
+            Answer::Forward(belongs) => belongs,
             Answer::Drop(reason) => return Err(reason),
             Answer::Punt(class) => {
                 memory.journal.note(|| Decision::Punted(class));
                 return Ok(());
             }
         };
-        memory.journal.note(|| Decision::Belongs(Owner::of(&belongs)));
+        memory.journal.note(|| Decision::Belongs(Owner::of(&belongs, &packet, snapshot)));
         let before = Seen::of(&mut sketch, &packet);
-        let matched = Matched { frame: sketch, ingress, packet, belongs, handed: 0 };
+        let matched = Matched { frame: sketch, packet, belongs, ingress, handed: 0 };
         let routed = looked_up(matched, snapshot, memory, now, counters);
         let Some(it) = routed.first() else { return Ok(()) };
         let towards = it.towards;
@@ -252,18 +255,20 @@ impl Stage {
 }
 
 /// Gives a fragment its ports, and remembers nothing of it.
-fn with_ports(
+fn find_ports(
     content: Content,
+    packet: &mut Packet,
     sketch: &mut Sketch<'_>,
     fragments: &mut Fragments,
     now: Moment,
-) -> Result<Content, Reason> {
-    let Content::Flow(packet) = content else { return Ok(content) };
-    if packet.part == Part::Whole {
-        return Ok(content);
+) -> Result<(), Reason> {
+    if content != Content::Flow || packet.part == Part::Whole {
+        return Ok(());
     }
-    let (datagram, _) = parse::part(&packet, sketch)?;
-    fragments.rehearse(&datagram, |fragments| parse::with_ports(content, sketch, fragments, now))
+    let (datagram, _) = parse::part(packet, sketch)?;
+    fragments.rehearse(&datagram, |fragments| {
+        parse::find_ports(content, packet, sketch, fragments, now)
+    })
 }
 
 /// Looks the packet's server up; what that takes of schedules and rates is put back.
@@ -440,12 +445,12 @@ fn note_changes(before: &Seen, after: &Seen, towards: &Towards<'_>, journal: &mu
 
 /// Notes how a frame would leave.
 fn note_way_out(
-    outbound: &Outbound<Sketch<'_>>,
+    outbound: &Outbound<'_, Sketch<'_>>,
     before: &Seen,
     snapshot: &Snapshot,
     journal: &mut Journal,
 ) {
-    let hop = outbound.hop;
+    let hop = *outbound.hop;
     let Some(Interface { mac, mtu, vlan, .. }) = snapshot.interface(hop.interface) else {
         return journal.note(|| Decision::Dropped(Reason::NoInterface));
     };

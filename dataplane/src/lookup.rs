@@ -22,8 +22,6 @@ mod through;
 
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
-
 use crate::classify::{Belongs, Matched, passes};
 use crate::counters::{Counters, Reason};
 use crate::defence::cookie::Cookies;
@@ -31,7 +29,7 @@ use crate::defence::limits::{Limit, Rates};
 use crate::explain::{Decision, Journal};
 use crate::frame::{BURST, Burst, Frame};
 use crate::moment::Moment;
-use crate::parse::{Error, Packet, ip_packet};
+use crate::parse::{self, Packet, ip_packet};
 use crate::punt::FlowState;
 use crate::snapshot::{
     Admission, Hop, InterfaceId, Limits, Mode, Protocol, Scheduler, Server, ServerId, Service,
@@ -41,7 +39,7 @@ use crate::toeplitz::Spreading;
 use crate::wire::{Address, Prefix, checksum};
 use challenge::Entrance;
 use flow_table::mark;
-use flow_table::{Direction, FlowTable, NewFlow, Place, Refused, WorkerId};
+use flow_table::{Direction, FlowTable, Hint, NewFlow, Place, Refused, WorkerId};
 use load::Loads;
 use persistence::{Persistence, Remembered, Share};
 use scheduler::Schedules;
@@ -50,16 +48,20 @@ use scheduler::Schedules;
 pub struct Routed<'s, F> {
     /// The frame.
     pub frame: F,
-    /// The interface that it came in on.
-    pub ingress: InterfaceId,
     /// What was read from it.
     pub packet: Packet,
     /// Where it goes.
     pub towards: Towards<'s>,
+    /// The interface that it came in on.
+    pub ingress: InterfaceId,
 }
 
 /// Where a packet goes.
+///
+/// The tag has a place of its own, in front: one in the gaps of the largest variant makes compilers copy
+/// all around it, and processors wait for the pieces.
 #[derive(Clone, Copy)]
+#[repr(u8)]
 pub enum Towards<'s> {
     /// To a real server that has the virtual address too (DR, TUN).
     Server(&'s Server),
@@ -189,28 +191,35 @@ pub fn servers<'s, F: Frame>(
     counters: &Counters,
     mut hand_over: impl FnMut(WorkerId, Matched<'s, F>),
 ) -> Burst<Routed<'s, F>> {
-    let hashes: ArrayVec<u64, BURST> =
-        matched.iter().map(|it| memory.flows.hash(&it.packet.flow)).collect();
-    for (it, &hash) in matched.iter().zip(&hashes) {
-        memory.flows.prefetch_bucket(hash, &it.packet.flow);
+    let mut hashes = [0; BURST];
+    for (it, hash) in matched.iter().zip(&mut hashes) {
+        *hash = memory.flows.hash(&it.packet.flow);
+        memory.flows.prefetch_bucket(*hash, &it.packet.flow);
     }
-    for (it, &hash) in matched.iter().zip(&hashes) {
+    let mut hints = [Hint::NONE; BURST];
+    for ((it, &hash), hint) in matched.iter().zip(&hashes).zip(&mut hints) {
+        *hint = memory.flows.prefetch_entry(hash, &it.packet.flow);
         // Few flows lie in their other bucket, so those few wait.
-        if memory.flows.prefetch_entry(hash, &it.packet.flow) {
-            memory.flows.prefetch_spilled(hash, &it.packet.flow);
+        if *hint == Hint::SPILLED {
+            *hint = memory.flows.prefetch_spilled(hash, &it.packet.flow);
         }
     }
     let mut routed = Burst::new();
-    for (mut it, hash) in matched.drain(..).zip(hashes) {
-        let (ingress, handed) = (it.ingress, it.handed);
-        let mut step = Step { memory, snapshot, now, counters, ingress, handed, hash };
-        match step.fate(&it.packet, it.belongs, &mut it.frame) {
-            Ok(towards) => {
-                let Matched { frame, ingress, packet, .. } = it;
-                routed.push(Routed { frame, ingress, packet, towards });
+    for ((it, &hash), &hint) in matched.drain(..).zip(&hashes).zip(&hints) {
+        let Matched { frame, packet, belongs, ingress, handed } = it;
+        let mut step = Step { memory, snapshot, now, counters, ingress, handed, hash, hint };
+        // Decided where it stays, for the reason given in `parse`.
+        routed.push(Routed { frame, packet, towards: Towards::Unreachable, ingress });
+        let decided = routed.last_mut().map(|it| step.decide(belongs, it));
+        let Some(Err(fate)) = decided else { continue };
+        let undone = routed.pop();
+        match fate {
+            Fate::Drop(reason) => counters.drop_one(reason),
+            Fate::HandOver(worker) => {
+                if let Some(Routed { frame, packet, .. }) = undone {
+                    hand_over(worker, Matched { frame, packet, belongs, ingress, handed });
+                }
             }
-            Err(Fate::Drop(reason)) => counters.drop_one(reason),
-            Err(Fate::HandOver(worker)) => hand_over(worker, it),
         }
     }
     routed
@@ -230,54 +239,83 @@ struct Step<'m, 's> {
     handed: u8,
     /// Of the packet's flow.
     hash: u64,
+    /// Where the flow probably is.
+    hint: Hint,
 }
 
 impl<'s> Step<'_, 's> {
+    /// Decides where a packet goes.
     #[inline]
-    fn fate(
+    fn decide<F: Frame>(
         &mut self,
-        packet: &Packet,
         belongs: Belongs<'s>,
-        frame: &mut impl Frame,
+        it: &mut Routed<'s, F>,
+    ) -> Result<(), Fate> {
+        let known = match belongs {
+            Belongs::To(service) => self.for_service(service, it)?,
+            Belongs::Reply => self.reply(it)?,
+            _ => false,
+        };
+        if !known {
+            it.towards = self.unknown(belongs, &it.packet, &mut it.frame)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn find(&self, flow: &crate::parse::Flow, direction: Direction) -> Option<Place> {
+        self.memory.flows.find_near(self.hint, self.hash, flow, direction)
+    }
+
+    /// Where a packet goes whose flow this worker does not know, or that has none.
+    #[inline(never)]
+    fn unknown<F: Frame>(
+        &mut self,
+        belongs: Belongs<'s>,
+        packet: &Packet,
+        frame: &mut F,
     ) -> Result<Towards<'s>, Fate> {
         match belongs {
-            Belongs::To(service) => self.for_service(service, packet, frame),
-            Belongs::Reply => self.reply(packet, frame),
+            Belongs::To(service) => match self.memory.flows.elsewhere(self.hash) {
+                Some(worker) => Err(Fate::HandOver(worker)),
+                None => self.new_flow(service, packet, frame),
+            },
+            Belongs::Reply => self.reply_unknown(packet, frame),
             Belongs::Data => self.data(packet, frame),
-            Belongs::Inward(inside) => self.inward(packet, inside),
+            Belongs::Inward => self.inward(packet),
             Belongs::Through => self.through(packet, frame),
-            Belongs::Error(error) => self.error(packet, error),
+            Belongs::Error => self.error(packet, frame),
         }
     }
 
-    /// A client's packet for a service.
+    /// A client's packet for a service; `false` if its flow is not known here.
     #[inline]
-    fn for_service(
+    fn for_service<F: Frame>(
         &mut self,
         service: &'s Service,
-        packet: &Packet,
-        frame: &mut impl Frame,
-    ) -> Result<Towards<'s>, Fate> {
-        let known = self.memory.flows.find(self.hash, &packet.flow, Direction::Original);
-        if let Some(place) = known {
-            let towards = if self.memory.flows.state(place).has(mark::PROXIED) {
-                self.known_proxied(place, service, packet, frame)?
-            } else {
-                self.known(place, service, packet)
-            };
-            if let Some(towards) = towards {
-                return Ok(towards);
-            }
+        it: &mut Routed<'s, F>,
+    ) -> Result<bool, Fate> {
+        let known = self.find(&it.packet.flow, Direction::Original);
+        let Some(place) = known else { return Ok(false) };
+        if self.memory.flows.state(place).has(mark::PROXIED) {
+            let towards = self.known_proxied(place, service, &it.packet, &mut it.frame)?;
+            return Ok(towards.is_some_and(|towards| {
+                it.towards = towards;
+                true
+            }));
         }
-        if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
-            return Err(Fate::HandOver(worker));
-        }
-        self.new_flow(service, packet, frame)
+        Ok(self.known(place, service, &it.packet, &mut it.towards))
     }
 
-    /// Where the flow at `place` goes; `None`, and the flow has ended, if it may not go on.
+    /// Says where the flow at `place` goes; `false`, and the flow has ended, if it may not go on.
     #[inline]
-    fn known(&mut self, place: Place, service: &Service, packet: &Packet) -> Option<Towards<'s>> {
+    fn known(
+        &mut self,
+        place: Place,
+        service: &Service,
+        packet: &Packet,
+        towards: &mut Towards<'s>,
+    ) -> bool {
         let flows = &mut self.memory.flows;
         let state = flows.state(place);
         let opens_again = packet.flags.opens() && state.state() == Some(FlowState::Closing);
@@ -286,18 +324,19 @@ impl<'s> Step<'_, 's> {
         let Some(server) = server.filter(|_| !opens_again) else {
             self.memory.journal.note(|| Decision::FlowEnds { server: id, opens_again });
             flows.end(place, self.counters);
-            return None;
+            return false;
         };
         self.memory.journal.note(|| Decision::KnownFlow { server: id, state: progress });
         if server.admission == Admission::Halted {
             let reset = packet.flow.protocol == Protocol::Tcp && !packet.flags.opens();
-            let other_end = self.translation(place, server, Direction::Original);
+            *towards = Towards::Reset(self.translation(place, server, Direction::Original));
             self.memory.flows.end(place, self.counters);
-            return reset.then_some(Towards::Reset(other_end));
+            return reset;
         }
         flows.note(place, packet, Direction::Original, &service.timeouts, self.now, self.counters);
         count(server.id, packet, self.counters);
-        Some(self.towards(place, server))
+        *towards = self.towards(place, server);
+        true
     }
 
     /// The way to a flow's server.
@@ -619,11 +658,12 @@ impl<'s> Step<'_, 's> {
     }
 
     /// A packet that comes back from a server, or from somebody whom a server of ours talks to.
+    /// `false` if its flow is not known here.
     #[inline]
-    fn reply(&mut self, packet: &Packet, frame: &mut impl Frame) -> Result<Towards<'s>, Fate> {
-        let flow = packet.flow;
-        let found = self.memory.flows.find(self.hash, &flow, Direction::Reply);
-        let Some(place) = found else { return self.reply_unknown(packet, frame) };
+    fn reply<F: Frame>(&mut self, it: &mut Routed<'s, F>) -> Result<bool, Fate> {
+        let packet = &it.packet;
+        let found = self.find(&packet.flow, Direction::Reply);
+        let Some(place) = found else { return Ok(false) };
         let state = *self.memory.flows.state(place);
         let (id, progress) = (state.server(), state.state());
         self.memory.journal.note(|| Decision::KnownFlow { server: id, state: progress });
@@ -637,10 +677,12 @@ impl<'s> Step<'_, 's> {
                 return Err(Reason::SpoofedSource.into());
             }
             if server.admission == Admission::Halted {
-                return self.reset_reply(place, packet, original);
+                it.towards = self.reset_reply(place, packet, original)?;
+                return Ok(true);
             }
             if state.has(mark::PROXIED) {
-                return self.answered(place, packet, frame);
+                it.towards = self.answered(place, packet, &mut it.frame)?;
+                return Ok(true);
             }
             let block = self.counters.server(server.id);
             block.reply_packets.add(1);
@@ -651,13 +693,14 @@ impl<'s> Step<'_, 's> {
         let hop = self.snapshot.hop_to(original.source).ok_or(Fate::Drop(Reason::NoRoute))?;
         let Self { memory, now, counters, .. } = self;
         memory.flows.note(place, packet, Direction::Reply, &timeouts, *now, counters);
-        Ok(Towards::Translated(Translation {
+        it.towards = Towards::Translated(Translation {
             source: (original.destination, original.destination_port),
             destination: (original.source, original.source_port),
             hop,
             flow: Some((place, Direction::Reply)),
             ages: state.server() == ServerId::NONE,
-        }))
+        });
+        Ok(true)
     }
 
     fn reset_reply(
@@ -707,15 +750,20 @@ impl<'s> Step<'_, 's> {
             }));
         }
         // A server of ours that opens a connection of its own.
-        if passes(*packet, self.ingress, self.snapshot) {
+        if passes(packet, self.ingress, self.snapshot) {
             return self.through(packet, frame);
         }
         Err(Reason::NoFlow.into())
     }
 
     /// An ICMP error: to the end of the flow that sent the quoted packet.
-    fn error(&mut self, packet: &Packet, error: Error) -> Result<Towards<'s>, Fate> {
+    fn error(
+        &mut self,
+        packet: &Packet,
+        frame: &mut impl Frame,
+    ) -> Result<Towards<'s>, Fate> {
         let flow = packet.flow;
+        let error = parse::error(packet, frame).ok_or(Fate::Drop(Reason::UnrelatedError))?;
         let flows = &mut self.memory.flows;
         if let Some(place) = flows.find(self.hash, &flow, Direction::Original) {
             let (server, state) = (flows.state(place).server(), flows.state(place).state());

@@ -17,10 +17,13 @@ use crate::wire::{Address, Family, Malformed, icmp, protocol};
 pub struct Parsed<F> {
     /// The frame, without a VLAN tag.
     pub frame: F,
-    /// The interface that it came in on.
-    pub ingress: InterfaceId,
+    /// What was read from it: of ARP and neighbour discovery nothing, and where there are no ports the two
+    /// ends alone.
+    pub packet: Packet,
     /// What it carries.
     pub content: Content,
+    /// The interface that it came in on.
+    pub ingress: InterfaceId,
     /// How many workers have looked at it before.
     pub handed: u8,
 }
@@ -33,16 +36,13 @@ pub enum Content {
     /// A message of neighbour discovery, unread.
     Neighbour,
     /// An ICMP message that is neither an echo nor an error.
-    Icmp {
-        /// Whom it is for.
-        destination: Address,
-    },
-    /// An ICMP error about a packet of a flow.
-    Error(Error),
+    Icmp,
+    /// An ICMP error about a packet of a flow; [`error`] reads it.
+    Error,
     /// A packet of a flow.
-    Flow(Packet),
+    Flow,
     /// A packet of some other protocol, which can be passed on at most.
-    Other(Packet),
+    Other,
 }
 
 /// What forwarding needs to know of a packet.
@@ -60,6 +60,24 @@ pub struct Packet {
     pub transport: u16,
     /// Whether it is a part of a packet.
     pub part: Part,
+}
+
+impl Packet {
+    /// Where there is none.
+    pub(crate) const NONE: Self = Self {
+        flow: Flow {
+            protocol: Protocol::Echo,
+            source: Address::from_bits(0),
+            source_port: 0,
+            destination: Address::from_bits(0),
+            destination_port: 0,
+        },
+        flags: tcp::Flags(0),
+        answers: false,
+        length: 0,
+        transport: 0,
+        part: Part::Whole,
+    };
 }
 
 /// Whether a packet is a part of another.
@@ -112,10 +130,6 @@ pub struct Error {
     pub destination: Address,
     /// The flow of the quoted packet.
     pub quoted: Flow,
-    /// Length of the IP packet with its header, in bytes.
-    pub length: u16,
-    /// Where the message begins, in bytes behind the beginning of the IP header.
-    pub transport: u16,
 }
 
 /// Reads every frame of a burst that came in at `port`.
@@ -127,28 +141,59 @@ pub fn flows<F: Frame>(
     now: Moment,
     counters: &Counters,
 ) -> Burst<Parsed<F>> {
-    let mut parsed = Burst::new();
     for frame in &frames {
         frame.prefetch();
     }
-    for mut frame in frames.drain(..) {
-        let read = interface_of(&mut frame, port, snapshot).and_then(|(ingress, interface)| {
-            let content = content(&mut frame, interface)?;
-            Ok((ingress, with_ports(content, &mut frame, memory, now)?))
+    let untagged = door(port, None, snapshot);
+    let mut parsed = Burst::new();
+    for frame in frames.drain(..) {
+        // Filled in where it stays: what was written a moment ago in small pieces and is then copied in large
+        // ones makes the processor wait for the former.
+        parsed.push(Parsed {
+            frame,
+            packet: Packet::NONE,
+            content: Content::Other,
+            ingress: InterfaceId(0),
+            handed: 0,
         });
-        match read {
-            Ok((ingress, content)) => parsed.push(Parsed { frame, ingress, content, handed: 0 }),
-            Err(reason) => counters.drop_one(reason),
+        let read = parsed.last_mut().map(|it| {
+            let (ingress, interface) = match untagged {
+                Some(door) if !has_tag(&it.frame) => door,
+                _ => interface_of(&mut it.frame, port, snapshot)?,
+            };
+            it.ingress = ingress;
+            it.content = content(&mut it.frame, interface, &mut it.packet)?;
+            find_ports(it.content, &mut it.packet, &mut it.frame, memory, now)
+        });
+        if let Some(Err(reason)) = read {
+            parsed.pop();
+            counters.drop_one(reason);
         }
     }
     parsed
+}
+
+/// Whether a frame belongs to a VLAN, by the card's word or its own.
+#[inline]
+fn has_tag<F: Frame>(frame: &F) -> bool {
+    frame.stripped_tag().is_some() || Tag::of(frame.bytes()).is_some()
+}
+
+/// The interface that frames with this VLAN tag arrive on at a device.
+#[inline]
+fn door(
+    port: PortId,
+    vlan: Option<u16>,
+    snapshot: &Snapshot,
+) -> Option<(InterfaceId, &Interface)> {
+    let id = snapshot.interface_at(port, vlan)?;
+    Some((id, snapshot.interface(id)?))
 }
 
 /// The interface that `frame` came in on at `port`; its VLAN tag is taken off.
 ///
 /// # Errors
 /// [`Reason::Vlan`] or [`Reason::NoInterface`].
-#[inline]
 pub fn interface_of<'s, F: Frame>(
     frame: &mut F,
     port: PortId,
@@ -165,16 +210,20 @@ pub fn interface_of<'s, F: Frame>(
     // Number 0 says that the frame belongs to no VLAN and only has a priority (IEEE 802.1Q section 9.6).
     let vlan = tag.map(Tag::identifier).filter(|&number| number != 0);
     let missing = if vlan.is_some() { Reason::Vlan } else { Reason::NoInterface };
-    let id = snapshot.interface_at(port, vlan).ok_or(missing)?;
-    Ok((id, snapshot.interface(id).ok_or(missing)?))
+    door(port, vlan, snapshot).ok_or(missing)
 }
 
-/// What `frame`, which came in on `interface` and has no tag, carries. A later fragment has no ports yet.
+/// What `frame`, which came in on `interface` and has no tag, carries; `packet` becomes what was read from it. A
+/// later fragment has no ports yet.
 ///
 /// # Errors
 /// The reason why it is to be dropped.
 #[inline]
-pub fn content<F: Frame>(frame: &mut F, interface: &Interface) -> Result<Content, Reason> {
+pub fn content<F: Frame>(
+    frame: &mut F,
+    interface: &Interface,
+    packet: &mut Packet,
+) -> Result<Content, Reason> {
     if !frame.is_in_one_piece()
         || frame.bytes().len() > ethernet::HEADER + usize::from(interface.mtu)
     {
@@ -184,8 +233,8 @@ pub fn content<F: Frame>(frame: &mut F, interface: &Interface) -> Result<Content
     let (destination, ethertype) = (ethernet.destination(), ethernet.ethertype());
     let is_ours = destination == interface.mac;
     match ethertype {
-        ethertype::IPV4 if is_ours => ipv4(payload),
-        ethertype::IPV6 if is_ours || destination.is_group() => match ipv6(payload)? {
+        ethertype::IPV4 if is_ours => ipv4(payload, packet),
+        ethertype::IPV6 if is_ours || destination.is_group() => match ipv6(payload, packet)? {
             Content::Neighbour => Ok(Content::Neighbour),
             content if is_ours => Ok(content),
             _ => Err(Reason::NotOurMac),
@@ -198,7 +247,7 @@ pub fn content<F: Frame>(frame: &mut F, interface: &Interface) -> Result<Content
 }
 
 #[inline]
-fn ipv4(bytes: &mut [u8]) -> Result<Content, Reason> {
+fn ipv4(bytes: &mut [u8], packet: &mut Packet) -> Result<Content, Reason> {
     let (ip, payload) = Ipv4::split(bytes)?;
     if !ip.checksum_is_right() {
         return Err(Reason::BadChecksum);
@@ -213,26 +262,30 @@ fn ipv4(bytes: &mut [u8]) -> Result<Content, Reason> {
     if ip.length() > ipv4::HEADER && ip.source_routed() {
         return Err(Reason::SourceRouted);
     }
-    let part = match ip.fragment() {
+    packet.flow.source = source.into();
+    packet.flow.destination = destination.into();
+    packet.length = ip.total_length();
+    packet.transport = ip.length() as u16;
+    if ip.is_fragment() {
+        packet.part = part_of(ip.fragment());
+    }
+    match ip.protocol() {
+        protocol::ICMP => icmp_message(Family::V4, payload, packet),
+        other => transport(other, payload, packet),
+    }
+}
+
+#[cold]
+fn part_of(fragment: Option<ipv4::Fragment>) -> Part {
+    match fragment {
         None => Part::Whole,
         Some(fragment) if fragment.offset == 0 => Part::First,
         Some(_) => Part::Later,
-    };
-    let about = About {
-        source: source.into(),
-        destination: destination.into(),
-        length: ip.total_length(),
-        transport: ip.length() as u16,
-        part,
-    };
-    match ip.protocol() {
-        protocol::ICMP => icmp_message(&icmp::Message::read(Family::V4, payload)?, about),
-        other => transport(other, payload, about),
     }
 }
 
 #[inline]
-fn ipv6(bytes: &mut [u8]) -> Result<Content, Reason> {
+fn ipv6(bytes: &mut [u8], packet: &mut Packet) -> Result<Content, Reason> {
     let (ip, payload) = Ipv6::split(bytes)?;
     let (source, destination) = (ip.source(), ip.destination());
     let extensions = ip.extensions(payload)?;
@@ -259,110 +312,93 @@ fn ipv6(bytes: &mut [u8]) -> Result<Content, Reason> {
     if extensions.source_routed {
         return Err(Reason::SourceRouted);
     }
-    let about = About {
-        source,
-        destination,
-        length: ip.total_length(),
-        transport: (ipv6::HEADER + extensions.at) as u16,
-        part,
-    };
+    packet.flow.source = source;
+    packet.flow.destination = destination;
+    packet.length = ip.total_length();
+    packet.transport = (ipv6::HEADER + extensions.at) as u16;
+    packet.part = part;
     match extensions.protocol {
-        protocol::ICMPV6 => icmp_message(&icmp::Message::read(Family::V6, payload)?, about),
-        other => transport(other, payload, about),
+        protocol::ICMPV6 => icmp_message(Family::V6, payload, packet),
+        other => transport(other, payload, packet),
     }
 }
 
-/// What the IP header says.
-#[derive(Clone, Copy)]
-struct About {
-    source: Address,
-    destination: Address,
-    length: u16,
-    transport: u16,
-    part: Part,
-}
-
-impl About {
-    #[inline]
-    fn packet(self, protocol: Protocol, ports: (u16, u16), flags: tcp::Flags) -> Packet {
-        Packet {
-            flow: Flow {
-                protocol,
-                source: self.source,
-                source_port: ports.0,
-                destination: self.destination,
-                destination_port: ports.1,
-            },
-            flags,
-            answers: false,
-            length: self.length,
-            transport: self.transport,
-            part: self.part,
-        }
-    }
-}
-
+/// Reads what is behind the IP header.
 #[inline]
-fn transport(number: u8, payload: &mut [u8], about: About) -> Result<Content, Reason> {
-    let none = tcp::Flags::default();
-    let later = about.part == Part::Later;
-    match number {
-        protocol::TCP if later => Ok(Content::Flow(about.packet(Protocol::Tcp, (0, 0), none))),
-        protocol::UDP if later => Ok(Content::Flow(about.packet(Protocol::Udp, (0, 0), none))),
-        protocol::TCP => {
+fn transport(number: u8, payload: &mut [u8], packet: &mut Packet) -> Result<Content, Reason> {
+    let (protocol, (source, destination)) = match (number, packet.part) {
+        (protocol::TCP, Part::Whole | Part::First) => {
             let tcp = Tcp::split(payload)?;
-            let flags = tcp.flags();
-            if flags.is_impossible() {
+            packet.flags = tcp.flags();
+            if packet.flags.is_impossible() {
                 return Err(Reason::BadFlags);
             }
-            let ports = (tcp.source(), tcp.destination());
-            Ok(Content::Flow(about.packet(Protocol::Tcp, ports, flags)))
+            (Protocol::Tcp, (tcp.source(), tcp.destination()))
         }
-        protocol::UDP if about.part == Part::First => {
-            // The length counts all parts, so only the ports are looked at.
-            let ports = payload.first_chunk::<4>().ok_or(Reason::Truncated)?;
-            let [a, b, c, d] = *ports;
-            let ports = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-            Ok(Content::Flow(about.packet(Protocol::Udp, ports, none)))
-        }
-        protocol::UDP => {
+        (protocol::UDP, Part::Whole) => {
             let udp = Udp::split(payload)?;
-            let ports = (udp.source(), udp.destination());
-            Ok(Content::Flow(about.packet(Protocol::Udp, ports, none)))
+            (Protocol::Udp, (udp.source(), udp.destination()))
         }
-        _ => Ok(Content::Other(about.packet(Protocol::Echo, (0, 0), none))),
-    }
+        (protocol::UDP, Part::First) => {
+            // The length counts all parts, so only the ports are looked at.
+            let &[a, b, c, d] = payload.first_chunk::<4>().ok_or(Reason::Truncated)?;
+            (Protocol::Udp, (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+        }
+        (protocol::TCP, Part::Later) => (Protocol::Tcp, (0, 0)),
+        (protocol::UDP, Part::Later) => (Protocol::Udp, (0, 0)),
+        _ => return Ok(Content::Other),
+    };
+    packet.flow.protocol = protocol;
+    packet.flow.source_port = source;
+    packet.flow.destination_port = destination;
+    Ok(Content::Flow)
 }
 
-#[inline]
-fn icmp_message(message: &icmp::Message<'_>, about: About) -> Result<Content, Reason> {
-    let none = tcp::Flags::default();
-    if about.part != Part::Whole {
+fn icmp_message(
+    family: Family,
+    payload: &mut [u8],
+    packet: &mut Packet,
+) -> Result<Content, Reason> {
+    let message = icmp::Message::read(family, payload)?;
+    if packet.part != Part::Whole {
         // An echo in parts can be passed on, not translated.
-        return Ok(Content::Other(about.packet(Protocol::Echo, (0, 0), none)));
+        return Ok(Content::Other);
     }
     Ok(match message.kind() {
         icmp::Kind::EchoRequest { identifier } => {
-            Content::Flow(about.packet(Protocol::Echo, (identifier, 0), none))
+            packet.flow.source_port = identifier;
+            Content::Flow
         }
         icmp::Kind::EchoReply { identifier } => {
-            let packet = about.packet(Protocol::Echo, (0, identifier), none);
-            Content::Flow(Packet { answers: true, ..packet })
+            (packet.flow.destination_port, packet.answers) = (identifier, true);
+            Content::Flow
         }
-        icmp::Kind::Error { .. } => match flow_of(message.quoted()?) {
-            Some(quoted) => Content::Error(Error {
-                source: about.source,
-                destination: about.destination,
-                quoted,
-                length: about.length,
-                transport: about.transport,
-            }),
-            None => Content::Icmp { destination: about.destination },
-        },
-        icmp::Kind::Neighbour { .. } | icmp::Kind::Other { .. } => {
-            Content::Icmp { destination: about.destination }
+        icmp::Kind::Error { .. } if flow_of(message.quoted()?).is_some() => Content::Error,
+        icmp::Kind::Error { .. } | icmp::Kind::Neighbour { .. } | icmp::Kind::Other { .. } => {
+            Content::Icmp
         }
     })
+}
+
+/// The ICMP error that a frame carries, if it is one about a flow. It is read where it is needed: errors are
+/// few, and every packet would have to be as large in memory as what they say.
+#[cold]
+pub fn error(packet: &Packet, frame: &mut impl Frame) -> Option<Error> {
+    let family = packet.flow.source.family();
+    let bytes = ip_packet(frame);
+    let (source, destination) = match family {
+        Family::V4 => {
+            let (ip, _) = Ipv4::split(bytes).ok()?;
+            (ip.source_address(), ip.destination_address())
+        }
+        Family::V6 => {
+            let (ip, _) = Ipv6::split(bytes).ok()?;
+            (ip.source(), ip.destination())
+        }
+    };
+    let message = bytes.get_mut(usize::from(packet.transport)..usize::from(packet.length))?;
+    let message = icmp::Message::read(family, message).ok()?;
+    Some(Error { source, destination, quoted: flow_of(message.quoted().ok()?)? })
 }
 
 /// The flow of a quoted packet, if it is of one that can be known.
@@ -388,28 +424,27 @@ fn flow_of(quoted: Quoted) -> Option<Flow> {
 
 /// Gives a fragment the ports that its packet's first one told.
 #[inline]
-pub(crate) fn with_ports<F: Frame>(
+pub(crate) fn find_ports<F: Frame>(
     content: Content,
+    packet: &mut Packet,
     frame: &mut F,
     memory: &mut Fragments,
     now: Moment,
-) -> Result<Content, Reason> {
-    match content {
-        Content::Flow(packet) if packet.part != Part::Whole => {
-            ports_of_part(packet, frame, memory, now).map(Content::Flow)
-        }
-        content => Ok(content),
+) -> Result<(), Reason> {
+    if content == Content::Flow && packet.part != Part::Whole {
+        return ports_of_part(packet, frame, memory, now);
     }
+    Ok(())
 }
 
 #[cold]
 fn ports_of_part<F: Frame>(
-    mut packet: Packet,
+    packet: &mut Packet,
     frame: &mut F,
     memory: &mut Fragments,
     now: Moment,
-) -> Result<Packet, Reason> {
-    let (datagram, piece) = part(&packet, frame)?;
+) -> Result<(), Reason> {
+    let (datagram, piece) = part(packet, frame)?;
     let ports = (packet.flow.source_port, packet.flow.destination_port);
     let verdict = if packet.part == Part::First {
         memory.first(datagram, ports, piece, now)
@@ -419,7 +454,7 @@ fn ports_of_part<F: Frame>(
     match verdict {
         Verdict::Ports(source, destination) => {
             (packet.flow.source_port, packet.flow.destination_port) = (source, destination);
-            Ok(packet)
+            Ok(())
         }
         Verdict::Unknown => Err(Reason::FragmentWithoutFirst),
         Verdict::Overlapping => Err(Reason::FragmentOverlap),
@@ -452,7 +487,7 @@ pub(crate) fn part(packet: &Packet, frame: &mut impl Frame) -> Result<(Datagram,
 /// not multicast, not reserved, not broadcast.
 #[inline]
 fn may_be_a_station([first, ..]: [u8; 4]) -> bool {
-    !matches!(first, 0 | 127 | 224..)
+    first.wrapping_sub(1) < 223 && first != 127
 }
 
 /// The same for IPv6 (RFC 4291 section 2.4, 2.5.5): neither multicast nor unspecified nor loopback, nor an

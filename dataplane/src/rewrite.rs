@@ -32,14 +32,17 @@ use crate::wire::{Family, ethernet};
 use answer::Complaint;
 
 /// A frame that lacks only its hardware addresses.
-pub struct Outbound<F> {
+pub struct Outbound<'h, F> {
     /// The frame.
     pub frame: F,
     /// The next station.
-    pub hop: Hop,
+    pub hop: &'h Hop,
     /// Length of the IP packet with its header, in bytes.
     pub length: u16,
 }
+
+/// A frame of our own, the next station, and the length of its IP packet in bytes.
+type Made<F> = (F, Hop, u16);
 
 /// What a worker remembers for rewriting.
 #[derive(Clone)]
@@ -80,140 +83,125 @@ impl Rewriter {
         &mut self,
         mut routed: Burst<Routed<'_, L::Frame>>,
         surroundings: &mut Surroundings<'_, L>,
-        mut send: impl FnMut(Outbound<L::Frame>, &mut Surroundings<'_, L>),
+        mut send: impl FnMut(Outbound<'_, L::Frame>, &mut Surroundings<'_, L>),
     ) {
-        for mut it in routed.drain(..) {
-            if let Some((reason, segments)) = answers(&mut it, surroundings) {
-                surroundings.counters.drop_one(reason);
-                for (hop, bytes) in segments.into_iter().flatten() {
-                    if let Some(outbound) = surroundings.made(hop, &bytes) {
-                        send(outbound, surroundings);
-                    }
+        for it in routed.drain(..) {
+            let Routed { mut frame, packet, towards, ingress } = it;
+            if towards.is_answered() {
+                let it = Routed { frame, packet, towards, ingress };
+                for (frame, hop, length) in answers(it, surroundings).into_iter().flatten() {
+                    send(Outbound { frame, hop: &hop, length }, surroundings);
                 }
                 continue;
             }
-            match self.packet(it, surroundings) {
-                Ok(outbound) => send(outbound, surroundings),
-                Err(None) => {}
-                Err(Some(reason)) => surroundings.counters.drop_one(reason),
+            match self.packet(&mut frame, &packet, &towards, surroundings) {
+                Ok((hop, length)) => send(Outbound { frame, hop, length }, surroundings),
+                Err(Dropped { reason, complaint }) => {
+                    surroundings.counters.drop_one(reason);
+                    let answer =
+                        complaint.and_then(|it| self.complain(it, frame, ingress, surroundings));
+                    if let Some((frame, hop, length)) = answer {
+                        send(Outbound { frame, hop: &hop, length }, surroundings);
+                    }
+                }
             }
         }
     }
 
-    /// # Errors
-    /// Why it is dropped; `None` if that has been counted.
+    /// Gives the next station, and the length of the packet from now on.
     #[inline]
-    fn packet<L: Link>(
+    fn packet<'t, L: Link>(
         &mut self,
-        it: Routed<'_, L::Frame>,
+        frame: &mut L::Frame,
+        packet: &Packet,
+        towards: &'t Towards<'_>,
         surroundings: &mut Surroundings<'_, L>,
-    ) -> Result<Outbound<L::Frame>, Option<Reason>> {
-        let Routed { mut frame, ingress, packet, towards } = it;
+    ) -> Result<(&'t Hop, u16), Dropped> {
         let snapshot = surroundings.snapshot;
-        let (hop, overhead) = way(&towards);
-        if let Some(hop) = hop {
-            let way_out = snapshot.interface(hop.interface).ok_or(Reason::NoInterface)?;
-            let room = usize::from(way_out.mtu).saturating_sub(overhead);
-            if usize::from(packet.length) > room
-                && must_not_be_fragmented(&towards, &packet, &mut frame)
-            {
-                let complaint = Complaint::TooBig(room as u16);
-                return Err(Some(Reason::TooBig)).or_else(|reason| {
-                    self.complain(complaint, frame, ingress, surroundings, reason)
-                });
-            }
-        }
         match towards {
+            Towards::Server(server) => {
+                let hop = &server.hop;
+                fits(hop, server.overhead(), packet, snapshot, || {
+                    outer_family(server) == Family::V6 || is_indivisible(packet, frame)
+                })?;
+                Ok((hop, self.for_server(frame, packet, server, snapshot)?))
+            }
             Towards::Translated(translation) => {
-                if translation.ages && has_aged(&mut frame, &packet) {
-                    let reason = Some(Reason::TimeExceeded);
-                    return self.complain(
-                        Complaint::TimeExceeded,
-                        frame,
-                        ingress,
-                        surroundings,
-                        reason,
-                    );
+                fits(&translation.hop, 0, packet, snapshot, || is_indivisible(packet, frame))?;
+                if translation.ages && has_aged(frame, packet) {
+                    return Err(Dropped::TOO_OLD);
                 }
-                let length = stream::mended(&mut frame, &packet, &translation, surroundings)?;
-                translate::packet(&mut frame, &packet, &translation).ok_or(Reason::Malformed)?;
-                Ok(Outbound { frame, hop: translation.hop, length })
+                let length = stream::mended(frame, packet, translation, surroundings)?;
+                translate::packet(frame, packet, translation).ok_or(Reason::Malformed)?;
+                Ok((&translation.hop, length))
             }
-            Towards::Server(server) => self.for_server(frame, &packet, server, snapshot),
-            Towards::Onward(hop) | Towards::Paired { hop, .. } => {
-                if has_aged(&mut frame, &packet) {
-                    let reason = Some(Reason::TimeExceeded);
-                    return self.complain(
-                        Complaint::TimeExceeded,
-                        frame,
-                        ingress,
-                        surroundings,
-                        reason,
-                    );
-                }
-                if let Towards::Paired { source, destination, .. } = towards {
-                    translate::addresses(&mut frame, &packet, source, destination)
-                        .ok_or(Reason::Malformed)?;
-                }
-                Ok(Outbound { frame, hop, length: packet.length })
-            }
+            _ => self.passed_on(frame, packet, towards, snapshot),
+        }
+    }
+
+    /// A packet that passes through us, or an ICMP error that goes to one end of its flow.
+    #[inline(never)]
+    fn passed_on<'t, F: Frame>(
+        &mut self,
+        frame: &mut F,
+        packet: &Packet,
+        towards: &'t Towards<'_>,
+        snapshot: &Snapshot,
+    ) -> Result<(&'t Hop, u16), Dropped> {
+        let no_route = Dropped { reason: Reason::NoRoute, complaint: Some(Complaint::NoRoute) };
+        let hop = towards.hop().ok_or(no_route)?;
+        fits(hop, towards.overhead(), packet, snapshot, || is_indivisible(packet, frame))?;
+        match *towards {
             Towards::Error(ErrorTowards::Server(server)) => {
-                self.for_server(frame, &packet, server, snapshot)
+                return Ok((hop, self.for_server(frame, packet, server, snapshot)?));
             }
             Towards::Error(ErrorTowards::Translated {
                 source,
                 destination,
                 quoted_source,
                 quoted_destination,
-                hop,
+                ..
             }) => {
-                error::translate(
-                    &mut frame,
-                    (source, destination),
-                    (quoted_source, quoted_destination),
-                )
-                .ok_or(Reason::Malformed)?;
-                Ok(Outbound { frame, hop, length: packet.length })
+                error::translate(frame, (source, destination), (quoted_source, quoted_destination))
+                    .ok_or(Reason::Malformed)?;
             }
-            // Dealt with before, because one frame becomes two.
-            Towards::Reset(_) | Towards::Challenged | Towards::Proxied(..) => Err(None),
-            Towards::Unreachable => {
-                let reason = Some(Reason::NoRoute);
-                self.complain(Complaint::NoRoute, frame, ingress, surroundings, reason)
+            _ if has_aged(frame, packet) => return Err(Dropped::TOO_OLD),
+            Towards::Paired { source, destination, .. } => {
+                translate::addresses(frame, packet, source, destination)
+                    .ok_or(Reason::Malformed)?;
             }
+            _ => {}
         }
+        Ok((hop, packet.length))
     }
 
-    /// A packet as a server that has the virtual address wants it.
+    /// A packet as a server that has the virtual address wants it; gives its length then.
     #[inline]
     fn for_server<F: Frame>(
         &mut self,
-        mut frame: F,
+        frame: &mut F,
         packet: &Packet,
         server: &Server,
         snapshot: &Snapshot,
-    ) -> Result<Outbound<F>, Option<Reason>> {
-        let hop = server.hop;
+    ) -> Result<u16, Reason> {
         let Mode::Tunnel { source, encapsulation } = server.mode else {
             // FWD-01: the server owns the virtual address too, so nothing behind the Ethernet header
             // changes, not even the time to live.
-            return Ok(Outbound { frame, hop, length: packet.length });
+            return Ok(packet.length);
         };
         if packet.flags.synchronises() {
             let service = snapshot.services.service(server.service);
-            let mtu = snapshot.interface(hop.interface).map(|interface| interface.mtu);
+            let mtu = snapshot.interface(server.hop.interface).map(|interface| interface.mtu);
             if let (Some(service), Some(mtu)) = (service, mtu)
                 && service.options.clamp_mss
             {
                 let room = mtu.saturating_sub(tunnel::overhead(source, encapsulation) as u16);
-                tunnel::clamp_mss(&mut frame, packet, room);
+                tunnel::clamp_mss(frame, packet, room);
             }
         }
-        let length = self
-            .tunnels
-            .wrap(&mut frame, (source, server.address), encapsulation, packet)
-            .ok_or(Reason::NoBuffer)?;
-        Ok(Outbound { frame, hop, length })
+        self.tunnels
+            .wrap(frame, (source, server.address), encapsulation, packet)
+            .ok_or(Reason::NoBuffer)
     }
 
     /// Turns `frame` into the error that its sender gets, if it gets one.
@@ -224,86 +212,134 @@ impl Rewriter {
         frame: L::Frame,
         ingress: InterfaceId,
         surroundings: &mut Surroundings<'_, L>,
-        reason: Option<Reason>,
-    ) -> Result<Outbound<L::Frame>, Option<Reason>> {
+    ) -> Option<Made<L::Frame>> {
         let Surroundings { snapshot, now, counters, .. } = surroundings;
-        if let Some(reason) = reason {
-            counters.drop_one(reason);
-        }
         let may_answer = self.errors.take(*now);
         let answer =
             may_answer.then(|| answer::error(frame, ingress, complaint, snapshot)).flatten();
         counters.injected.add(u64::from(answer.is_some()));
-        answer.ok_or(None)
+        answer
     }
+}
+
+/// Why a packet goes no further, and what its sender is told.
+struct Dropped {
+    reason: Reason,
+    complaint: Option<Complaint>,
+}
+
+impl Dropped {
+    const TOO_OLD: Self =
+        Self { reason: Reason::TimeExceeded, complaint: Some(Complaint::TimeExceeded) };
+}
+
+impl From<Reason> for Dropped {
+    fn from(reason: Reason) -> Self {
+        Self { reason, complaint: None }
+    }
+}
+
+impl Towards<'_> {
+    /// Whether segments of our own take the packet's place.
+    #[inline]
+    fn is_answered(&self) -> bool {
+        matches!(self, Self::Reset(_) | Self::Challenged | Self::Proxied(..))
+    }
+
+    /// Where a packet leaves to, if it leaves itself.
+    #[inline]
+    fn hop(&self) -> Option<&Hop> {
+        match self {
+            Self::Server(server) | Self::Error(ErrorTowards::Server(server)) => Some(&server.hop),
+            Self::Translated(translation) => Some(&translation.hop),
+            Self::Onward(hop)
+            | Self::Paired { hop, .. }
+            | Self::Error(ErrorTowards::Translated { hop, .. }) => Some(hop),
+            Self::Reset(_) | Self::Challenged | Self::Proxied(..) | Self::Unreachable => None,
+        }
+    }
+
+    /// How much longer a packet becomes, in bytes.
+    #[inline]
+    fn overhead(&self) -> usize {
+        match self {
+            Self::Server(server) | Self::Error(ErrorTowards::Server(server)) => server.overhead(),
+            _ => 0,
+        }
+    }
+}
+
+impl Server {
+    /// How much longer its packets become, in bytes.
+    #[inline]
+    fn overhead(&self) -> usize {
+        match self.mode {
+            Mode::Tunnel { source, encapsulation } => tunnel::overhead(source, encapsulation),
+            _ => 0,
+        }
+    }
+}
+
+/// Whether the packet, with so many bytes in front, fits its way out or may be made to.
+#[inline]
+fn fits(
+    hop: &Hop,
+    overhead: usize,
+    packet: &Packet,
+    snapshot: &Snapshot,
+    is_indivisible: impl FnOnce() -> bool,
+) -> Result<(), Dropped> {
+    let way_out = snapshot.interface(hop.interface).ok_or(Reason::NoInterface)?;
+    let room = usize::from(way_out.mtu).saturating_sub(overhead);
+    if usize::from(packet.length) > room && is_indivisible() {
+        let complaint = Some(Complaint::TooBig(room as u16));
+        return Err(Dropped { reason: Reason::TooBig, complaint });
+    }
+    Ok(())
 }
 
 impl<L: Link> Surroundings<'_, L> {
     /// A frame of our own with this IP packet in it, behind room for the Ethernet header.
-    fn made(&mut self, hop: Hop, bytes: &[u8]) -> Option<Outbound<L::Frame>> {
+    fn made(&mut self, hop: Hop, bytes: &[u8]) -> Option<Made<L::Frame>> {
         let port = self.snapshot.interface(hop.interface)?.port;
         let frame = self.links.get_mut(usize::from(port.0))?.allocate(bytes)?;
         self.counters.injected.add(1);
-        Some(Outbound { frame, hop, length: (bytes.len() - ethernet::HEADER) as u16 })
+        Some((frame, hop, (bytes.len() - ethernet::HEADER) as u16))
     }
 }
 
-/// The segments of our own that take a packet's place, and the reason that it is counted under; `None` for a packet
-/// that goes on itself.
-#[inline]
+/// The segments of our own that take a packet's place: to its sender and to the other end.
+#[cold]
 fn answers<L: Link>(
-    it: &mut Routed<'_, L::Frame>,
+    mut it: Routed<'_, L::Frame>,
     surroundings: &mut Surroundings<'_, L>,
-) -> Option<(Reason, reset::Segments)> {
-    match it.towards {
+) -> [Option<Made<L::Frame>>; 2] {
+    let (reason, segments) = match it.towards {
         Towards::Reset(other_end) => {
-            let segments = reset::both_ends(it, other_end, surroundings.snapshot);
-            Some((Reason::ServerHalted, segments))
-        }
-        Towards::Challenged => {
-            Some((Reason::Challenged, [proxy::challenge(it, surroundings), None]))
+            let segments = reset::both_ends(&mut it, other_end, surroundings.snapshot);
+            (Reason::ServerHalted, segments)
         }
         Towards::Proxied(place, proxied) => {
-            Some((Reason::Proxied, proxy::segments(it, (place, proxied), surroundings)))
+            (Reason::Proxied, proxy::segments(&mut it, (place, proxied), surroundings))
         }
-        _ => None,
-    }
+        _ => (Reason::Challenged, [proxy::challenge(&mut it, surroundings), None]),
+    };
+    surroundings.counters.drop_one(reason);
+    segments.map(|segment| segment.and_then(|(hop, bytes)| surroundings.made(hop, &bytes)))
 }
 
-/// Where a packet leaves to, and how much longer it becomes, in bytes.
-#[inline]
-fn way(towards: &Towards<'_>) -> (Option<Hop>, usize) {
-    let to_server = |server: &Server| {
-        let overhead = match server.mode {
-            Mode::Tunnel { source, encapsulation } => tunnel::overhead(source, encapsulation),
-            _ => 0,
-        };
-        (Some(server.hop), overhead)
-    };
-    match towards {
-        Towards::Server(server) | Towards::Error(ErrorTowards::Server(server)) => to_server(server),
-        Towards::Translated(translation) => (Some(translation.hop), 0),
-        Towards::Onward(hop)
-        | Towards::Paired { hop, .. }
-        | Towards::Error(ErrorTowards::Translated { hop, .. }) => (Some(*hop), 0),
-        Towards::Reset(_) | Towards::Challenged | Towards::Proxied(..) | Towards::Unreachable => {
-            (None, 0)
-        }
+/// The family of the packets that reach a server: its tunnel's, if it has one.
+fn outer_family(server: &Server) -> Family {
+    match server.mode {
+        Mode::Tunnel { source, .. } => source.family(),
+        _ => Family::V4,
     }
 }
 
 /// Whether the packet must arrive whole or not at all: its sender says so (IPv4), or routers never
-/// fragment (IPv6, outside or inside).
-fn must_not_be_fragmented<F: Frame>(towards: &Towards<'_>, packet: &Packet, frame: &mut F) -> bool {
-    let outside = match towards {
-        Towards::Server(server) => match server.mode {
-            Mode::Tunnel { source, .. } => source.family(),
-            _ => Family::V4,
-        },
-        _ => Family::V4,
-    };
-    outside == Family::V6
-        || !packet.flow.source.is_v4()
+/// fragment (IPv6).
+fn is_indivisible<F: Frame>(packet: &Packet, frame: &mut F) -> bool {
+    !packet.flow.source.is_v4()
         || Ipv4::split(ip_packet(frame)).is_ok_and(|(ip, _)| ip.must_not_be_fragmented())
 }
 

@@ -16,6 +16,8 @@ use crate::wire::ethernet::{self, Ethernet, Mac, Tag};
 
 pub use waiting::{Question, Waiting};
 
+use waiting::Held;
+
 /// Frames that one device collects before they are handed to its queue.
 const OUTBOX: usize = 64;
 
@@ -32,7 +34,7 @@ impl<F: Frame> Outboxes<F> {
     #[inline]
     pub fn frame<L: Link<Frame = F>>(
         &mut self,
-        outbound: Outbound<F>,
+        outbound: Outbound<'_, F>,
         links: &mut [L],
         waiting: &mut Waiting<F>,
         snapshot: &Snapshot,
@@ -54,14 +56,16 @@ impl<F: Frame> Outboxes<F> {
         now: Moment,
         counters: &Counters,
     ) {
-        while let Some((outbound, mac)) = waiting.next_resolved(snapshot, now, counters) {
-            self.send(outbound, mac, links, snapshot, counters);
+        while let Some((held, mac)) = waiting.next_resolved(snapshot, now, counters) {
+            let Held { frame, hop, length } = held;
+            self.send(Outbound { frame, hop: &hop, length }, mac, links, snapshot, counters);
         }
     }
 
+    #[inline]
     fn send<L: Link<Frame = F>>(
         &mut self,
-        outbound: Outbound<F>,
+        outbound: Outbound<'_, F>,
         to: Mac,
         links: &mut [L],
         snapshot: &Snapshot,
@@ -78,6 +82,17 @@ impl<F: Frame> Outboxes<F> {
         if length <= interface.mtu {
             return self.put(interface, frame, links, counters);
         }
+        self.send_in_parts(interface, frame, links, counters);
+    }
+
+    #[cold]
+    fn send_in_parts<L: Link<Frame = F>>(
+        &mut self,
+        interface: &Interface,
+        frame: F,
+        links: &mut [L],
+        counters: &Counters,
+    ) {
         let Some(link) = links.get_mut(usize::from(interface.port.0)) else {
             return counters.drop_one(Reason::NoInterface);
         };

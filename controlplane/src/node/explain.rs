@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dataplane::explain::{self, Decision, Described, MOST_DECISIONS, Owner};
-use dataplane::parse::{Content, Flow, Packet, Part};
+use dataplane::explain::{Carried, self, Decision, Described, MOST_DECISIONS, Owner};
+use dataplane::parse::{Flow, Packet, Part};
 use dataplane::punt::{Class, Command, Copied, FlowState};
 use dataplane::snapshot::{
     Admission, Encapsulation, InterfaceId, Protocol, Scheduler, ServerId, ServiceId, Snapshot,
@@ -286,15 +286,15 @@ fn end((address, port): (Address, u16)) -> SocketAddr {
     SocketAddr::new(address.ip(), port)
 }
 
-fn read(content: Content) -> Value {
+fn read(content: Carried) -> Value {
     match content {
-        Content::Arp => json!({ "content": "arp" }),
-        Content::Neighbour => json!({ "content": "neighbour_discovery" }),
-        Content::Icmp { destination } => json!({ "content": "icmp", "to": destination.ip() }),
-        Content::Error(error) => {
+        Carried::Arp => json!({ "content": "arp" }),
+        Carried::Neighbour => json!({ "content": "neighbour_discovery" }),
+        Carried::Icmp { destination } => json!({ "content": "icmp", "to": destination.ip() }),
+        Carried::Error(error) => {
             json!({ "content": "icmp_error", "from": error.source.ip(), "about": flow(&error.quoted) })
         }
-        Content::Flow(packet) => {
+        Carried::Flow(packet) => {
             let Packet { flags, part, length, .. } = packet;
             let (protocol, from, to) = ends(&packet.flow);
             json!({
@@ -308,7 +308,7 @@ fn read(content: Content) -> Value {
                 "length": length,
             })
         }
-        Content::Other(Packet { flow, length, .. }) => json!({
+        Carried::Other(Packet { flow, length, .. }) => json!({
             "content": "other", "from": flow.source.ip(), "to": flow.destination.ip(),
             "length": length,
         }),

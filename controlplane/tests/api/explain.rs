@@ -6,8 +6,8 @@ use std::thread;
 use clap::Parser;
 use controlplane::client::Ctl;
 use dataplane::counters::Reason;
-use dataplane::explain::{Decision, Owner};
-use dataplane::parse::{Content, Flow, Packet, Part};
+use dataplane::explain::{Carried, Decision, Owner};
+use dataplane::parse::{Flow, Packet, Part};
 use dataplane::punt::{Command, Copied, Event, FlowState};
 use dataplane::snapshot::{Admission, InterfaceId, Protocol, Scheduler, ServerId};
 use dataplane::wire::{Address, Mac, tcp};
@@ -81,7 +81,7 @@ fn new_connection(rig: &mut Rig) -> Vec<Decision> {
     let other = Mac([2, 0, 0, 0, 0, 0x11]);
     vec![
         Decision::Arrived { interface: InterfaceId(0), vlan: None },
-        Decision::Read(Content::Flow(packet)),
+        Decision::Read(Carried::Flow(packet)),
         Decision::Belongs(Owner::Service(service.id)),
         Decision::NewFlow { in_mid_flow: false },
         Decision::Scheduled {

@@ -5,10 +5,11 @@ use std::fmt;
 use crate::classify::Belongs;
 use crate::counters::Reason;
 use crate::lookup::flow_table::WorkerId;
-use crate::parse::{Content, Flow, Packet, Part};
+use crate::frame::Frame;
+use crate::parse::{self, Content, Flow, Packet, Part};
 use crate::punt::{Class, FlowState};
 use crate::snapshot::{
-    Admission, Encapsulation, InterfaceId, Protocol, Scheduler, ServerId, ServiceId,
+    Admission, Encapsulation, InterfaceId, Protocol, Scheduler, ServerId, ServiceId, Snapshot,
 };
 use crate::wire::{Address, Mac, tcp};
 
@@ -23,7 +24,7 @@ pub enum Decision {
         vlan: Option<u16>,
     },
     /// What the frame carries.
-    Read(Content),
+    Read(Carried),
     /// Whom the packet belongs to.
     Belongs(Owner),
     /// The control plane gets it.
@@ -226,15 +227,52 @@ pub enum Owner {
     Error,
 }
 
+/// What a frame carries, with all there is to say of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carried {
+    /// An ARP message.
+    Arp,
+    /// A message of neighbour discovery.
+    Neighbour,
+    /// An ICMP message that is neither an echo nor an error.
+    Icmp {
+        /// Whom it is for.
+        destination: Address,
+    },
+    /// An ICMP error about a packet of a flow.
+    Error(parse::Error),
+    /// A packet of a flow.
+    Flow(Packet),
+    /// A packet of some other protocol.
+    Other(Packet),
+}
+
+impl Carried {
+    pub(super) fn of(content: Content, packet: &Packet, frame: &mut impl Frame) -> Self {
+        let icmp = Self::Icmp { destination: packet.flow.destination };
+        match content {
+            Content::Arp => Self::Arp,
+            Content::Neighbour => Self::Neighbour,
+            Content::Icmp => icmp,
+            Content::Error => parse::error(packet, frame).map_or(icmp, Self::Error),
+            Content::Flow => Self::Flow(*packet),
+            Content::Other => Self::Other(*packet),
+        }
+    }
+}
+
 impl Owner {
-    pub(super) fn of(belongs: &Belongs<'_>) -> Self {
+    pub(super) fn of(belongs: &Belongs<'_>, packet: &Packet, snapshot: &Snapshot) -> Self {
+        let destination = packet.flow.destination;
         match belongs {
             Belongs::To(service) => Self::Service(service.id),
             Belongs::Data => Self::Helper,
             Belongs::Reply => Self::Reply,
-            Belongs::Inward(inside) => Self::Inward(*inside),
+            Belongs::Inward => {
+                Self::Inward(snapshot.nat.inside_of(destination).unwrap_or(destination))
+            }
             Belongs::Through => Self::Through,
-            Belongs::Error(_) => Self::Error,
+            Belongs::Error => Self::Error,
         }
     }
 }
@@ -479,21 +517,21 @@ fn change(
     write!(f, "{what} {} becomes {}", End(before), End(after))
 }
 
-fn read(f: &mut fmt::Formatter<'_>, content: Content) -> fmt::Result {
+fn read(f: &mut fmt::Formatter<'_>, content: Carried) -> fmt::Result {
     match content {
-        Content::Arp => f.write_str("carries ARP"),
-        Content::Neighbour => f.write_str("carries neighbour discovery"),
-        Content::Icmp { destination } => write!(f, "carries an ICMP message for {destination}"),
-        Content::Error(error) => {
+        Carried::Arp => f.write_str("carries ARP"),
+        Carried::Neighbour => f.write_str("carries neighbour discovery"),
+        Carried::Icmp { destination } => write!(f, "carries an ICMP message for {destination}"),
+        Carried::Error(error) => {
             write!(f, "carries an ICMP error from {} about ", error.source)?;
             flow(f, &error.quoted)
         }
-        Content::Flow(packet) => {
+        Carried::Flow(packet) => {
             f.write_str("carries ")?;
             flow(f, &packet.flow)?;
             about(f, &packet)
         }
-        Content::Other(Packet { flow, length, .. }) => {
+        Carried::Other(Packet { flow, length, .. }) => {
             write!(f, "carries neither TCP nor UDP")?;
             write!(f, " from {} to {}, {length} bytes", flow.source, flow.destination)
         }

@@ -160,7 +160,9 @@ impl<'s> Step<'_, 's> {
         let server = self.snapshot.server(server).filter(|it| it.service == service.id);
         let goes_on = server.is_some_and(|server| server.admission != Admission::Halted);
         if !goes_on || packet.flags.resets() {
-            return Ok(self.known(place, service, packet));
+            let mut towards = Towards::Unreachable;
+            let goes_on = self.known(place, service, packet, &mut towards);
+            return Ok(goes_on.then_some(towards));
         }
         let begun = self.memory.flows.adjustments.begun(place.number()).unwrap_or_default();
         let numbers = Numbers::of(packet, frame).ok_or(Fate::Drop(Reason::Malformed))?;

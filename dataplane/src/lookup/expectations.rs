@@ -362,7 +362,8 @@ impl<'s> Step<'_, 's> {
             let service = flows.state(place).service();
             let service = self.snapshot.services.service(service);
             let service = service.ok_or(Fate::Drop(Reason::ServerGone))?;
-            if let Some(towards) = self.known(place, service, packet) {
+            let mut towards = Towards::Unreachable;
+            if self.known(place, service, packet, &mut towards) {
                 return Ok(towards);
             }
         }

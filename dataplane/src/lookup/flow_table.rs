@@ -18,6 +18,8 @@ mod entry;
 
 mod half;
 
+mod lanes;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +35,8 @@ use crate::snapshot::{MAX_SERVICES, ServerId, ServiceId, Timeouts};
 use crate::wire::Address;
 use entry::Held;
 use half::Half;
+
+pub use half::Hint;
 
 pub use entry::{NewFlow, State, mark};
 
@@ -356,10 +360,10 @@ impl FlowTable {
         }
     }
 
-    /// Starts loading what [`FlowTable::find`] looks at next; `true` if that is the other bucket, for
+    /// Starts loading what [`FlowTable::find`] looks at next: the entry, or the other bucket, for
     /// [`FlowTable::prefetch_spilled`] to go on from.
     #[inline]
-    pub fn prefetch_entry(&self, hash: u64, flow: &Flow) -> bool {
+    pub fn prefetch_entry(&self, hash: u64, flow: &Flow) -> Hint {
         if flow.destination.is_v4() {
             self.v4.prefetch_entry(hash)
         } else {
@@ -369,16 +373,33 @@ impl FlowTable {
 
     /// Starts loading what [`FlowTable::find`] looks at in the other bucket.
     #[inline]
-    pub fn prefetch_spilled(&self, hash: u64, flow: &Flow) {
+    pub fn prefetch_spilled(&self, hash: u64, flow: &Flow) -> Hint {
         if flow.destination.is_v4() {
-            self.v4.prefetch_spilled(hash);
+            self.v4.prefetch_spilled(hash)
         } else {
-            self.v6.prefetch_spilled(hash);
+            self.v6.prefetch_spilled(hash)
         }
     }
 
-    /// Where a flow is, if it is known.
+    /// Where a flow is, if it is known; at the hinted place most probably.
     #[inline]
+    pub fn find_near(
+        &self,
+        hint: Hint,
+        hash: u64,
+        flow: &Flow,
+        direction: Direction,
+    ) -> Option<Place> {
+        let near = if flow.destination.is_v4() {
+            self.v4.at_hint(hint, flow, direction).map(Place)
+        } else {
+            self.v6.at_hint(hint, flow, direction).map(|place| Place(place | IPV6))
+        };
+        near.or_else(|| self.find(hash, flow, direction))
+    }
+
+    /// Where a flow is, if it is known.
+    #[inline(never)]
     pub fn find(&self, hash: u64, flow: &Flow, direction: Direction) -> Option<Place> {
         if flow.destination.is_v4() {
             self.v4.find(hash, flow, direction).map(Place)

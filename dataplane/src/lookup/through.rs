@@ -9,7 +9,6 @@ use crate::frame::Frame;
 use crate::parse::{Error, Flow, Packet, Part};
 use crate::punt::FlowState;
 use crate::snapshot::{Protocol, ServerId, ServiceId, Timeouts};
-use crate::wire::Address;
 
 impl<'s> Step<'_, 's> {
     /// A packet from a station behind us, or for one.
@@ -115,10 +114,12 @@ impl<'s> Step<'_, 's> {
         }))
     }
 
-    /// A packet for the outside address of the station `inside` (NAT-02).
-    pub(super) fn inward(&mut self, packet: &Packet, inside: Address) -> Result<Towards<'s>, Fate> {
+    /// A packet for the outside address of a station (NAT-02).
+    pub(super) fn inward(&mut self, packet: &Packet) -> Result<Towards<'s>, Fate> {
         let source = packet.flow.source;
         self.may_come_from(source)?;
+        let inside = self.snapshot.nat.inside_of(packet.flow.destination);
+        let inside = inside.ok_or(Fate::Drop(Reason::NotOurAddress))?;
         let hop = self.snapshot.hop_to(inside).ok_or(Fate::Drop(Reason::NoRoute))?;
         Ok(Towards::Paired { source, destination: inside, hop })
     }

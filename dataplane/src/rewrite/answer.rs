@@ -3,7 +3,6 @@
 
 use crate::frame::Frame;
 use crate::parse::ip_packet;
-use crate::rewrite::Outbound;
 use crate::snapshot::{Hop, InterfaceId, Snapshot};
 use crate::wire::ethernet::{self, Ethernet, Mac, ethertype};
 use crate::wire::ipv4::{self, Ipv4};
@@ -23,13 +22,13 @@ pub enum Complaint {
 
 /// Turns `frame` into the error that its sender gets. `None` where there is none to be sent: we have no address
 /// of our own to answer from, the station has none to answer to, or the packet is a later fragment or an
-/// ICMP error itself (RFC 1122 section 3.2.2).
+/// ICMP error itself (RFC 1122 section 3.2.2). Gives its next station and its length in bytes too.
 pub fn error<F: Frame>(
     mut frame: F,
     ingress: InterfaceId,
     complaint: Complaint,
     snapshot: &Snapshot,
-) -> Option<Outbound<F>> {
+) -> Option<(F, Hop, u16)> {
     let (ethernet, _) = Ethernet::split(frame.bytes_mut()).ok()?;
     let station = Some(ethernet.source()).filter(|mac| mac.is_station())?;
     let original = Original::of(ip_packet(&mut frame))?;
@@ -39,7 +38,7 @@ pub fn error<F: Frame>(
         false => over_ipv6(&mut frame, &original, from, complaint)?,
     };
     let hop = Hop { interface: ingress, address: original.sender, mac: Some(station) };
-    Some(Outbound { frame, hop, length })
+    Some((frame, hop, length))
 }
 
 /// What an answer has to know of the packet that it answers.

@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 use crate::counters::{Counters, Reason};
 use crate::moment::Moment;
 use crate::rewrite::Outbound;
-use crate::snapshot::{InterfaceId, Snapshot};
+use crate::snapshot::{Hop, InterfaceId, Snapshot};
 use crate::wire::{Address, Mac};
 
 /// How many frames wait at most, on one worker.
@@ -28,9 +28,19 @@ pub struct Question {
     pub address: Address,
 }
 
+/// A frame that waits, and for whom.
+pub struct Held<F> {
+    /// The frame.
+    pub frame: F,
+    /// The next station.
+    pub hop: Hop,
+    /// Length of the IP packet with its header, in bytes.
+    pub length: u16,
+}
+
 /// Frames that wait for a neighbour.
 pub struct Waiting<F> {
-    frames: ArrayVec<(Outbound<F>, Moment), ROOM>,
+    frames: ArrayVec<(Held<F>, Moment), ROOM>,
     questions: ArrayVec<(Question, Moment), ROOM>,
     asked: ArrayVec<Question, ROOM>,
     /// The snapshot in which neighbours were last looked up.
@@ -53,17 +63,18 @@ impl<F> Default for Waiting<F> {
 
 impl<F> Waiting<F> {
     /// Lets a frame wait, or drops it if too many do already.
-    pub fn add(&mut self, outbound: Outbound<F>, now: Moment, counters: &Counters) {
-        let question =
-            Question { interface: outbound.hop.interface, address: outbound.hop.address };
-        let same = |(other, _): &&(Outbound<F>, Moment)| {
+    #[cold]
+    pub fn add(&mut self, outbound: Outbound<'_, F>, now: Moment, counters: &Counters) {
+        let Outbound { frame, hop, length } = outbound;
+        let question = Question { interface: hop.interface, address: hop.address };
+        let same = |(other, _): &&(Held<F>, Moment)| {
             other.hop.address == question.address && other.hop.interface == question.interface
         };
         if self.frames.is_full() || self.frames.iter().filter(same).count() >= ROOM_FOR_ONE {
             return counters.drop_one(Reason::UnresolvedQueueFull);
         }
         counters.waiting.add(1);
-        self.frames.push((outbound, now));
+        self.frames.push((Held { frame, hop: *hop, length }, now));
         self.ask(question, now);
     }
 
@@ -88,7 +99,7 @@ impl<F> Waiting<F> {
         snapshot: &Snapshot,
         now: Moment,
         counters: &Counters,
-    ) -> Option<(Outbound<F>, Mac)> {
+    ) -> Option<(Held<F>, Mac)> {
         let expired =
             self.frames.iter().take_while(|(_, since)| now.since(*since) >= PATIENCE).count();
         for _ in self.frames.drain(..expired) {
@@ -99,8 +110,8 @@ impl<F> Waiting<F> {
         if snapshot.generation != self.looked_up {
             (self.looked_up, self.next) = (snapshot.generation, 0);
         }
-        let resolved = |(outbound, _): &(Outbound<F>, Moment)| {
-            snapshot.hop(outbound.hop.interface, outbound.hop.address).mac
+        let resolved = |(held, _): &(Held<F>, Moment)| {
+            snapshot.hop(held.hop.interface, held.hop.address).mac
         };
         let found = self
             .frames
@@ -114,8 +125,8 @@ impl<F> Waiting<F> {
         };
         self.next = index;
         counters.waiting.add(-1);
-        let (outbound, _) = self.frames.remove(index);
-        Some((outbound, mac))
+        let (held, _) = self.frames.remove(index);
+        Some((held, mac))
     }
 
     /// Drops everything, because the appliance stops.

@@ -6,12 +6,16 @@ use std::fmt;
 use std::net::{AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// The bits above a mapped IPv4 address.
-const MAPPED: u128 = 0xffff_0000_0000;
+/// The bits above a mapped IPv4 address, in the lower word.
+const MAPPED: u64 = 0xffff_0000_0000;
 
-/// An IPv4 or IPv6 address.
+/// An IPv4 or IPv6 address. Two words rather than one of 128 bits, which would have to lie at a multiple
+/// of 16 and so make a quarter of everything with an address in it padding.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Address(u128);
+pub struct Address {
+    high: u64,
+    low: u64,
+}
 
 /// The version of the protocol that an address belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,31 +30,31 @@ impl Address {
     /// From its 128 bits, an IPv4 address as the one that maps it.
     #[inline]
     pub const fn from_bits(bits: u128) -> Self {
-        Self(bits)
+        Self { high: (bits >> 64) as u64, low: bits as u64 }
     }
 
     /// Its 128 bits, an IPv4 address as the one that maps it.
     #[inline]
     pub const fn bits(self) -> u128 {
-        self.0
+        (self.high as u128) << 64 | self.low as u128
     }
 
     /// Which family it is of.
     #[inline]
     pub const fn family(self) -> Family {
-        if self.0 >> 32 == MAPPED >> 32 { Family::V4 } else { Family::V6 }
+        if self.is_v4() { Family::V4 } else { Family::V6 }
     }
 
     /// Whether it is an IPv4 address.
     #[inline]
     pub const fn is_v4(self) -> bool {
-        self.0 >> 32 == MAPPED >> 32
+        self.high == 0 && self.low >> 32 == MAPPED >> 32
     }
 
     /// The lower 32 bits: of an IPv4 address, all there are.
     #[inline]
     pub const fn low(self) -> u32 {
-        self.0 as u32
+        self.low as u32
     }
 
     /// As an IPv4 address, if it is one.
@@ -62,7 +66,7 @@ impl Address {
     /// As an IPv6 address, if it is one.
     #[inline]
     pub fn v6(self) -> Option<Ipv6Addr> {
-        (!self.is_v4()).then(|| Ipv6Addr::from_bits(self.0))
+        (!self.is_v4()).then(|| Ipv6Addr::from_bits(self.bits()))
     }
 
     /// In the standard library's form.
@@ -70,7 +74,7 @@ impl Address {
     pub fn ip(self) -> IpAddr {
         match self.v4() {
             Some(address) => IpAddr::V4(address),
-            None => IpAddr::V6(Ipv6Addr::from_bits(self.0)),
+            None => IpAddr::V6(Ipv6Addr::from_bits(self.bits())),
         }
     }
 
@@ -79,21 +83,21 @@ impl Address {
     pub fn network(self, length: u8) -> Self {
         let kept = u32::from(length) + if self.is_v4() { 96 } else { 0 };
         let mask = u128::MAX.checked_shl(128u32.saturating_sub(kept)).unwrap_or(0);
-        Self(self.0 & mask)
+        Self::from_bits(self.bits() & mask)
     }
 }
 
 impl From<Ipv4Addr> for Address {
     #[inline]
     fn from(address: Ipv4Addr) -> Self {
-        Self(MAPPED | address.to_bits() as u128)
+        Self { high: 0, low: MAPPED | address.to_bits() as u64 }
     }
 }
 
 impl From<Ipv6Addr> for Address {
     #[inline]
     fn from(address: Ipv6Addr) -> Self {
-        Self(address.to_bits())
+        Self::from_bits(address.to_bits())
     }
 }
 

@@ -30,6 +30,17 @@ const MOST_AT_ONCE: usize = 256;
 /// Above this share of the capacity, in 32nds, flows that hardly live are let go early.
 const CROWDED: usize = 30;
 
+/// Where a flow probably is, before its entry has been looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hint(u32);
+
+impl Hint {
+    /// It is not known, or must be looked for.
+    pub const NONE: Self = Self(NOWHERE);
+    /// It may be in its other bucket, which is on its way.
+    pub const SPILLED: Self = Self(NOWHERE - 1);
+}
+
 /// One family's flows.
 pub struct Half<A> {
     pub(super) buckets: Slab<Bucket>,
@@ -83,29 +94,45 @@ impl<A: Held> Half<A> {
         prefetch(&self.buckets[self.first(hash)]);
     }
 
+    /// The first position with the right signature, which is nearly always the flow's, if it is there.
     #[inline]
-    pub fn prefetch_entry(&self, hash: u64) -> bool {
+    pub fn prefetch_entry(&self, hash: u64) -> Hint {
         let bucket = &self.buckets[self.first(hash)];
-        let spilled = !self.prefetch_entry_in(bucket, hash) && bucket.spilled != 0;
-        if spilled {
+        let hint = self.prefetch_entry_in(bucket, hash);
+        if hint == Hint::NONE && bucket.spilled != 0 {
             prefetch(&self.buckets[self.second(hash)]);
+            return Hint::SPILLED;
         }
-        spilled
+        hint
     }
 
     #[inline]
-    pub fn prefetch_spilled(&self, hash: u64) {
-        self.prefetch_entry_in(&self.buckets[self.second(hash)], hash);
+    pub fn prefetch_spilled(&self, hash: u64) -> Hint {
+        self.prefetch_entry_in(&self.buckets[self.second(hash)], hash)
     }
 
     #[inline]
-    fn prefetch_entry_in(&self, bucket: &Bucket, hash: u64) -> bool {
+    fn prefetch_entry_in(&self, bucket: &Bucket, hash: u64) -> Hint {
         let found = bucket.matching(signature(hash));
-        if found != 0 {
-            let position = bucket.positions[found.trailing_zeros() as usize] & !REPLY;
-            prefetch(&self.entries[position as usize]);
+        if found == 0 {
+            return Hint::NONE;
         }
-        found != 0
+        let position = bucket.positions[found.trailing_zeros() as usize & (WAYS - 1)];
+        if let Some(entry) = self.entries.get((position & !REPLY) as usize) {
+            prefetch(entry);
+        }
+        Hint(position)
+    }
+
+    /// The flow at the hinted place, if it is the one that is looked for.
+    #[inline]
+    pub fn at_hint(&self, hint: Hint, flow: &Flow, direction: Direction) -> Option<u32> {
+        let wanted = if direction == Direction::Reply { REPLY } else { 0 };
+        let place = hint.0 & !REPLY;
+        // What was there may have gone since, and another flow come.
+        let entry = self.entries.get(place as usize).filter(|_| hint.0 & REPLY == wanted)?;
+        let indexed = direction == Direction::Original || entry.state.translated();
+        (indexed && entry.is(flow, direction)).then_some(place)
     }
 
     #[inline]
