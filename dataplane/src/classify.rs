@@ -57,14 +57,14 @@ pub enum Belongs<'s> {
     Error,
 }
 
-/// Parts a burst into packets to forward and messages for the control plane.
+/// Parts a burst into packets to forward, which are added to `matched`, and messages for the control plane.
 pub fn services<'s, F: Frame>(
-    mut parsed: Burst<Parsed<F>>,
+    parsed: &mut Burst<Parsed<F>>,
+    matched: &mut Burst<Matched<'s, F>>,
     snapshot: &'s Snapshot,
     counters: &Counters,
     mut punt: impl FnMut(InterfaceId, F, Class),
-) -> Burst<Matched<'s, F>> {
-    let mut matched = Burst::new();
+) {
     for Parsed { mut frame, mut packet, content, ingress, handed } in parsed.drain(..) {
         match answer(content, &mut packet, &mut frame, ingress, snapshot) {
             Answer::Forward(belongs) => {
@@ -74,7 +74,6 @@ pub fn services<'s, F: Frame>(
             Answer::Drop(reason) => counters.drop_one(reason),
         }
     }
-    matched
 }
 
 /// What is to be done with a packet.

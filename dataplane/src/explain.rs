@@ -229,7 +229,7 @@ impl Stage {
         memory.journal.note(|| Decision::Belongs(Owner::of(&belongs, &packet, snapshot)));
         let before = Seen::of(&mut sketch, &packet);
         let matched = Matched { frame: sketch, packet, belongs, ingress, handed: 0 };
-        let routed = looked_up(matched, snapshot, memory, now, counters);
+        let mut routed = looked_up(matched, snapshot, memory, now, counters);
         let Some(it) = routed.first() else { return Ok(()) };
         let towards = it.towards;
         note_towards(&towards, memory);
@@ -239,7 +239,7 @@ impl Stage {
         let dropped = drops(counters);
         let injected = counters.injected.get();
         let told = RefCell::new(dropped);
-        rewriter.clone().packets(routed, &mut surroundings, |mut outbound, surroundings| {
+        rewriter.clone().packets(&mut routed, &mut surroundings, |mut outbound, surroundings| {
             let journal = &mut surroundings.memory.journal;
             note_drops(&mut told.borrow_mut(), counters, journal);
             if counters.injected.get() == injected {
@@ -294,9 +294,9 @@ fn looked_up<'s, 'a>(
     let mut matched = Burst::new();
     matched.push(it);
     let mut other = None;
-    let routed = lookup::servers(matched, snapshot, memory, now, counters, |worker, _| {
-        other = Some(worker);
-    });
+    let mut routed = Burst::new();
+    let hand_over = |worker, _| other = Some(worker);
+    lookup::servers(&mut matched, &mut routed, snapshot, memory, now, counters, hand_over);
     note_server(snapshot, memory);
     note_drops(&mut told, counters, &mut memory.journal);
     if let Some(worker) = other {

@@ -55,9 +55,8 @@ impl<F> Colleagues<F> {
         }
     }
 
-    /// The next frames that others have handed to this worker.
-    pub fn taken_over(&mut self, counters: &Counters) -> Burst<Parsed<F>> {
-        let mut burst = Burst::new();
+    /// Adds the next frames that others have handed to this worker.
+    pub fn taken_over(&mut self, burst: &mut Burst<Parsed<F>>, counters: &Counters) {
         for step in 0..self.from.len() {
             let index = (self.first + step) % self.from.len();
             while burst.len() < BURST
@@ -68,7 +67,6 @@ impl<F> Colleagues<F> {
         }
         self.first = if self.first + 1 < self.from.len() { self.first + 1 } else { 0 };
         counters.taken_over.add(burst.len() as u64);
-        burst
     }
 
     /// Whether nobody else is there.

@@ -181,16 +181,17 @@ pub struct Memory {
     pub journal: Journal,
 }
 
-/// Finds the server of every packet in a burst. Two passes over the table before the decisions, and a third
+/// Finds the server of every packet in a burst and adds them to `routed`. Two passes over the table before the decisions, and a third
 /// for flows that lie in their other bucket, so that the burst waits for memory together.
 pub fn servers<'s, F: Frame>(
-    mut matched: Burst<Matched<'s, F>>,
+    matched: &mut Burst<Matched<'s, F>>,
+    routed: &mut Burst<Routed<'s, F>>,
     snapshot: &'s Snapshot,
     memory: &mut Memory,
     now: Moment,
     counters: &Counters,
     mut hand_over: impl FnMut(WorkerId, Matched<'s, F>),
-) -> Burst<Routed<'s, F>> {
+) {
     let mut hashes = [0; BURST];
     for (it, hash) in matched.iter().zip(&mut hashes) {
         *hash = memory.flows.hash(&it.packet.flow);
@@ -204,7 +205,6 @@ pub fn servers<'s, F: Frame>(
             *hint = memory.flows.prefetch_spilled(hash, &it.packet.flow);
         }
     }
-    let mut routed = Burst::new();
     for ((it, &hash), &hint) in matched.drain(..).zip(&hashes).zip(&hints) {
         let Matched { frame, packet, belongs, ingress, handed } = it;
         let mut step = Step { memory, snapshot, now, counters, ingress, handed, hash, hint };
@@ -222,7 +222,6 @@ pub fn servers<'s, F: Frame>(
             }
         }
     }
-    routed
 }
 
 /// How many servers are tried for a flow that one of them could not tell from another.
@@ -316,56 +315,69 @@ impl<'s> Step<'_, 's> {
         packet: &Packet,
         towards: &mut Towards<'s>,
     ) -> bool {
-        let flows = &mut self.memory.flows;
+        let Memory { flows, journal, .. } = &mut *self.memory;
         let state = flows.state(place);
-        let opens_again = packet.flags.opens() && state.state() == Some(FlowState::Closing);
+        let opens_again = packet.flags.opens() && state.is(FlowState::Closing);
         let server = self.snapshot.server(state.server()).filter(|it| it.service == service.id);
-        let (id, progress) = (state.server(), state.state());
-        let Some(server) = server.filter(|_| !opens_again) else {
-            self.memory.journal.note(|| Decision::FlowEnds { server: id, opens_again });
-            flows.end(place, self.counters);
-            return false;
+        let goes_on = |it: &&Server| !opens_again && it.admission != Admission::Halted;
+        let Some(server) = server.filter(goes_on) else {
+            return self.cut_off(place, server, packet, towards);
         };
-        self.memory.journal.note(|| Decision::KnownFlow { server: id, state: progress });
-        if server.admission == Admission::Halted {
-            let reset = packet.flow.protocol == Protocol::Tcp && !packet.flags.opens();
-            *towards = Towards::Reset(self.translation(place, server, Direction::Original));
-            self.memory.flows.end(place, self.counters);
-            return reset;
-        }
+        journal.note(|| Decision::KnownFlow { server: server.id, state: state.state() });
+        let translated = state.translated();
         flows.note(place, packet, Direction::Original, &service.timeouts, self.now, self.counters);
         count(server.id, packet, self.counters);
-        *towards = self.towards(place, server);
+        *towards = match translated {
+            true => Towards::Translated(self.translation(place, server)),
+            false => Towards::Server(server),
+        };
         true
     }
 
-    /// The way to a flow's server.
-    #[inline]
+    /// What becomes of a packet whose flow may not go on: its server is gone or halted, or its client begins anew.
+    #[cold]
+    fn cut_off(
+        &mut self,
+        place: Place,
+        server: Option<&'s Server>,
+        packet: &Packet,
+        towards: &mut Towards<'s>,
+    ) -> bool {
+        let state = *self.memory.flows.state(place);
+        let (id, progress) = (state.server(), state.state());
+        let opens_again = packet.flags.opens() && state.is(FlowState::Closing);
+        let Some(server) = server.filter(|_| !opens_again) else {
+            self.memory.journal.note(|| Decision::FlowEnds { server: id, opens_again });
+            self.memory.flows.end(place, self.counters);
+            return false;
+        };
+        self.memory.journal.note(|| Decision::KnownFlow { server: id, state: progress });
+        let reset = packet.flow.protocol == Protocol::Tcp && !packet.flags.opens();
+        let other_end = state.translated().then(|| self.translation(place, server));
+        *towards = Towards::Reset(other_end);
+        self.memory.flows.end(place, self.counters);
+        reset
+    }
+
+    /// The way to a new flow's server.
     fn towards(&mut self, place: Place, server: &'s Server) -> Towards<'s> {
-        match self.translation(place, server, Direction::Original) {
-            Some(translation) => Towards::Translated(translation),
-            None => Towards::Server(server),
+        match self.memory.flows.state(place).translated() {
+            true => Towards::Translated(self.translation(place, server)),
+            false => Towards::Server(server),
         }
     }
 
+    /// The addresses and ports that the server of the flow at `place` is to see.
     #[inline]
-    fn translation(
-        &mut self,
-        place: Place,
-        server: &Server,
-        direction: Direction,
-    ) -> Option<Translation> {
-        if !self.memory.flows.state(place).translated() {
-            return None;
-        }
+    fn translation(&self, place: Place, server: &Server) -> Translation {
         let reply = self.memory.flows.reply(place);
-        Some(Translation {
+        Translation {
             source: (reply.destination, reply.destination_port),
             destination: (reply.source, reply.source_port),
             hop: server.hop,
-            flow: Some((place, direction)),
+            flow: Some((place, Direction::Original)),
             ages: false,
-        })
+        }
     }
 
     fn new_flow(
@@ -772,9 +784,10 @@ impl<'s> Step<'_, 's> {
                 return self.masqueraded_error(place, error);
             }
             let server = self.snapshot.server(server).ok_or(Fate::Drop(Reason::ServerGone))?;
-            let Some(there) = self.translation(place, server, Direction::Original) else {
+            if !flows.state(place).translated() {
                 return Ok(Towards::Error(ErrorTowards::Server(server)));
-            };
+            }
+            let there = self.translation(place, server);
             // A server that knows us alone would not take it from a stranger, nor would routers on the way.
             let known = there.source.0 == flow.source;
             return Ok(Towards::Error(ErrorTowards::Translated {

@@ -132,20 +132,20 @@ pub struct Error {
     pub quoted: Flow,
 }
 
-/// Reads every frame of a burst that came in at `port`.
+/// Reads every frame of a burst that came in at `port`, and adds what is to be looked at to `parsed`.
 pub fn flows<F: Frame>(
-    mut frames: Burst<F>,
+    frames: &mut Burst<F>,
+    parsed: &mut Burst<Parsed<F>>,
     port: PortId,
     snapshot: &Snapshot,
     memory: &mut Fragments,
     now: Moment,
     counters: &Counters,
-) -> Burst<Parsed<F>> {
-    for frame in &frames {
+) {
+    for frame in frames.iter() {
         frame.prefetch();
     }
     let untagged = door(port, None, snapshot);
-    let mut parsed = Burst::new();
     for frame in frames.drain(..) {
         // Filled in where it stays: what was written a moment ago in small pieces and is then copied in large
         // ones makes the processor wait for the former.
@@ -170,7 +170,6 @@ pub fn flows<F: Frame>(
             counters.drop_one(reason);
         }
     }
-    parsed
 }
 
 /// Whether a frame belongs to a VLAN, by the card's word or its own.

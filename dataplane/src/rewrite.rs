@@ -81,7 +81,7 @@ impl Rewriter {
     /// the other end, so `send` is called for each that is to leave.
     pub fn packets<L: Link>(
         &mut self,
-        mut routed: Burst<Routed<'_, L::Frame>>,
+        routed: &mut Burst<Routed<'_, L::Frame>>,
         surroundings: &mut Surroundings<'_, L>,
         mut send: impl FnMut(Outbound<'_, L::Frame>, &mut Surroundings<'_, L>),
     ) {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::classify;
+use crate::classify::{self, Matched};
 use crate::counters::{Counters, Reason};
 use crate::explain::{Cast, Stage};
 use crate::fragments::Fragments;
@@ -102,9 +102,10 @@ impl<L: Link> Worker<L> {
         steps.outboxes.waited(links, &mut steps.waiting, snapshot, now, counters);
         let mut handled = steps.injected(links, snapshot, counters);
         if !steps.colleagues.is_alone() {
-            let parsed = steps.colleagues.taken_over(counters);
+            let mut parsed = Burst::new();
+            steps.colleagues.taken_over(&mut parsed, counters);
             handled += parsed.len();
-            steps.forward(parsed, links, snapshot, now, counters);
+            steps.forward(&mut parsed, links, snapshot, now, counters);
         }
         for index in 0..links.len() {
             let mut frames = Burst::new();
@@ -115,8 +116,9 @@ impl<L: Link> Worker<L> {
             handled += frames.len();
             count_received(&frames, counters);
             let port = PortId(index as u8);
-            let parsed = parse::flows(frames, port, snapshot, fragments, now, counters);
-            steps.forward(parsed, links, snapshot, now, counters);
+            let mut parsed = Burst::new();
+            parse::flows(&mut frames, &mut parsed, port, snapshot, fragments, now, counters);
+            steps.forward(&mut parsed, links, snapshot, now, counters);
         }
         steps.outboxes.flush(links, counters);
         while let Some(question) = steps.waiting.next_question() {
@@ -153,21 +155,23 @@ impl<F: Frame> Steps<F> {
     /// Takes a burst from what was read to what is sent.
     fn forward<L: Link<Frame = F>>(
         &mut self,
-        parsed: Burst<Parsed<F>>,
+        parsed: &mut Burst<Parsed<F>>,
         links: &mut [L],
         snapshot: &Snapshot,
         now: Moment,
         counters: &Counters,
     ) {
         let Self { memory, rewriter, outboxes, waiting, desk, colleagues, .. } = self;
-        let matched = classify::services(parsed, snapshot, counters, |id, frame, class| {
+        let (mut matched, mut routed) = (Burst::new(), Burst::new());
+        classify::services(parsed, &mut matched, snapshot, counters, |id, frame, class| {
             desk.punt(id, frame, class, now, counters)
         });
-        let routed = lookup::servers(matched, snapshot, memory, now, counters, |worker, it| {
-            colleagues.hand_over(worker, it.for_another(), counters)
-        });
+        let hand_over = |worker, it: Matched<'_, F>| {
+            colleagues.hand_over(worker, it.for_another(), counters);
+        };
+        lookup::servers(&mut matched, &mut routed, snapshot, memory, now, counters, hand_over);
         let mut surroundings = Surroundings { links, snapshot, memory, now, counters };
-        rewriter.packets(routed, &mut surroundings, |outbound, surroundings| {
+        rewriter.packets(&mut routed, &mut surroundings, |outbound, surroundings| {
             outboxes.frame(outbound, surroundings.links, waiting, snapshot, now, counters);
         });
     }

@@ -39,6 +39,12 @@ impl Address {
         (self.high as u128) << 64 | self.low as u128
     }
 
+    /// A word made from both halves, different for different IPv4 addresses.
+    #[inline]
+    pub const fn in_one_word(self) -> u64 {
+        self.high.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.low
+    }
+
     /// Which family it is of.
     #[inline]
     pub const fn family(self) -> Family {

@@ -85,6 +85,7 @@ impl NewFlow {
 /// How [`FlowState`] is written in an entry; 0 is a free one.
 pub const FREE: u8 = 0;
 
+#[inline]
 fn written(state: FlowState) -> u8 {
     match state {
         FlowState::HalfOpen => 1,
@@ -156,6 +157,12 @@ impl State {
             4 => Some(FlowState::Datagrams),
             _ => None,
         }
+    }
+
+    /// Whether the connection has come this far and no further.
+    #[inline]
+    pub fn is(&self, state: FlowState) -> bool {
+        self.state == written(state)
     }
 
     /// Whether replies come back through us.
