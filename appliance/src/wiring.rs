@@ -13,7 +13,7 @@ use dataplane::defence::cookie::Cookies;
 use dataplane::defence::limits::Rates;
 use dataplane::fragments::Fragments;
 use dataplane::handover::colleagues;
-use dataplane::lookup::Memory as WorkerMemory;
+use dataplane::lookup::{Memory as WorkerMemory, NOWHERE_YET};
 use dataplane::lookup::flow_table::{Capacity, Directory, FlowTable, Key, WorkerId};
 use dataplane::lookup::load::{Full, Loads};
 use dataplane::lookup::persistence::Persistence;
@@ -213,6 +213,7 @@ impl Shared {
             worker: id,
             workers: workers as u8,
             random: random() | 1,
+            last_way_back: NOWHERE_YET,
             journal: Default::default(),
         })
     }

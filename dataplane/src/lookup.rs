@@ -177,9 +177,16 @@ pub struct Memory {
     pub workers: u8,
     /// Numbers for source ports; anything but 0.
     pub random: u64,
+    /// The next station on the way to the client that was answered last, and in which generation of the
+    /// configuration that was so; [`NOWHERE_YET`] in the beginning.
+    pub last_way_back: (u64, Hop),
     /// What a dry run notes.
     pub journal: Journal,
 }
+
+/// No way back has been looked for.
+pub const NOWHERE_YET: (u64, Hop) =
+    (u64::MAX, Hop { interface: InterfaceId(0), address: Address::from_bits(0), mac: None });
 
 /// Finds the server of every packet in a burst and adds them to `routed`. Two passes over the table before the decisions, and a third
 /// for flows that lie in their other bucket, so that the burst waits for memory together.
@@ -702,7 +709,7 @@ impl<'s> Step<'_, 's> {
             let service = self.snapshot.services.service(state.service());
             service.map(|service| service.timeouts).unwrap_or_default()
         };
-        let hop = self.snapshot.hop_to(original.source).ok_or(Fate::Drop(Reason::NoRoute))?;
+        let hop = self.way_back(original.source).ok_or(Fate::Drop(Reason::NoRoute))?;
         let Self { memory, now, counters, .. } = self;
         memory.flows.note(place, packet, Direction::Reply, &timeouts, *now, counters);
         it.towards = Towards::Translated(Translation {
@@ -713,6 +720,23 @@ impl<'s> Step<'_, 's> {
             ages: state.server() == ServerId::NONE,
         });
         Ok(true)
+    }
+
+    /// The next station on the way to a client. Most clients are behind the same gateway.
+    #[inline]
+    fn way_back(&mut self, client: Address) -> Option<Hop> {
+        let Step { snapshot, memory, .. } = self;
+        let route = snapshot.routes.to(client)?;
+        let next = route.via.unwrap_or(client);
+        let (generation, last) = memory.last_way_back;
+        if generation == snapshot.generation
+            && (last.interface, last.address) == (route.interface, next)
+        {
+            return Some(last);
+        }
+        let hop = snapshot.hop(route.interface, next);
+        memory.last_way_back = (snapshot.generation, hop);
+        Some(hop)
     }
 
     fn reset_reply(

@@ -323,7 +323,7 @@ fn ipv6(bytes: &mut [u8], packet: &mut Packet) -> Result<Content, Reason> {
 }
 
 /// Reads what is behind the IP header.
-#[inline]
+#[inline(always)]
 fn transport(number: u8, payload: &mut [u8], packet: &mut Packet) -> Result<Content, Reason> {
     let (protocol, (source, destination)) = match (number, packet.part) {
         (protocol::TCP, Part::Whole | Part::First) => {

@@ -17,7 +17,7 @@ use crate::explain::Journal;
 use crate::fragments::Fragments;
 use crate::frame::{Burst, Frame, Link};
 use crate::handover::{Colleagues, colleagues};
-use crate::lookup::Memory;
+use crate::lookup::{Memory, NOWHERE_YET};
 use crate::lookup::flow_table::{Capacity, Directory, FlowTable, Key, WorkerId};
 use crate::lookup::load::{Full, Loads};
 use crate::lookup::persistence::Persistence;
@@ -194,6 +194,7 @@ impl Crew {
             worker: id,
             workers: self.workers as u8,
             random: 1 + worker as u64,
+            last_way_back: NOWHERE_YET,
             journal: Journal::default(),
         }
     }

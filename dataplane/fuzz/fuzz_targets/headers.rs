@@ -48,8 +48,7 @@ fn ipv4(bytes: &mut [u8]) {
         assert_eq!(ip.fragment().is_some(), ip.is_fragment());
         ip.source_routed();
         let right = ip.checksum_is_right();
-        ip.set_source(address);
-        ip.set_destination(address);
+        ip.set_addresses(address, address);
         ip.set_type_of_service(7);
         ip.set_identification(7);
         ip.decrement_time_to_live();
@@ -66,8 +65,7 @@ fn ipv6(bytes: &mut [u8]) {
     if let Ok((mut ip, payload)) = Ipv6::split(bytes) {
         assert_eq!(usize::from(ip.total_length()), 40 + payload.len());
         let _ = ip.extensions(payload).inspect(|walked| assert!(walked.at <= payload.len()));
-        ip.set_source(address);
-        ip.set_destination(address);
+        ip.set_addresses(address, address);
         ip.decrement_hop_limit();
         assert_eq!((ip.source(), ip.destination()), (address, address));
     }
@@ -78,8 +76,7 @@ fn tcp(bytes: &mut [u8]) {
     let change = Change::of_address(Ipv4Addr::BROADCAST, Ipv4Addr::LOCALHOST);
     if let Ok(mut tcp) = Tcp::split(bytes) {
         assert!((20..=60.min(length)).contains(&tcp.length()));
-        tcp.set_source(80, change);
-        tcp.set_destination(443, change);
+        tcp.set_ports(80, 443, change);
         tcp.set_sequence(7);
         tcp.set_acknowledgement(9);
         assert_eq!((tcp.source(), tcp.destination()), (80, 443));
@@ -92,8 +89,7 @@ fn tcp(bytes: &mut [u8]) {
 fn udp(bytes: &mut [u8]) {
     let change = Change::of_address(Ipv4Addr::BROADCAST, Ipv4Addr::LOCALHOST);
     if let Ok(mut udp) = Udp::split(bytes) {
-        udp.set_source(80, change);
-        udp.set_destination(443, change);
+        udp.set_ports(80, 443, change);
         assert_eq!((udp.source(), udp.destination()), (80, 443));
     }
 }

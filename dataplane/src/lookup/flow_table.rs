@@ -382,7 +382,7 @@ impl FlowTable {
     }
 
     /// Where a flow is, if it is known; at the hinted place most probably.
-    #[inline]
+    #[inline(always)]
     pub fn find_near(
         &self,
         hint: Hint,

@@ -18,16 +18,12 @@ pub fn translate(
     let packet = ip_packet(frame);
     let (message, change, family) = if source.is_v4() {
         let (mut ip, payload) = Ipv4::split(packet).ok()?;
-        ip.set_source(source.v4()?);
-        ip.set_destination(destination.v4()?);
+        ip.set_addresses(source.v4()?, destination.v4()?);
         (payload, Change::default(), Family::V4)
     } else {
         let (mut ip, payload) = Ipv6::split(packet).ok()?;
-        let change = Change::of_addresses(ip.source(), source)
-            .and(Change::of_addresses(ip.destination(), destination));
         let at = ip.extensions(payload).ok()?.at;
-        ip.set_source(source);
-        ip.set_destination(destination);
+        let change = ip.set_addresses(source, destination);
         (payload.get_mut(at..)?, change, Family::V6)
     };
     let mut message = Message::read(family, message).ok()?;

@@ -26,13 +26,11 @@ pub fn packet(frame: &mut impl Frame, packet: &Packet, to: &Translation) -> Opti
     match packet.flow.protocol {
         Protocol::Tcp => {
             let mut tcp = Tcp::split(payload).ok()?;
-            tcp.set_source(to.source.1, change);
-            tcp.set_destination(to.destination.1, Change::default());
+            tcp.set_ports(to.source.1, to.destination.1, change);
         }
         Protocol::Udp => {
             let mut udp = Udp::of(payload)?;
-            udp.set_source(to.source.1, change);
-            udp.set_destination(to.destination.1, Change::default());
+            udp.set_ports(to.source.1, to.destination.1, change);
         }
         Protocol::Echo => {
             // The identifier stands in for the port of whoever asks.
@@ -72,13 +70,11 @@ pub fn addresses(
     match carried {
         protocol::TCP => {
             let mut tcp = Tcp::split(payload).ok()?;
-            let port = tcp.source();
-            tcp.set_source(port, change);
+            tcp.addresses_changed(change);
         }
         protocol::UDP => {
             let mut udp = Udp::of(payload)?;
-            let port = udp.source();
-            udp.set_source(port, change);
+            udp.addresses_changed(change);
         }
         protocol::ICMP if to_v4 => {
             let mut message = Message::read(Family::V4, payload).ok()?;
@@ -129,16 +125,8 @@ fn addresses_of_header(
     let bytes = ip_packet(frame);
     if packet.flow.source.is_v4() {
         let (mut ip, _) = Ipv4::split(bytes).ok()?;
-        let change = Change::of_addresses(ip.source_address(), source)
-            .and(Change::of_addresses(ip.destination_address(), destination));
-        ip.set_source(source.v4()?);
-        ip.set_destination(destination.v4()?);
-        return Some(change);
+        return Some(ip.set_addresses(source.v4()?, destination.v4()?));
     }
     let (mut ip, _) = Ipv6::split(bytes).ok()?;
-    let change = Change::of_addresses(ip.source(), source)
-        .and(Change::of_addresses(ip.destination(), destination));
-    ip.set_source(source);
-    ip.set_destination(destination);
-    Some(change)
+    Some(ip.set_addresses(source, destination))
 }

@@ -151,28 +151,24 @@ impl<'p> Ipv4<'p> {
     /// Whether the header's checksum is right.
     #[inline]
     pub fn checksum_is_right(&self) -> bool {
-        if self.options.is_empty() {
-            return checksum::of(self.fixed) == 0;
-        }
-        // Both halves are whole words, so their sums add up; ones' complement of each is undone.
-        let halves =
-            [checksum::of(self.fixed), checksum::of(self.options)].map(|half| u32::from(!half));
-        let sum = halves[0] + halves[1];
-        (sum & 0xffff) + (sum >> 16) == 0xffff
+        let sum = |words: &[[u8; 4]]| {
+            // In whatever byte order: all ones are all ones in each (RFC 1071 section 2 (B)).
+            words.iter().map(|&word| u64::from(u32::from_ne_bytes(word))).sum::<u64>()
+        };
+        let fixed = sum(self.fixed.as_chunks().0);
+        let options = if self.options.is_empty() { 0 } else { sum(self.options.as_chunks().0) };
+        checksum::fold(fixed + options) == 0xffff
     }
 
-    /// Replaces the source and mends the checksum.
+    /// Replaces both addresses and mends the checksum; gives what changed.
     #[inline]
-    pub fn set_source(&mut self, to: Ipv4Addr) {
-        self.mend(Change::of_address(self.source(), to));
-        self.fixed[12..16].copy_from_slice(&to.octets());
-    }
-
-    /// Replaces the destination and mends the checksum.
-    #[inline]
-    pub fn set_destination(&mut self, to: Ipv4Addr) {
-        self.mend(Change::of_address(self.destination(), to));
-        self.fixed[16..].copy_from_slice(&to.octets());
+    pub fn set_addresses(&mut self, source: Ipv4Addr, destination: Ipv4Addr) -> Change {
+        let change = Change::of_address(self.source(), source)
+            .and(Change::of_address(self.destination(), destination));
+        self.mend(change);
+        self.fixed[12..16].copy_from_slice(&source.octets());
+        self.fixed[16..].copy_from_slice(&destination.octets());
+        change
     }
 
     /// Replaces the type of service and mends the checksum.
@@ -370,8 +366,7 @@ mod tests {
         assert_eq!(header.length(), 24);
         assert_eq!(payload, [9; 4]);
         assert!(header.checksum_is_right());
-        header.set_destination(Ipv4Addr::new(172, 16, 0, 1));
-        header.set_source(Ipv4Addr::BROADCAST);
+        header.set_addresses(Ipv4Addr::BROADCAST, Ipv4Addr::new(172, 16, 0, 1));
         assert!(header.checksum_is_right());
     }
 
@@ -440,8 +435,8 @@ mod tests {
             ip.set_total_length(length);
             ip.set_identification(identification);
             ip.set_time_to_live(live);
-            ip.set_source(Ipv4Addr::from_bits(addresses[0]));
-            ip.set_destination(Ipv4Addr::from_bits(addresses[1]));
+            let [source, destination] = addresses.map(Ipv4Addr::from_bits);
+            ip.set_addresses(source, destination);
             prop_assert!(ip.checksum_is_right());
             prop_assert_eq!(ip.source_address(), Ipv4Addr::from_bits(addresses[0]).into());
             prop_assert_eq!(ip.destination_address(), Ipv4Addr::from_bits(addresses[1]).into());

@@ -1,5 +1,6 @@
 //! IPv6 (RFC 8200): the fixed header, and the extension headers that may stand before what is carried.
 
+use super::checksum::Change;
 use super::{Address, Malformed};
 
 pub use super::protocol;
@@ -125,16 +126,15 @@ impl<'p> Ipv6<'p> {
         self.0[7]
     }
 
-    /// Replaces the source. The checksum of what is carried covers it, and is the caller's to mend.
+    /// Replaces both addresses; gives what changed. The checksum of what is carried covers them, and is the
+    /// caller's to mend.
     #[inline]
-    pub fn set_source(&mut self, to: Address) {
-        self.0[8..24].copy_from_slice(&to.bits().to_be_bytes());
-    }
-
-    /// Replaces the destination. The checksum of what is carried covers it, and is the caller's to mend.
-    #[inline]
-    pub fn set_destination(&mut self, to: Address) {
-        self.0[24..].copy_from_slice(&to.bits().to_be_bytes());
+    pub fn set_addresses(&mut self, source: Address, destination: Address) -> Change {
+        let change = Change::of_addresses(self.source(), source)
+            .and(Change::of_addresses(self.destination(), destination));
+        self.0[8..24].copy_from_slice(&source.bits().to_be_bytes());
+        self.0[24..].copy_from_slice(&destination.bits().to_be_bytes());
+        change
     }
 
     #[inline]
@@ -502,8 +502,7 @@ mod tests {
             let label = ip.flow_label();
             ip.set_traffic_class(class);
             ip.set_hop_limit(limit);
-            ip.set_source(Address::from_bits(from));
-            ip.set_destination(Address::from_bits(to));
+            ip.set_addresses(Address::from_bits(from), Address::from_bits(to));
             prop_assert_eq!((ip.traffic_class(), ip.hop_limit(), ip.flow_label()), (class, limit, label));
             prop_assert_eq!((ip.source().bits(), ip.destination().bits()), (from, to));
             let header = Header {

@@ -164,18 +164,19 @@ impl<'p> Tcp<'p> {
         Flags(self.fixed[13])
     }
 
-    /// Replaces the source port; `address` is what changed in the pseudo-header.
+    /// Replaces both ports; `addresses` is what changed in the pseudo-header.
     #[inline]
-    pub fn set_source(&mut self, port: u16, address: Change) {
-        self.mend(address.word(self.source(), port));
-        self.fixed[..2].copy_from_slice(&port.to_be_bytes());
+    pub fn set_ports(&mut self, source: u16, destination: u16, addresses: Change) {
+        let ports = [source, destination].map(u16::to_be_bytes);
+        let change = addresses.word(self.source(), source).word(self.destination(), destination);
+        self.mend(change);
+        self.fixed[..4].copy_from_slice(ports.as_flattened());
     }
 
-    /// Replaces the destination port; `address` is what changed in the pseudo-header.
+    /// Something changed in the pseudo-header alone.
     #[inline]
-    pub fn set_destination(&mut self, port: u16, address: Change) {
-        self.mend(address.word(self.destination(), port));
-        self.fixed[2..4].copy_from_slice(&port.to_be_bytes());
+    pub fn addresses_changed(&mut self, addresses: Change) {
+        self.mend(addresses);
     }
 
     /// The number of the first byte of data, or of the SYN.

@@ -40,18 +40,19 @@ impl<'p> Udp<'p> {
         u16::from_be_bytes([self.0[2], self.0[3]])
     }
 
-    /// Replaces the source port; `address` is what changed in the pseudo-header.
+    /// Replaces both ports; `addresses` is what changed in the pseudo-header.
     #[inline]
-    pub fn set_source(&mut self, port: u16, address: Change) {
-        self.mend(address.word(self.source(), port));
-        self.0[..2].copy_from_slice(&port.to_be_bytes());
+    pub fn set_ports(&mut self, source: u16, destination: u16, addresses: Change) {
+        let ports = [source, destination].map(u16::to_be_bytes);
+        let change = addresses.word(self.source(), source).word(self.destination(), destination);
+        self.mend(change);
+        self.0[..4].copy_from_slice(ports.as_flattened());
     }
 
-    /// Replaces the destination port; `address` is what changed in the pseudo-header.
+    /// Something changed in the pseudo-header alone.
     #[inline]
-    pub fn set_destination(&mut self, port: u16, address: Change) {
-        self.mend(address.word(self.destination(), port));
-        self.0[2..4].copy_from_slice(&port.to_be_bytes());
+    pub fn addresses_changed(&mut self, addresses: Change) {
+        self.mend(addresses);
     }
 
     #[inline]
@@ -85,11 +86,11 @@ mod tests {
     #[test]
     fn no_checksum_stays_none_and_a_sum_of_zero_is_written_as_all_ones() {
         let mut none = [0, 1, 0, 2, 0, 8, 0, 0];
-        Udp::split(&mut none).unwrap().set_source(9, Change::default());
+        Udp::split(&mut none).unwrap().set_ports(9, 2, Change::default());
         assert_eq!(none, [0, 9, 0, 2, 0, 8, 0, 0]);
         // ~checksum + ~old + new = 0xffff: the mended checksum would be zero.
         let mut some = [0, 1, 0, 2, 0, 8, 0x00, 0x01];
-        Udp::split(&mut some).unwrap().set_source(2, Change::default());
+        Udp::split(&mut some).unwrap().set_ports(2, 2, Change::default());
         assert_eq!(some[6..], [0xff, 0xff]);
     }
 }
