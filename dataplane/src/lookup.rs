@@ -212,9 +212,11 @@ pub fn servers<'s, F: Frame>(
             *hint = memory.flows.prefetch_spilled(hash, &it.packet.flow);
         }
     }
+    let (ingress, handed, hash, hint) = (InterfaceId(0), 0, 0, Hint::NONE);
+    let mut step = Step { memory, snapshot, now, counters, ingress, handed, hash, hint };
     for ((it, &hash), &hint) in matched.drain(..).zip(&hashes).zip(&hints) {
         let Matched { frame, packet, belongs, ingress, handed } = it;
-        let mut step = Step { memory, snapshot, now, counters, ingress, handed, hash, hint };
+        (step.ingress, step.handed, step.hash, step.hint) = (ingress, handed, hash, hint);
         // Decided where it stays, for the reason given in `parse`.
         routed.push(Routed { frame, packet, towards: Towards::Unreachable, ingress });
         let decided = routed.last_mut().map(|it| step.decide(belongs, it));
@@ -314,7 +316,7 @@ impl<'s> Step<'_, 's> {
     }
 
     /// Says where the flow at `place` goes; `false`, and the flow has ended, if it may not go on.
-    #[inline]
+    #[inline(always)]
     fn known(
         &mut self,
         place: Place,

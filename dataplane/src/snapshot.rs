@@ -5,6 +5,8 @@
 //! persistence, scheduler positions, counters) lives outside, and names services and servers by
 //! identities that stay the same for as long as the operator keeps the name.
 
+mod endpoints;
+
 mod nat;
 
 mod routes;

@@ -31,7 +31,7 @@ impl<F: Frame> Outboxes<F> {
     }
 
     /// Sends a frame, or leaves it at `waiting` if its next station is not known yet.
-    #[inline]
+    #[inline(always)]
     pub fn frame<L: Link<Frame = F>>(
         &mut self,
         outbound: Outbound<'_, F>,
@@ -62,7 +62,7 @@ impl<F: Frame> Outboxes<F> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn send<L: Link<Frame = F>>(
         &mut self,
         outbound: Outbound<'_, F>,
@@ -108,7 +108,7 @@ impl<F: Frame> Outboxes<F> {
     }
 
     /// Puts a finished frame into its device's outbox, with a VLAN tag if the interface has one.
-    #[inline]
+    #[inline(always)]
     pub fn put<L: Link<Frame = F>>(
         &mut self,
         interface: &Interface,

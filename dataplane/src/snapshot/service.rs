@@ -1,10 +1,10 @@
 //! The virtual services and their real servers.
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use zerocopy::FromZeros;
 
+use super::endpoints::Endpoints;
 use super::{Hop, Map, Set};
 use crate::lookup::scheduler::maglev;
 use crate::wire::Address;
@@ -74,7 +74,7 @@ pub enum Protocol {
 #[derive(Debug, Default)]
 pub struct Services {
     by_id: Vec<Option<Service>>,
-    ports: Map<Endpoint, u16>,
+    ports: Endpoints,
     ranges: Map<(Address, Protocol), Vec<PortRange>>,
     /// Addresses of servers whose replies come back through us untouched (NAT).
     nat_servers: Set<Address>,
@@ -84,24 +84,6 @@ pub struct Services {
     one_packet: Map<(Address, u16, Protocol), (Address, u16)>,
     /// Whether any service has a helper that opens ports.
     helpers: bool,
-}
-
-/// Where a service is published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Endpoint {
-    address: Address,
-    port: u16,
-    protocol: Protocol,
-}
-
-impl Hash for Endpoint {
-    /// In one word, which is fast. Strangers can make others with the same, but only the operator's are in the
-    /// map.
-    #[inline]
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let end = u64::from(self.port) << 8 | u64::from(self.protocol as u8);
-        state.write_u64(self.address.in_one_word() ^ end.rotate_left(40));
-    }
 }
 
 /// Ports `first..=last` of one address belong to one service.
@@ -136,9 +118,9 @@ impl Services {
     ) {
         let slot = service.slot() as u16;
         if last.saturating_sub(first) < SPELLED_OUT {
-            self.ports.extend(
-                (first..=last).map(|port| (Endpoint { address, port, protocol }, slot)),
-            );
+            for port in first..=last {
+                self.ports.insert(address, protocol, port, slot);
+            }
             return;
         }
         let ranges = self.ranges.entry((address, protocol)).or_default();
@@ -185,7 +167,7 @@ impl Services {
     /// The service published at this address, protocol and port.
     #[inline]
     pub fn at(&self, address: Address, protocol: Protocol, port: u16) -> Option<&Service> {
-        let exact = self.ports.get(&Endpoint { address, port, protocol }).copied();
+        let exact = self.ports.get(address, protocol, port);
         let found = exact.or_else(|| self.in_range(address, protocol, port))?;
         self.by_id.get(usize::from(found))?.as_ref()
     }
