@@ -266,9 +266,8 @@ fn find_ports(
         return Ok(());
     }
     let (datagram, _) = parse::part(packet, sketch)?;
-    fragments.rehearse(&datagram, |fragments| {
-        parse::find_ports(content, packet, sketch, fragments, now)
-    })
+    fragments
+        .rehearse(&datagram, |fragments| parse::find_ports(content, packet, sketch, fragments, now))
 }
 
 /// Looks the packet's server up; what that takes of schedules and rates is put back.

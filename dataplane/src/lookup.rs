@@ -334,7 +334,12 @@ impl<'s> Step<'_, 's> {
         };
         journal.note(|| Decision::KnownFlow { server: server.id, state: state.state() });
         let translated = state.translated();
-        flows.note(place, packet, Direction::Original, &service.timeouts, self.now, self.counters);
+        if !journal.is_open() {
+            state.note(packet, self.now);
+            if let Some(next) = state.changes_with(packet, Direction::Original) {
+                flows.advance(place, next, &service.timeouts, self.counters);
+            }
+        }
         count(server.id, packet, self.counters);
         *towards = match translated {
             true => Towards::Translated(self.translation(place, server)),
@@ -795,11 +800,7 @@ impl<'s> Step<'_, 's> {
     }
 
     /// An ICMP error: to the end of the flow that sent the quoted packet.
-    fn error(
-        &mut self,
-        packet: &Packet,
-        frame: &mut impl Frame,
-    ) -> Result<Towards<'s>, Fate> {
+    fn error(&mut self, packet: &Packet, frame: &mut impl Frame) -> Result<Towards<'s>, Fate> {
         let flow = packet.flow;
         let error = parse::error(packet, frame).ok_or(Fate::Drop(Reason::UnrelatedError))?;
         let flows = &mut self.memory.flows;

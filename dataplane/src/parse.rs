@@ -1,5 +1,9 @@
 //! Step 2: bytes to a flow, or to a message for the control plane, or out.
 
+mod ordinary;
+
+use std::net::Ipv4Addr;
+
 use crate::counters::{Counters, Reason};
 use crate::fragments::{Datagram, Fragments, Piece, Verdict};
 use crate::frame::{Burst, Frame};
@@ -180,11 +184,7 @@ fn has_tag<F: Frame>(frame: &F) -> bool {
 
 /// The interface that frames with this VLAN tag arrive on at a device.
 #[inline]
-fn door(
-    port: PortId,
-    vlan: Option<u16>,
-    snapshot: &Snapshot,
-) -> Option<(InterfaceId, &Interface)> {
+fn door(port: PortId, vlan: Option<u16>, snapshot: &Snapshot) -> Option<(InterfaceId, &Interface)> {
     let id = snapshot.interface_at(port, vlan)?;
     Some((id, snapshot.interface(id)?))
 }
@@ -229,30 +229,43 @@ pub fn content<F: Frame>(
         return Err(Reason::Oversize);
     }
     let (ethernet, payload) = Ethernet::split(frame.bytes_mut())?;
-    let (destination, ethertype) = (ethernet.destination(), ethernet.ethertype());
-    let is_ours = destination == interface.mac;
-    match ethertype {
-        ethertype::IPV4 if is_ours => ipv4(payload, packet),
-        ethertype::IPV6 if is_ours || destination.is_group() => match ipv6(payload, packet)? {
-            Content::Neighbour => Ok(Content::Neighbour),
-            content if is_ours => Ok(content),
-            _ => Err(Reason::NotOurMac),
+    let is_ours = ethernet.is_for(interface.mac);
+    match ethernet.ethertype() {
+        ethertype::IPV4 if is_ours => match ordinary::v4(payload) {
+            Some(read) => {
+                *packet = read;
+                Ok(Content::Flow)
+            }
+            None => closely_v4(payload, packet),
         },
-        ethertype::ARP if is_ours || destination.is_group() => Ok(Content::Arp),
+        ethertype::IPV6 if is_ours => match ordinary::v6(payload) {
+            Some(read) => {
+                *packet = read;
+                Ok(Content::Flow)
+            }
+            None => closely_v6(payload, packet),
+        },
+        ethertype::IPV6 if ethernet.destination().is_group() => {
+            match closely_v6(payload, packet)? {
+                Content::Neighbour => Ok(Content::Neighbour),
+                _ => Err(Reason::NotOurMac),
+            }
+        }
+        ethertype::ARP if is_ours || ethernet.destination().is_group() => Ok(Content::Arp),
         ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP => Err(Reason::NotOurMac),
         ethertype::VLAN | ethertype::SERVICE_VLAN => Err(Reason::Vlan),
         _ => Err(Reason::NotIp),
     }
 }
 
-#[inline]
-fn ipv4(bytes: &mut [u8], packet: &mut Packet) -> Result<Content, Reason> {
+#[inline(never)]
+fn closely_v4(bytes: &mut [u8], packet: &mut Packet) -> Result<Content, Reason> {
     let (ip, payload) = Ipv4::split(bytes)?;
     if !ip.checksum_is_right() {
         return Err(Reason::BadChecksum);
     }
     let (source, destination) = (ip.source(), ip.destination());
-    if !may_be_a_station(source.octets()) || !may_be_a_station(destination.octets()) {
+    if !may_be_a_station(source) || !may_be_a_station(destination) {
         return Err(Reason::BadSource);
     }
     if source == destination {
@@ -283,8 +296,8 @@ fn part_of(fragment: Option<ipv4::Fragment>) -> Part {
     }
 }
 
-#[inline]
-fn ipv6(bytes: &mut [u8], packet: &mut Packet) -> Result<Content, Reason> {
+#[inline(never)]
+fn closely_v6(bytes: &mut [u8], packet: &mut Packet) -> Result<Content, Reason> {
     let (ip, payload) = Ipv6::split(bytes)?;
     let (source, destination) = (ip.source(), ip.destination());
     let extensions = ip.extensions(payload)?;
@@ -323,7 +336,6 @@ fn ipv6(bytes: &mut [u8], packet: &mut Packet) -> Result<Content, Reason> {
 }
 
 /// Reads what is behind the IP header.
-#[inline(always)]
 fn transport(number: u8, payload: &mut [u8], packet: &mut Packet) -> Result<Content, Reason> {
     let (protocol, (source, destination)) = match (number, packet.part) {
         (protocol::TCP, Part::Whole | Part::First) => {
@@ -485,7 +497,8 @@ pub(crate) fn part(packet: &Packet, frame: &mut impl Frame) -> Result<(Datagram,
 /// Whether a station may have this address (RFC 1122 section 3.2.1.3): not zero, not loopback,
 /// not multicast, not reserved, not broadcast.
 #[inline]
-fn may_be_a_station([first, ..]: [u8; 4]) -> bool {
+fn may_be_a_station(address: Ipv4Addr) -> bool {
+    let first = (address.to_bits() >> 24) as u8;
     first.wrapping_sub(1) < 223 && first != 127
 }
 

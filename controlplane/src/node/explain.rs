@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dataplane::explain::{Carried, self, Decision, Described, MOST_DECISIONS, Owner};
+use dataplane::explain::{self, Carried, Decision, Described, MOST_DECISIONS, Owner};
 use dataplane::parse::{Flow, Packet, Part};
 use dataplane::punt::{Class, Command, Copied, FlowState};
 use dataplane::snapshot::{

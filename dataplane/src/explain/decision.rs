@@ -4,8 +4,8 @@ use std::fmt;
 
 use crate::classify::Belongs;
 use crate::counters::Reason;
-use crate::lookup::flow_table::WorkerId;
 use crate::frame::Frame;
+use crate::lookup::flow_table::WorkerId;
 use crate::parse::{self, Content, Flow, Packet, Part};
 use crate::punt::{Class, FlowState};
 use crate::snapshot::{

@@ -473,7 +473,15 @@ impl FlowTable {
         }
     }
 
-    fn advance(&mut self, place: Place, next: FlowState, timeouts: &Timeouts, counters: &Counters) {
+    /// The connection of the flow at `place` has come as far as `next`; `timeouts` are its service's.
+    #[cold]
+    pub(super) fn advance(
+        &mut self,
+        place: Place,
+        next: FlowState,
+        timeouts: &Timeouts,
+        counters: &Counters,
+    ) {
         let state = self.state(place);
         let before = state.state();
         state.set_state(next, timeouts.of(next));

@@ -128,7 +128,7 @@ mod tests {
     fn a_hundred_thousand_endpoints_are_found_within_a_few_steps() {
         let mut endpoints = Endpoints::default();
         for number in 0..100_000u32 {
-            let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 | number / 50).into();
+            let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number / 50).into();
             endpoints.insert(address, Protocol::Tcp, 8_000 + (number % 50) as u16, number as u16);
         }
         // The longest row of places that are taken bounds every look-up, of those that are not there too.

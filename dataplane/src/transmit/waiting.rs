@@ -110,9 +110,8 @@ impl<F> Waiting<F> {
         if snapshot.generation != self.looked_up {
             (self.looked_up, self.next) = (snapshot.generation, 0);
         }
-        let resolved = |(held, _): &(Held<F>, Moment)| {
-            snapshot.hop(held.hop.interface, held.hop.address).mac
-        };
+        let resolved =
+            |(held, _): &(Held<F>, Moment)| snapshot.hop(held.hop.interface, held.hop.address).mac;
         let found = self
             .frames
             .iter()

@@ -11,6 +11,14 @@ pub fn of(bytes: &[u8]) -> u16 {
     !fold(sum(bytes))
 }
 
+/// Whether the checksum in a header of this length is right. In whatever byte order: all ones are all ones in each
+/// (RFC 1071 section 2 (B)).
+#[inline]
+pub fn is_right(header: &[u8; 20]) -> bool {
+    let words = header.as_chunks().0.iter();
+    fold(words.map(|&word| u64::from(u32::from_ne_bytes(word))).sum()) == 0xffff
+}
+
 /// The ones' complement sum of 16-bit big-endian words; an odd last byte counts as the high half.
 /// It is taken over 32-bit words in the other byte order, which vectorises everywhere and, folded and
 /// swapped, gives the same 16 bits (RFC 1071 section 2 (B) and (C)).

@@ -111,6 +111,15 @@ impl<'p> Ethernet<'p> {
         Mac([a, b, c, d, e, f])
     }
 
+    /// Whether the frame is for this station.
+    #[inline]
+    pub fn is_for(&self, station: Mac) -> bool {
+        let [a, b, c, d, e, f, ..] = *self.0;
+        let [g, h, i, j, k, l] = station.0;
+        u32::from_ne_bytes([a, b, c, d]) == u32::from_ne_bytes([g, h, i, j])
+            && u16::from_ne_bytes([e, f]) == u16::from_ne_bytes([k, l])
+    }
+
     /// Who sent the frame.
     #[inline]
     pub fn source(&self) -> Mac {

@@ -14,6 +14,8 @@ pub const HEADER: usize = 20;
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
+/// The bits that only a fragment has set.
+pub const MORE_OR_LATER: u16 = MORE_FRAGMENTS | OFFSET;
 
 /// Which part of a packet this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +83,7 @@ impl<'p> Ipv4<'p> {
     /// Whether this is a part of a packet only.
     #[inline]
     pub fn is_fragment(&self) -> bool {
-        self.word(6) & (MORE_FRAGMENTS | OFFSET) != 0
+        self.word(6) & MORE_OR_LATER != 0
     }
 
     /// Which part of a packet this is; `None` for a whole one.
@@ -151,13 +153,14 @@ impl<'p> Ipv4<'p> {
     /// Whether the header's checksum is right.
     #[inline]
     pub fn checksum_is_right(&self) -> bool {
-        let sum = |words: &[[u8; 4]]| {
-            // In whatever byte order: all ones are all ones in each (RFC 1071 section 2 (B)).
-            words.iter().map(|&word| u64::from(u32::from_ne_bytes(word))).sum::<u64>()
-        };
-        let fixed = sum(self.fixed.as_chunks().0);
-        let options = if self.options.is_empty() { 0 } else { sum(self.options.as_chunks().0) };
-        checksum::fold(fixed + options) == 0xffff
+        if self.options.is_empty() {
+            return checksum::is_right(self.fixed);
+        }
+        // Both halves are whole words, so their sums add up; ones' complement of each is undone.
+        let halves =
+            [checksum::of(self.fixed), checksum::of(self.options)].map(|half| u32::from(!half));
+        let sum = halves[0] + halves[1];
+        (sum & 0xffff) + (sum >> 16) == 0xffff
     }
 
     /// Replaces both addresses and mends the checksum; gives what changed.

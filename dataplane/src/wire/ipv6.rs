@@ -15,7 +15,7 @@ pub const FRAGMENT_HEADER: usize = 8;
 pub const LEAST_MTU: u16 = 1280;
 
 /// The longest payload with which a packet's total length is still 16 bits.
-const MOST_PAYLOAD: usize = u16::MAX as usize - HEADER;
+pub const MOST_PAYLOAD: usize = u16::MAX as usize - HEADER;
 
 /// The fixed header of an IPv6 packet, read and written where it lies. It has no checksum.
 pub struct Ipv6<'p>(&'p mut [u8; HEADER]);

@@ -96,7 +96,7 @@ impl Flags {
     #[inline]
     pub fn is_impossible(self) -> bool {
         let verbs = self.0 & (Self::SYN | Self::FIN | Self::RST);
-        verbs.count_ones() > 1 || self.0 & (Self::SYN | Self::RST | Self::ACK) == 0
+        verbs & verbs.wrapping_sub(1) != 0 || self.0 & (Self::SYN | Self::RST | Self::ACK) == 0
     }
 }
 

@@ -200,11 +200,7 @@ fn a_server_never_has_more_than_it_may_however_fast_connections_come_to_all_work
             _ => client(number),
         };
         for number in 0..60 {
-            team.receives(
-                usize::from(number) % 4,
-                OUTSIDE,
-                &tcp(&of(number), "192.0.2.1:80", SYN),
-            );
+            team.receives(usize::from(number) % 4, OUTSIDE, &tcp(&of(number), "192.0.2.1:80", SYN));
         }
         let sent = team.transmitted_on(INSIDE);
         let own = sent.iter().filter(|frame| frame[..6] == limited).count();
