@@ -6,6 +6,7 @@
 
 use crate::counters::{Counters, Reason};
 use crate::frame::{Burst, Frame};
+use crate::lookup::flow_table::{Direction, Near, Place};
 use crate::parse::{self, Content, Flow, Packet, Parsed};
 use crate::punt::Class;
 use crate::snapshot::{InterfaceId, Protocol, Service, Snapshot};
@@ -16,6 +17,8 @@ pub struct Matched<'s, F> {
     pub frame: F,
     /// What was read from it; for an error, the packet that it answers.
     pub packet: Packet,
+    /// How far its flow has been looked for.
+    pub near: Near,
     /// What it belongs to.
     pub belongs: Belongs<'s>,
     /// The interface that it came in on.
@@ -27,7 +30,7 @@ pub struct Matched<'s, F> {
 impl<F: Frame> Matched<'_, F> {
     /// As it was before this step, for another worker.
     pub fn for_another(self) -> Parsed<F> {
-        let Self { mut frame, mut packet, belongs, ingress, handed } = self;
+        let Self { mut frame, mut packet, belongs, ingress, handed, .. } = self;
         let content = match belongs {
             Belongs::Error => Content::Error,
             _ => Content::Flow,
@@ -36,13 +39,17 @@ impl<F: Frame> Matched<'_, F> {
         {
             packet.flow = own_flow(&error);
         }
-        Parsed { frame, packet, content, ingress, handed: handed.saturating_add(1) }
+        let handed = handed.saturating_add(1);
+        Parsed { frame, packet, near: Near::NOT, content, ingress, handed }
     }
 }
 
 /// What a packet belongs to.
 #[derive(Clone, Copy)]
+#[repr(u8)] // as for `lookup::Towards`
 pub enum Belongs<'s> {
+    /// A packet of this flow, which goes this way.
+    Known(Place, Direction),
     /// A client's packet for a virtual service.
     To(&'s Service),
     /// A client's packet for a virtual address, on a port that a helper may have opened.
@@ -58,17 +65,23 @@ pub enum Belongs<'s> {
 }
 
 /// Parts a burst into packets to forward, which are added to `matched`, and messages for the control plane.
+/// What is `recognised` need not be looked at.
 pub fn services<'s, F: Frame>(
     parsed: &mut Burst<Parsed<F>>,
     matched: &mut Burst<Matched<'s, F>>,
     snapshot: &'s Snapshot,
     counters: &Counters,
+    mut recognised: impl FnMut(Near, &Packet) -> Option<Belongs<'s>>,
     mut punt: impl FnMut(InterfaceId, F, Class),
 ) {
-    for Parsed { mut frame, mut packet, content, ingress, handed } in parsed.drain(..) {
+    for Parsed { mut frame, mut packet, near, content, ingress, handed } in parsed.drain(..) {
+        if let Some(belongs) = recognised(near, &packet) {
+            matched.push(Matched { frame, packet, near, belongs, ingress, handed });
+            continue;
+        }
         match answer(content, &mut packet, &mut frame, ingress, snapshot) {
             Answer::Forward(belongs) => {
-                matched.push(Matched { frame, packet, belongs, ingress, handed });
+                matched.push(Matched { frame, packet, near, belongs, ingress, handed });
             }
             Answer::Punt(class) => punt(ingress, frame, class),
             Answer::Drop(reason) => counters.drop_one(reason),

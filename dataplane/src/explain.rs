@@ -228,7 +228,8 @@ impl Stage {
         };
         memory.journal.note(|| Decision::Belongs(Owner::of(&belongs, &packet, snapshot)));
         let before = Seen::of(&mut sketch, &packet);
-        let matched = Matched { frame: sketch, packet, belongs, ingress, handed: 0 };
+        let near = memory.flows.approach(&packet.flow);
+        let matched = Matched { frame: sketch, packet, near, belongs, ingress, handed: 0 };
         let mut routed = looked_up(matched, snapshot, memory, now, counters);
         let Some(it) = routed.first() else { return Ok(()) };
         let towards = it.towards;

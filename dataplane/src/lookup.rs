@@ -22,24 +22,24 @@ mod through;
 
 use std::sync::Arc;
 
-use crate::classify::{Belongs, Matched, passes};
+use crate::classify::{self, Answer, Belongs, Matched, passes};
 use crate::counters::{Counters, Reason};
 use crate::defence::cookie::Cookies;
 use crate::defence::limits::{Limit, Rates};
 use crate::explain::{Decision, Journal};
-use crate::frame::{BURST, Burst, Frame};
+use crate::frame::{Burst, Frame};
 use crate::moment::Moment;
-use crate::parse::{self, Packet, ip_packet};
+use crate::parse::{self, Content, Packet, Parsed, ip_packet};
 use crate::punt::FlowState;
 use crate::snapshot::{
     Admission, Hop, InterfaceId, Limits, Mode, Protocol, Scheduler, Server, ServerId, Service,
-    Snapshot, Timeouts,
+    ServiceId, Snapshot,
 };
 use crate::toeplitz::Spreading;
 use crate::wire::{Address, Prefix, checksum};
 use challenge::Entrance;
 use flow_table::mark;
-use flow_table::{Direction, FlowTable, Hint, NewFlow, Place, Refused, WorkerId};
+use flow_table::{Direction, FlowTable, Near, NewFlow, Place, Refused, WorkerId};
 use load::Loads;
 use persistence::{Persistence, Remembered, Share};
 use scheduler::Schedules;
@@ -188,8 +188,43 @@ pub struct Memory {
 pub const NOWHERE_YET: (u64, Hop) =
     (u64::MAX, Hop { interface: InterfaceId(0), address: Address::from_bits(0), mac: None });
 
-/// Finds the server of every packet in a burst and adds them to `routed`. Two passes over the table before the decisions, and a third
-/// for flows that lie in their other bucket, so that the burst waits for memory together.
+/// Asks for the buckets of a burst's flows, all of them, and then for the entries, so that the burst waits for
+/// memory together; and once more for those few that may lie in their other bucket.
+pub fn approach<F>(parsed: &mut Burst<Parsed<F>>, flows: &FlowTable) {
+    for it in parsed.iter_mut() {
+        it.near = flows.approach(&it.packet.flow);
+    }
+    let mut spilled = false;
+    for it in parsed.iter_mut() {
+        spilled |= flows.come_nearer(&it.packet.flow, &mut it.near);
+    }
+    if spilled {
+        for it in parsed.iter_mut() {
+            flows.come_round(&it.packet.flow, &mut it.near);
+        }
+    }
+}
+
+/// The flow that a packet is of, if that needs no finding out: packets like it have been the flow's since the
+/// configuration in force was published. Asks for what will be needed of the flow's server.
+#[inline]
+pub fn recognised<'s>(
+    near: Near,
+    packet: &Packet,
+    snapshot: &Snapshot,
+    flows: &FlowTable,
+    counters: &Counters,
+) -> Option<Belongs<'s>> {
+    let (place, direction) = flows.settled(near, &packet.flow)?;
+    let server = flows.server(place);
+    if let Some(server) = snapshot.servers.get(server.slot()) {
+        prefetch::prefetch(server);
+    }
+    prefetch::prefetch(counters.server(server));
+    Some(Belongs::Known(place, direction))
+}
+
+/// Finds the server of every packet in a burst and adds them to `routed`.
 pub fn servers<'s, F: Frame>(
     matched: &mut Burst<Matched<'s, F>>,
     routed: &mut Burst<Routed<'s, F>>,
@@ -199,24 +234,12 @@ pub fn servers<'s, F: Frame>(
     counters: &Counters,
     mut hand_over: impl FnMut(WorkerId, Matched<'s, F>),
 ) {
-    let mut hashes = [0; BURST];
-    for (it, hash) in matched.iter().zip(&mut hashes) {
-        *hash = memory.flows.hash(&it.packet.flow);
-        memory.flows.prefetch_bucket(*hash, &it.packet.flow);
-    }
-    let mut hints = [Hint::NONE; BURST];
-    for ((it, &hash), hint) in matched.iter().zip(&hashes).zip(&mut hints) {
-        *hint = memory.flows.prefetch_entry(hash, &it.packet.flow);
-        // Few flows lie in their other bucket, so those few wait.
-        if *hint == Hint::SPILLED {
-            *hint = memory.flows.prefetch_spilled(hash, &it.packet.flow);
-        }
-    }
-    let (ingress, handed, hash, hint) = (InterfaceId(0), 0, 0, Hint::NONE);
-    let mut step = Step { memory, snapshot, now, counters, ingress, handed, hash, hint };
-    for ((it, &hash), &hint) in matched.drain(..).zip(&hashes).zip(&hints) {
-        let Matched { frame, packet, belongs, ingress, handed } = it;
-        (step.ingress, step.handed, step.hash, step.hint) = (ingress, handed, hash, hint);
+    let (ingress, handed, near) = (InterfaceId(0), 0, Near::NOT);
+    let ended = memory.flows.ended();
+    let mut step = Step { memory, snapshot, now, counters, ingress, handed, near, ended };
+    for it in matched.drain(..) {
+        let Matched { frame, packet, near, belongs, ingress, handed } = it;
+        (step.ingress, step.handed, step.near) = (ingress, handed, near);
         // Decided where it stays, for the reason given in `parse`.
         routed.push(Routed { frame, packet, towards: Towards::Unreachable, ingress });
         let decided = routed.last_mut().map(|it| step.decide(belongs, it));
@@ -226,7 +249,8 @@ pub fn servers<'s, F: Frame>(
             Fate::Drop(reason) => counters.drop_one(reason),
             Fate::HandOver(worker) => {
                 if let Some(Routed { frame, packet, .. }) = undone {
-                    hand_over(worker, Matched { frame, packet, belongs, ingress, handed });
+                    let it = Matched { frame, packet, near, belongs, ingress, handed };
+                    hand_over(worker, it);
                 }
             }
         }
@@ -245,10 +269,10 @@ struct Step<'m, 's> {
     ingress: InterfaceId,
     /// How many workers have looked at the packet before.
     handed: u8,
-    /// Of the packet's flow.
-    hash: u64,
-    /// Where the flow probably is.
-    hint: Hint,
+    /// How far the packet's flow has been looked for.
+    near: Near,
+    /// How many flows had ended before this burst.
+    ended: u64,
 }
 
 impl<'s> Step<'_, 's> {
@@ -260,19 +284,40 @@ impl<'s> Step<'_, 's> {
         it: &mut Routed<'s, F>,
     ) -> Result<(), Fate> {
         let known = match belongs {
+            Belongs::Known(place, direction) if self.ended == self.memory.flows.ended() => {
+                match direction {
+                    Direction::Original => self.known(place, None, &it.packet, &mut it.towards),
+                    Direction::Reply => self.known_reply(place, it)?,
+                }
+            }
             Belongs::To(service) => self.for_service(service, it)?,
             Belongs::Reply => self.reply(it)?,
             _ => false,
         };
         if !known {
-            it.towards = self.unknown(belongs, &it.packet, &mut it.frame)?;
+            it.towards = self.unknown(belongs, it)?;
         }
         Ok(())
     }
 
+    /// What a packet belongs to whose flow was known when the burst came and may have ended since.
+    #[cold]
+    fn again<F: Frame>(&mut self, it: &mut Routed<'s, F>) -> Result<Towards<'s>, Fate> {
+        let Routed { frame, packet, .. } = it;
+        match classify::answer(Content::Flow, packet, frame, self.ingress, self.snapshot) {
+            Answer::Forward(belongs) => {
+                self.decide(belongs, it)?;
+                Ok(it.towards)
+            }
+            Answer::Drop(reason) => Err(reason.into()),
+            // No flow that is settled has ends that the control plane listens at.
+            Answer::Punt(_) => Err(Reason::NoFlow.into()),
+        }
+    }
+
     #[inline]
     fn find(&self, flow: &crate::parse::Flow, direction: Direction) -> Option<Place> {
-        self.memory.flows.find_near(self.hint, self.hash, flow, direction)
+        self.memory.flows.find_near(self.near, flow, direction)
     }
 
     /// Where a packet goes whose flow this worker does not know, or that has none.
@@ -280,11 +325,12 @@ impl<'s> Step<'_, 's> {
     fn unknown<F: Frame>(
         &mut self,
         belongs: Belongs<'s>,
-        packet: &Packet,
-        frame: &mut F,
+        it: &mut Routed<'s, F>,
     ) -> Result<Towards<'s>, Fate> {
+        let Routed { packet, frame, .. } = &mut *it;
         match belongs {
-            Belongs::To(service) => match self.memory.flows.elsewhere(self.hash) {
+            Belongs::Known(..) => self.again(it),
+            Belongs::To(service) => match self.memory.flows.elsewhere(self.near.hash) {
                 Some(worker) => Err(Fate::HandOver(worker)),
                 None => self.new_flow(service, packet, frame),
             },
@@ -292,7 +338,11 @@ impl<'s> Step<'_, 's> {
             Belongs::Data => self.data(packet, frame),
             Belongs::Inward => self.inward(packet),
             Belongs::Through => self.through(packet, frame),
-            Belongs::Error => self.error(packet, frame),
+            Belongs::Error => {
+                // It came with the error's own ends, and has the flow's since `classify`.
+                self.near = self.memory.flows.approach(&packet.flow);
+                self.error(packet, frame)
+            }
         }
     }
 
@@ -312,22 +362,28 @@ impl<'s> Step<'_, 's> {
                 true
             }));
         }
-        Ok(self.known(place, service, &it.packet, &mut it.towards))
+        let goes_on = self.known(place, Some(service.id), &it.packet, &mut it.towards);
+        if goes_on {
+            self.memory.flows.settle(place, Direction::Original);
+        }
+        Ok(goes_on)
     }
 
-    /// Says where the flow at `place` goes; `false`, and the flow has ended, if it may not go on.
+    /// Says where the flow at `place` goes; `false`, and the flow has ended, if it may not go on. It must be a flow
+    /// of `service`, unless that is settled.
     #[inline(always)]
     fn known(
         &mut self,
         place: Place,
-        service: &Service,
+        service: Option<ServiceId>,
         packet: &Packet,
         towards: &mut Towards<'s>,
     ) -> bool {
         let Memory { flows, journal, .. } = &mut *self.memory;
         let state = flows.state(place);
         let opens_again = packet.flags.opens() && state.is(FlowState::Closing);
-        let server = self.snapshot.server(state.server()).filter(|it| it.service == service.id);
+        let is_of_service = |it: &&Server| service.is_none_or(|service| it.service == service);
+        let server = self.snapshot.server(state.server()).filter(is_of_service);
         let goes_on = |it: &&Server| !opens_again && it.admission != Admission::Halted;
         let Some(server) = server.filter(goes_on) else {
             return self.cut_off(place, server, packet, towards);
@@ -337,7 +393,8 @@ impl<'s> Step<'_, 's> {
         if !journal.is_open() {
             state.note(packet, self.now);
             if let Some(next) = state.changes_with(packet, Direction::Original) {
-                flows.advance(place, next, &service.timeouts, self.counters);
+                let timeouts = self.snapshot.services.timeouts(server.service);
+                flows.advance(place, next, &timeouts, self.counters);
             }
         }
         count(server.id, packet, self.counters);
@@ -646,7 +703,7 @@ impl<'s> Step<'_, 's> {
         // Before and after, whoever chose the server: it may just have come below its minimum, and may be full
         // with this flow, and nobody may ask until that is different again (VS-15).
         self.memory.loads.has_room(server);
-        let place = self.memory.flows.create(&new, self.hash, self.now, self.counters)?;
+        let place = self.memory.flows.create(&new, self.near.hash, self.now, self.counters)?;
         self.memory.loads.has_room(server);
         self.memory.journal.note(|| Decision::Remembered { milliseconds: new.timeout });
         if service.options.ftp && flow.protocol == Protocol::Tcp && new.translated {
@@ -687,16 +744,29 @@ impl<'s> Step<'_, 's> {
     /// `false` if its flow is not known here.
     #[inline]
     fn reply<F: Frame>(&mut self, it: &mut Routed<'s, F>) -> Result<bool, Fate> {
-        let packet = &it.packet;
-        let found = self.find(&packet.flow, Direction::Reply);
+        let found = self.find(&it.packet.flow, Direction::Reply);
         let Some(place) = found else { return Ok(false) };
+        let known = self.known_reply(place, it)?;
+        // Not those of stations behind us, nor of servers that we answer ourselves.
+        if let Towards::Translated(Translation { ages: false, .. }) = it.towards {
+            self.memory.flows.settle(place, Direction::Reply);
+        }
+        Ok(known)
+    }
+
+    /// Says where a reply of the flow at `place` goes.
+    #[inline]
+    fn known_reply<F: Frame>(
+        &mut self,
+        place: Place,
+        it: &mut Routed<'s, F>,
+    ) -> Result<bool, Fate> {
+        let packet = &it.packet;
         let state = *self.memory.flows.state(place);
         let (id, progress) = (state.server(), state.state());
         self.memory.journal.note(|| Decision::KnownFlow { server: id, state: progress });
         let original = self.memory.flows.original(place);
-        let timeouts = if state.server() == ServerId::NONE {
-            Timeouts::default()
-        } else {
+        if state.server() != ServerId::NONE {
             let server =
                 self.snapshot.server(state.server()).ok_or(Fate::Drop(Reason::ServerGone))?;
             if server.hop.interface != self.ingress {
@@ -713,12 +783,11 @@ impl<'s> Step<'_, 's> {
             let block = self.counters.server(server.id);
             block.reply_packets.add(1);
             block.reply_bytes.add(u64::from(packet.length));
-            let service = self.snapshot.services.service(state.service());
-            service.map(|service| service.timeouts).unwrap_or_default()
-        };
+        }
         let hop = self.way_back(original.source).ok_or(Fate::Drop(Reason::NoRoute))?;
-        let Self { memory, now, counters, .. } = self;
-        memory.flows.note(place, packet, Direction::Reply, &timeouts, *now, counters);
+        let Self { memory, now, counters, snapshot, .. } = self;
+        let timeouts = || snapshot.services.timeouts(state.service());
+        memory.flows.note(place, packet, Direction::Reply, timeouts, *now, counters);
         it.towards = Towards::Translated(Translation {
             source: (original.destination, original.destination_port),
             destination: (original.source, original.source_port),
@@ -772,7 +841,7 @@ impl<'s> Step<'_, 's> {
         frame: &mut impl Frame,
     ) -> Result<Towards<'s>, Fate> {
         let flow = packet.flow;
-        if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
+        if let Some(worker) = self.memory.flows.elsewhere(self.near.hash) {
             return Err(Fate::HandOver(worker));
         }
         if let Some(towards) = self.announced(packet, frame)? {
@@ -804,7 +873,7 @@ impl<'s> Step<'_, 's> {
         let flow = packet.flow;
         let error = parse::error(packet, frame).ok_or(Fate::Drop(Reason::UnrelatedError))?;
         let flows = &mut self.memory.flows;
-        if let Some(place) = flows.find(self.hash, &flow, Direction::Original) {
+        if let Some(place) = flows.find(self.near.hash, &flow, Direction::Original) {
             let (server, state) = (flows.state(place).server(), flows.state(place).state());
             self.memory.journal.note(|| Decision::KnownFlow { server, state });
             if server == ServerId::NONE {
@@ -825,7 +894,7 @@ impl<'s> Step<'_, 's> {
                 hop: there.hop,
             }));
         }
-        if let Some(place) = flows.find(self.hash, &flow, Direction::Reply) {
+        if let Some(place) = flows.find(self.near.hash, &flow, Direction::Reply) {
             let original = flows.original(place);
             let (server, state) = (flows.state(place).server(), flows.state(place).state());
             self.memory.journal.note(|| Decision::KnownFlow { server, state });
@@ -839,7 +908,7 @@ impl<'s> Step<'_, 's> {
                 hop,
             }));
         }
-        if let Some(worker) = flows.elsewhere(self.hash) {
+        if let Some(worker) = flows.elsewhere(self.near.hash) {
             return Err(Fate::HandOver(worker));
         }
         // In DR and TUN another worker may have the flow: each is asked in turn, and all agree on the

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use crate::counters::{Counters, Reason};
 use crate::fragments::{Datagram, Fragments, Piece, Verdict};
 use crate::frame::{Burst, Frame};
+use crate::lookup::flow_table::Near;
 use crate::moment::Moment;
 use crate::snapshot::{Interface, InterfaceId, PortId, Protocol, Snapshot};
 use crate::wire::ethernet::{self, Ethernet, Tag, ethertype};
@@ -24,6 +25,8 @@ pub struct Parsed<F> {
     /// What was read from it: of ARP and neighbour discovery nothing, and where there are no ports the two
     /// ends alone.
     pub packet: Packet,
+    /// How far its flow has been looked for.
+    pub near: Near,
     /// What it carries.
     pub content: Content,
     /// The interface that it came in on.
@@ -156,6 +159,7 @@ pub fn flows<F: Frame>(
         parsed.push(Parsed {
             frame,
             packet: Packet::NONE,
+            near: Near::NOT,
             content: Content::Other,
             ingress: InterfaceId(0),
             handed: 0,

@@ -286,6 +286,13 @@ impl TestWorker {
         self.turn();
     }
 
+    /// Puts frames on the wire that clients are on, all of them before the worker takes its turn.
+    pub fn puts(&mut self, frames: &[Vec<u8>]) {
+        let frames = frames.iter().map(|frame| Plain::new(frame, &self.alive));
+        self.cables[usize::from(OUTSIDE.0)].borrow_mut().towards_us.extend(frames);
+        self.turn();
+    }
+
     /// Puts a frame on the wire that clients are on.
     pub fn receives(&mut self, frame: &[u8]) {
         self.receives_on(OUTSIDE, frame);

@@ -97,6 +97,7 @@ impl<L: Link> Worker<L> {
     pub fn turn(&mut self, now: Moment) -> usize {
         let Self { links, snapshots, steps, fragments, counters } = self;
         let snapshot = snapshots.current(); // one configuration for the whole turn
+        steps.memory.flows.under(snapshot.generation);
 
         // Before anything that came later, so that they stay in order.
         steps.outboxes.waited(links, &mut steps.waiting, snapshot, now, counters);
@@ -163,9 +164,12 @@ impl<F: Frame> Steps<F> {
     ) {
         let Self { memory, rewriter, outboxes, waiting, desk, colleagues, .. } = self;
         let (mut matched, mut routed) = (Burst::new(), Burst::new());
-        classify::services(parsed, &mut matched, snapshot, counters, |id, frame, class| {
-            desk.punt(id, frame, class, now, counters)
-        });
+        let flows = &memory.flows;
+        lookup::approach(parsed, flows);
+        let recognised =
+            |near, packet: &_| lookup::recognised(near, packet, snapshot, flows, counters);
+        let punt = |id, frame, class| desk.punt(id, frame, class, now, counters);
+        classify::services(parsed, &mut matched, snapshot, counters, recognised, punt);
         let hand_over = |worker, it: Matched<'_, F>| {
             colleagues.hand_over(worker, it.for_another(), counters);
         };

@@ -265,9 +265,10 @@ impl Owner {
     pub(super) fn of(belongs: &Belongs<'_>, packet: &Packet, snapshot: &Snapshot) -> Self {
         let destination = packet.flow.destination;
         match belongs {
+            // A dry run recognises nothing, so that it can say why.
+            Belongs::Known(..) | Belongs::Reply => Self::Reply,
             Belongs::To(service) => Self::Service(service.id),
             Belongs::Data => Self::Helper,
-            Belongs::Reply => Self::Reply,
             Belongs::Inward => {
                 Self::Inward(snapshot.nat.inside_of(destination).unwrap_or(destination))
             }

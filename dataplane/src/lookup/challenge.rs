@@ -161,7 +161,7 @@ impl<'s> Step<'_, 's> {
         let goes_on = server.is_some_and(|server| server.admission != Admission::Halted);
         if !goes_on || packet.flags.resets() {
             let mut towards = Towards::Unreachable;
-            let goes_on = self.known(place, service, packet, &mut towards);
+            let goes_on = self.known(place, Some(service.id), packet, &mut towards);
             return Ok(goes_on.then_some(towards));
         }
         let begun = self.memory.flows.adjustments.begun(place.number()).unwrap_or_default();
@@ -204,7 +204,7 @@ impl<'s> Step<'_, 's> {
         let timeouts = self.snapshot.services.service(service).map(|service| service.timeouts);
         let timeouts = timeouts.unwrap_or_default();
         let (now, counters) = (self.now, self.counters);
-        flows.note(place, packet, Direction::Reply, &timeouts, now, counters);
+        flows.note(place, packet, Direction::Reply, || timeouts, now, counters);
         if resets {
             return Ok(Towards::Proxied(place, Proxied::Refused));
         }

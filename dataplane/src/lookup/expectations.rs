@@ -358,16 +358,16 @@ impl<'s> Step<'_, 's> {
         frame: &mut impl Frame,
     ) -> Result<Towards<'s>, Fate> {
         let flows = &mut self.memory.flows;
-        if let Some(place) = flows.find(self.hash, &packet.flow, Direction::Original) {
+        if let Some(place) = flows.find(self.near.hash, &packet.flow, Direction::Original) {
             let service = flows.state(place).service();
             let service = self.snapshot.services.service(service);
             let service = service.ok_or(Fate::Drop(Reason::ServerGone))?;
             let mut towards = Towards::Unreachable;
-            if self.known(place, service, packet, &mut towards) {
+            if self.known(place, Some(service.id), packet, &mut towards) {
                 return Ok(towards);
             }
         }
-        if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
+        if let Some(worker) = self.memory.flows.elsewhere(self.near.hash) {
             return Err(Fate::HandOver(worker));
         }
         self.announced(packet, frame)?.ok_or(Reason::NoService.into())
@@ -450,7 +450,7 @@ impl<'s> Step<'_, 's> {
             let source = self.source(&new, &[it.source.0], hop);
             new.source = source.ok_or(Fate::Drop(Reason::NoSourcePort))?;
         }
-        self.remember_data(&new, self.hash)
+        self.remember_data(&new, self.near.hash)
     }
 
     fn opened_by_server(

@@ -34,9 +34,7 @@ use crate::shared_map::{Inserted, SharedMap};
 use crate::snapshot::{MAX_SERVICES, ServerId, ServiceId, Timeouts};
 use crate::wire::Address;
 use entry::Held;
-use half::Half;
-
-pub use half::Hint;
+use half::{Half, Hint};
 
 pub use entry::{NewFlow, State, mark};
 
@@ -76,6 +74,19 @@ impl Place {
     pub fn number(self) -> u32 {
         self.0
     }
+}
+
+/// How far a flow has been looked for: so far that what is to be looked at next is on its way from memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Near {
+    /// The number that places the flow in the table.
+    pub hash: u64,
+    hint: Hint,
+}
+
+impl Near {
+    /// Not at all.
+    pub const NOT: Self = Self { hash: 0, hint: Hint::NONE };
 }
 
 /// Why a flow could not be remembered.
@@ -214,6 +225,11 @@ pub struct FlowTable {
     /// By service slot: until when cookies come back.
     flooded: Box<[Moment]>,
     rehearsal: Option<Rehearsal>,
+    /// Which configuration is in force: the lower bits of its generation. Where they are all zero, nothing is
+    /// settled.
+    edition: u16,
+    /// Flows that have ended so far.
+    ended: u64,
     /// The sequence numbers of the few connections in which they change.
     pub adjustments: Adjustments,
     /// Data connections that were announced.
@@ -240,9 +256,44 @@ impl FlowTable {
             half_open: vec![0; MAX_SERVICES].into(),
             flooded: vec![Moment::START; MAX_SERVICES].into(),
             rehearsal: None,
+            edition: 0,
+            ended: 0,
             adjustments: Adjustments::new(flows.min(ADJUSTED), [key.0[0], key.0[2]]),
             expectations: Expectations::default(),
         })
+    }
+
+    /// This generation of the configuration is in force from now on.
+    #[inline]
+    pub fn under(&mut self, generation: u64) {
+        self.edition = generation as u16;
+    }
+
+    /// How many flows have ended so far: as long as it stays the same, every flow is where it was.
+    #[inline]
+    pub(super) fn ended(&self) -> u64 {
+        self.ended
+    }
+
+    /// The flow that a packet is of, and which way it goes, if it has been settled under the configuration in
+    /// force that such packets are the flow's and nobody else's.
+    #[inline]
+    pub(super) fn settled(&self, near: Near, flow: &Flow) -> Option<(Place, Direction)> {
+        if flow.destination.is_v4() {
+            let (place, direction) = self.v4.settled(near.hint, flow, self.edition)?;
+            Some((Place(place), direction))
+        } else {
+            let (place, direction) = self.v6.settled(near.hint, flow, self.edition)?;
+            Some((Place(place | IPV6), direction))
+        }
+    }
+
+    /// It is settled under the configuration in force that packets like one that came are the flow's at `place`.
+    pub(super) fn settle(&mut self, place: Place, direction: Direction) {
+        let edition = self.edition;
+        if self.rehearsal.is_none() && !self.state(place).has(mark::PROXIED) {
+            self.state(place).settle(direction, edition);
+        }
     }
 
     /// From now on nothing changes: a flow that is created is at hand alone, until the next one, and one that
@@ -350,52 +401,51 @@ impl FlowTable {
         }
     }
 
-    /// Starts loading what [`FlowTable::find`] looks at first.
+    /// Starts loading what [`FlowTable::come_nearer`] looks at.
     #[inline]
-    pub fn prefetch_bucket(&self, hash: u64, flow: &Flow) {
+    pub fn approach(&self, flow: &Flow) -> Near {
+        let hash = self.hash(flow);
         if flow.destination.is_v4() {
             self.v4.prefetch_bucket(hash);
         } else {
             self.v6.prefetch_bucket(hash);
         }
+        Near { hash, hint: Hint::NONE }
     }
 
-    /// Starts loading what [`FlowTable::find`] looks at next: the entry, or the other bucket, for
-    /// [`FlowTable::prefetch_spilled`] to go on from.
+    /// Starts loading what [`FlowTable::settled`] and [`FlowTable::find_near`] look at; `true` if that is the flow's
+    /// other bucket, for [`FlowTable::come_round`] to go on from.
     #[inline]
-    pub fn prefetch_entry(&self, hash: u64, flow: &Flow) -> Hint {
-        if flow.destination.is_v4() {
-            self.v4.prefetch_entry(hash)
+    pub fn come_nearer(&self, flow: &Flow, near: &mut Near) -> bool {
+        near.hint = if flow.destination.is_v4() {
+            self.v4.prefetch_entry(near.hash)
         } else {
-            self.v6.prefetch_entry(hash)
-        }
-    }
-
-    /// Starts loading what [`FlowTable::find`] looks at in the other bucket.
-    #[inline]
-    pub fn prefetch_spilled(&self, hash: u64, flow: &Flow) -> Hint {
-        if flow.destination.is_v4() {
-            self.v4.prefetch_spilled(hash)
-        } else {
-            self.v6.prefetch_spilled(hash)
-        }
-    }
-
-    /// Where a flow is, if it is known; at the hinted place most probably.
-    #[inline(always)]
-    pub fn find_near(
-        &self,
-        hint: Hint,
-        hash: u64,
-        flow: &Flow,
-        direction: Direction,
-    ) -> Option<Place> {
-        let near = if flow.destination.is_v4() {
-            self.v4.at_hint(hint, flow, direction).map(Place)
-        } else {
-            self.v6.at_hint(hint, flow, direction).map(|place| Place(place | IPV6))
+            self.v6.prefetch_entry(near.hash)
         };
-        near.or_else(|| self.find(hash, flow, direction))
+        near.hint == Hint::SPILLED
+    }
+
+    /// Starts loading the entry by the flow's other bucket, if it was that which [`FlowTable::come_nearer`] asked for.
+    #[inline]
+    pub fn come_round(&self, flow: &Flow, near: &mut Near) {
+        if near.hint == Hint::SPILLED {
+            near.hint = if flow.destination.is_v4() {
+                self.v4.prefetch_spilled(near.hash)
+            } else {
+                self.v6.prefetch_spilled(near.hash)
+            };
+        }
+    }
+
+    /// Where a flow is, if it is known; where it has been approached most probably.
+    #[inline]
+    pub fn find_near(&self, near: Near, flow: &Flow, direction: Direction) -> Option<Place> {
+        let found = if flow.destination.is_v4() {
+            self.v4.at_hint(near.hint, flow, direction).map(Place)
+        } else {
+            self.v6.at_hint(near.hint, flow, direction).map(|place| Place(place | IPV6))
+        };
+        found.or_else(|| self.find(near.hash, flow, direction))
     }
 
     /// Where a flow is, if it is known.
@@ -413,6 +463,16 @@ impl FlowTable {
     #[inline]
     pub fn state(&mut self, place: Place) -> &mut State {
         if place.0 & IPV6 == 0 { self.v4.state(place.0) } else { self.v6.state(place.0 & !IPV6) }
+    }
+
+    /// The server of the flow at a place.
+    #[inline]
+    pub(super) fn server(&self, place: Place) -> ServerId {
+        if place.0 & IPV6 == 0 {
+            self.v4.entry(place.0).state.server()
+        } else {
+            self.v6.entry(place.0 & !IPV6).state.server()
+        }
     }
 
     /// The flow at a place as the client addresses it.
@@ -445,14 +505,14 @@ impl FlowTable {
         there == *flow
     }
 
-    /// Notes a packet of the flow at `place`; `timeouts` are its service's.
+    /// Notes a packet of the flow at `place`; `timeouts` gives its service's.
     #[inline]
     pub fn note(
         &mut self,
         place: Place,
         packet: &Packet,
         direction: Direction,
-        timeouts: &Timeouts,
+        timeouts: impl FnOnce() -> Timeouts,
         now: Moment,
         counters: &Counters,
     ) {
@@ -462,7 +522,7 @@ impl FlowTable {
         let state = self.state(place);
         state.note(packet, now);
         if let Some(next) = state.changes_with(packet, direction) {
-            self.advance(place, next, timeouts, counters);
+            self.advance(place, next, &timeouts(), counters);
         }
     }
 
@@ -630,6 +690,7 @@ impl FlowTable {
             removed.map(|entry| (entry.original(), entry.reply(), entry.state))
         };
         let Some((original, reply, state)) = gone else { return };
+        self.ended += 1;
         counters.flows.add(-1);
         if let Some(block) = state.block(counters) {
             let closing = state.state() == Some(FlowState::Closing);
@@ -654,10 +715,10 @@ impl FlowTable {
         counters: &Counters,
     ) {
         let gone = |state: &State| state.server() != ServerId::NONE && !is_there(state.server());
-        while let Some(place) = self.v4.next_expired(now, gone) {
+        while let Some(place) = self.v4.next_expired(now, self.edition, gone) {
             self.end(Place(place), counters);
         }
-        while let Some(place) = self.v6.next_expired(now, gone) {
+        while let Some(place) = self.v6.next_expired(now, self.edition, gone) {
             self.end(Place(place | IPV6), counters);
         }
         self.expire_expectations(now);

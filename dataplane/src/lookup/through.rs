@@ -39,7 +39,7 @@ impl<'s> Step<'_, 's> {
         if !translatable {
             return Err(Reason::NotTcpOrUdp.into());
         }
-        let known = self.memory.flows.find(self.hash, &flow, Direction::Original);
+        let known = self.memory.flows.find(self.near.hash, &flow, Direction::Original);
         let place = match known {
             Some(place) => {
                 let state = self.memory.flows.state(place).state();
@@ -48,7 +48,7 @@ impl<'s> Step<'_, 's> {
                 place
             }
             None => {
-                if let Some(worker) = self.memory.flows.elsewhere(self.hash) {
+                if let Some(worker) = self.memory.flows.elsewhere(self.near.hash) {
                     return Err(Fate::HandOver(worker));
                 }
                 if !transport_is_right(packet, frame) {
@@ -72,7 +72,8 @@ impl<'s> Step<'_, 's> {
                 self.memory.journal.note(|| Decision::NewFlow { in_mid_flow: false });
                 let source = self.source(&new, &[source], hop);
                 new.source = source.ok_or(Fate::Drop(Reason::NoSourcePort))?;
-                let created = self.memory.flows.create(&new, self.hash, self.now, self.counters);
+                let created =
+                    self.memory.flows.create(&new, self.near.hash, self.now, self.counters);
                 created.map_err(|refused| match Refusal::from(refused) {
                     Refusal::Table(Refused::Elsewhere(worker)) => Fate::HandOver(worker),
                     Refusal::Table(Refused::Full) => Fate::Drop(Reason::FlowTableFull),
@@ -83,8 +84,8 @@ impl<'s> Step<'_, 's> {
         };
         if known.is_some() {
             let Self { memory, now, counters, .. } = self;
-            let timeouts = Timeouts::default();
-            memory.flows.note(place, packet, Direction::Original, &timeouts, *now, counters);
+            let timeouts = Timeouts::default;
+            memory.flows.note(place, packet, Direction::Original, timeouts, *now, counters);
         }
         let reply = self.memory.flows.reply(place);
         Ok(Towards::Translated(Translation {

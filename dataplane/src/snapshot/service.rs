@@ -189,6 +189,12 @@ impl Services {
         self.by_id.get(id.slot())?.as_ref().filter(|service| service.id == id)
     }
 
+    /// How long flows of the service with this identity are remembered; of one that has been removed, or none, the
+    /// usual times.
+    pub fn timeouts(&self, id: ServiceId) -> Timeouts {
+        self.service(id).map(|service| service.timeouts).unwrap_or_default()
+    }
+
     /// Whether a packet from `address` may be a reply that we have to translate back.
     #[inline]
     pub fn may_reply(&self, address: Address) -> bool {

@@ -691,6 +691,7 @@ mod reference;
 
 mod segment;
 
+mod settled;
 mod syn_flood;
 
 mod workers;

@@ -105,10 +105,11 @@ pub struct State {
     pub(super) virtual_port: u16,
     pub(super) server_port: u16,
     pub(super) source_port: u16,
-    protocol: u8,
-    state: u8,
-    translated: u8,
+    /// The protocol's number, and below it, in three bits, how far the connection has come.
+    kind: u8,
     marks: u8,
+    /// Under which configuration it was settled last whose the flow's packets are; 0: none.
+    edition: u16,
     /// Milliseconds, wrapping; compared by difference.
     last_seen: u32,
     /// Seconds since the start.
@@ -129,6 +130,24 @@ pub mod mark {
     pub const LISTED: u8 = 4;
     /// We answered its SYN ourselves, and its server has not answered yet.
     pub const PROXIED: u8 = 8;
+    /// Whose its client's packets are is settled, under the flow's edition of the configuration.
+    pub(super) const SETTLED: u8 = 16;
+    /// The same for its server's packets.
+    pub(super) const SETTLED_REPLY: u8 = 32;
+    /// Replies come back through us.
+    pub(super) const TRANSLATED: u8 = 64;
+}
+
+/// The bits of [`State`]'s kind that say how far a connection has come.
+const PROGRESS: u8 = 0b111;
+
+/// What a direction's packets are marked by as settled.
+#[inline]
+fn settled(direction: Direction) -> u8 {
+    match direction {
+        Direction::Original => mark::SETTLED,
+        Direction::Reply => mark::SETTLED_REPLY,
+    }
 }
 
 /// The longest idle time that can be told, in milliseconds: 24 days.
@@ -150,7 +169,7 @@ impl State {
     /// How far the connection has come; `None` for a free entry.
     #[inline]
     pub fn state(&self) -> Option<FlowState> {
-        match self.state {
+        match self.kind & PROGRESS {
             1 => Some(FlowState::HalfOpen),
             2 => Some(FlowState::Established),
             3 => Some(FlowState::Closing),
@@ -162,13 +181,37 @@ impl State {
     /// Whether the connection has come this far and no further.
     #[inline]
     pub fn is(&self, state: FlowState) -> bool {
-        self.state == written(state)
+        self.kind & PROGRESS == written(state)
     }
 
     /// Whether replies come back through us.
     #[inline]
     pub fn translated(&self) -> bool {
-        self.translated != 0
+        self.has(mark::TRANSLATED)
+    }
+
+    /// Whether it was settled under this edition of the configuration whose the packets of this direction are.
+    #[inline]
+    pub(super) fn is_settled(&self, direction: Direction, edition: u16) -> bool {
+        self.edition == edition && edition != 0 && self.has(settled(direction))
+    }
+
+    /// It is settled under this edition whose the packets of this direction are.
+    #[inline]
+    pub(super) fn settle(&mut self, direction: Direction, edition: u16) {
+        if self.edition != edition {
+            self.unmark(mark::SETTLED | mark::SETTLED_REPLY);
+            self.edition = edition;
+        }
+        self.mark(settled(direction));
+    }
+
+    /// Forgets what was settled under another edition than this, before there is another with its number.
+    #[inline]
+    pub(super) fn unsettle(&mut self, edition: u16) {
+        if self.edition != edition {
+            self.edition = 0;
+        }
     }
 
     /// Whether the flow has this mark of [`mark`].
@@ -194,10 +237,11 @@ impl State {
             return None;
         }
         if packet.flags.closes() {
-            return (self.state != 3).then_some(FlowState::Closing);
+            return (!self.is(FlowState::Closing)).then_some(FlowState::Closing);
         }
-        let opened =
-            self.state == 1 && direction == Direction::Original && !packet.flags.synchronises();
+        let opened = self.is(FlowState::HalfOpen)
+            && direction == Direction::Original
+            && !packet.flags.synchronises();
         opened.then_some(FlowState::Established)
     }
 
@@ -210,12 +254,12 @@ impl State {
     }
 
     pub(super) fn set_state(&mut self, state: FlowState, timeout: u32) {
-        self.state = written(state);
+        self.kind = self.kind & !PROGRESS | written(state);
         self.timeout = timeout.min(LONGEST_IDLE);
     }
 
     pub(super) fn protocol(&self) -> Protocol {
-        match self.protocol {
+        match self.kind >> PROGRESS.count_ones() {
             6 => Protocol::Tcp,
             17 => Protocol::Udp,
             _ => Protocol::Echo,
@@ -265,10 +309,9 @@ impl<A: Held> Entry<A> {
                 virtual_port: original.destination_port,
                 server_port: server.1,
                 source_port: source.1,
-                protocol: original.protocol as u8,
-                state: written(flow.state),
-                translated: u8::from(flow.translated),
-                marks: 0,
+                kind: (original.protocol as u8) << PROGRESS.count_ones() | written(flow.state),
+                marks: if flow.translated { mark::TRANSLATED } else { 0 },
+                edition: 0,
                 last_seen: milliseconds(now),
                 created: (now.nanos() / 1_000_000_000) as u32,
                 timeout: flow.timeout.min(LONGEST_IDLE),
@@ -317,7 +360,7 @@ impl<A: Held> Entry<A> {
         state == [flow.source_port, flow.destination_port]
             && from == A::of(flow.source)
             && to == A::of(flow.destination)
-            && self.state.protocol == flow.protocol as u8
+            && self.state.kind >> PROGRESS.count_ones() == flow.protocol as u8
     }
 
     pub(super) fn matches(&self, filter: &FlowFilter) -> bool {

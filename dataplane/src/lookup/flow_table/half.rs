@@ -94,7 +94,8 @@ impl<A: Held> Half<A> {
         prefetch(&self.buckets[self.first(hash)]);
     }
 
-    /// The first position with the right signature, which is nearly always the flow's, if it is there.
+    /// Starts loading the entry at the first position with the right signature, which is nearly always the flow's if
+    /// it is there, or else the other bucket, if the flow may lie in that.
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) -> Hint {
         let bucket = &self.buckets[self.first(hash)];
@@ -106,6 +107,7 @@ impl<A: Held> Half<A> {
         hint
     }
 
+    /// The same in the other bucket.
     #[inline]
     pub fn prefetch_spilled(&self, hash: u64) -> Hint {
         self.prefetch_entry_in(&self.buckets[self.second(hash)], hash)
@@ -122,6 +124,16 @@ impl<A: Held> Half<A> {
             prefetch(entry);
         }
         Hint(position)
+    }
+
+    /// The flow at the hinted place and which way it goes, if it is the one that is looked for and is settled.
+    #[inline]
+    pub fn settled(&self, hint: Hint, flow: &Flow, edition: u16) -> Option<(u32, Direction)> {
+        let place = hint.0 & !REPLY;
+        let direction = if hint.0 & REPLY == 0 { Direction::Original } else { Direction::Reply };
+        let entry = self.entries.get(place as usize)?;
+        let found = entry.state.is_settled(direction, edition) && entry.is(flow, direction);
+        found.then_some((place, direction))
     }
 
     /// The flow at the hinted place, if it is the one that is looked for.
@@ -228,7 +240,12 @@ impl<A: Held> Half<A> {
 
     /// The next flow that is due to go, among the few entries whose turn it is; `None` when they have
     /// been looked at.
-    pub fn next_expired(&mut self, now: Moment, is_over: impl Fn(&State) -> bool) -> Option<u32> {
+    pub fn next_expired(
+        &mut self,
+        now: Moment,
+        edition: u16,
+        is_over: impl Fn(&State) -> bool,
+    ) -> Option<u32> {
         if self.turns == 0 {
             let elapsed = now.since(self.swept).min(ROUND);
             // No overflow: 2^29 entries and 4e9 nanoseconds at most.
@@ -244,8 +261,9 @@ impl<A: Held> Half<A> {
         while self.turns > 1 {
             self.turns -= 1;
             self.hand = if self.hand + 1 < self.touched { self.hand + 1 } else { 0 };
-            let state = &self.entries[self.hand].state;
+            let state = &mut self.entries[self.hand].state;
             let Some(progress) = state.state() else { continue };
+            state.unsettle(edition);
             let allowed =
                 if crowded { state.timeout.min(patience(progress)) } else { state.timeout };
             if state.idle(now) >= allowed || is_over(state) {
