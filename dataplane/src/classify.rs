@@ -5,8 +5,8 @@
 //! One more answer has its place here: the exception port.
 
 use crate::counters::{Counters, Reason};
-use crate::frame::{Burst, Frame};
-use crate::lookup::flow_table::{Direction, Near, Place};
+use crate::frame::{BURST, Burst, Frame};
+use crate::lookup::flow_table::Near;
 use crate::parse::{self, Content, Flow, Packet, Parsed};
 use crate::punt::Class;
 use crate::snapshot::{InterfaceId, Protocol, Service, Snapshot};
@@ -46,10 +46,9 @@ impl<F: Frame> Matched<'_, F> {
 
 /// What a packet belongs to.
 #[derive(Clone, Copy)]
-#[repr(u8)] // as for `lookup::Towards`
 pub enum Belongs<'s> {
-    /// A packet of this flow, which goes this way.
-    Known(Place, Direction),
+    /// A packet of the flow that it is near to, and which has been looked at.
+    Known,
     /// A client's packet for a virtual service.
     To(&'s Service),
     /// A client's packet for a virtual address, on a port that a helper may have opened.
@@ -65,21 +64,24 @@ pub enum Belongs<'s> {
 }
 
 /// Parts a burst into packets to forward, which are added to `matched`, and messages for the control plane.
-/// What is `recognised` need not be looked at.
+/// What `is_recognised` need not be looked at.
 pub fn services<'s, F: Frame>(
     parsed: &mut Burst<Parsed<F>>,
     matched: &mut Burst<Matched<'s, F>>,
     snapshot: &'s Snapshot,
     counters: &Counters,
-    mut recognised: impl FnMut(Near, &Packet) -> Option<Belongs<'s>>,
+    mut is_recognised: impl FnMut(Near, &Packet) -> bool,
     mut punt: impl FnMut(InterfaceId, F, Class),
 ) {
-    for Parsed { mut frame, mut packet, near, content, ingress, handed } in parsed.drain(..) {
-        if let Some(belongs) = recognised(near, &packet) {
-            matched.push(Matched { frame, packet, near, belongs, ingress, handed });
-            continue;
+    let mut answers = [Answer::Forward(Belongs::Known); BURST];
+    for (it, to) in parsed.iter_mut().zip(&mut answers) {
+        if !is_recognised(it.near, &it.packet) {
+            *to = answer(it.content, &mut it.packet, &mut it.frame, it.ingress, snapshot);
         }
-        match answer(content, &mut packet, &mut frame, ingress, snapshot) {
+    }
+    for (it, &answer) in parsed.drain(..).zip(&answers) {
+        let Parsed { frame, packet, near, ingress, handed, .. } = it;
+        match answer {
             Answer::Forward(belongs) => {
                 matched.push(Matched { frame, packet, near, belongs, ingress, handed });
             }
@@ -90,6 +92,7 @@ pub fn services<'s, F: Frame>(
 }
 
 /// What is to be done with a packet.
+#[derive(Clone, Copy)]
 pub enum Answer<'s> {
     /// Look its server up.
     Forward(Belongs<'s>),

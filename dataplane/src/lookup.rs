@@ -205,23 +205,22 @@ pub fn approach<F>(parsed: &mut Burst<Parsed<F>>, flows: &FlowTable) {
     }
 }
 
-/// The flow that a packet is of, if that needs no finding out: packets like it have been the flow's since the
-/// configuration in force was published. Asks for what will be needed of the flow's server.
+/// Whether it needs no finding out whose a packet is: packets like it have been those of the flow that it is near to
+/// since the configuration in force was published. Asks for what will be needed of the flow's server.
 #[inline]
-pub fn recognised<'s>(
+pub fn is_recognised(
     near: Near,
     packet: &Packet,
     snapshot: &Snapshot,
     flows: &FlowTable,
     counters: &Counters,
-) -> Option<Belongs<'s>> {
-    let (place, direction) = flows.settled(near, &packet.flow)?;
-    let server = flows.server(place);
+) -> bool {
+    let Some(server) = flows.settled(near, &packet.flow) else { return false };
     if let Some(server) = snapshot.servers.get(server.slot()) {
         prefetch::prefetch(server);
     }
     prefetch::prefetch(counters.server(server));
-    Some(Belongs::Known(place, direction))
+    true
 }
 
 /// Finds the server of every packet in a burst and adds them to `routed`.
@@ -284,7 +283,8 @@ impl<'s> Step<'_, 's> {
         it: &mut Routed<'s, F>,
     ) -> Result<(), Fate> {
         let known = match belongs {
-            Belongs::Known(place, direction) if self.ended == self.memory.flows.ended() => {
+            Belongs::Known if self.ended == self.memory.flows.ended() => {
+                let (place, direction) = self.memory.flows.nearest(self.near, &it.packet.flow);
                 match direction {
                     Direction::Original => self.known(place, None, &it.packet, &mut it.towards),
                     Direction::Reply => self.known_reply(place, it)?,
@@ -329,7 +329,7 @@ impl<'s> Step<'_, 's> {
     ) -> Result<Towards<'s>, Fate> {
         let Routed { packet, frame, .. } = &mut *it;
         match belongs {
-            Belongs::Known(..) => self.again(it),
+            Belongs::Known => self.again(it),
             Belongs::To(service) => match self.memory.flows.elsewhere(self.near.hash) {
                 Some(worker) => Err(Fate::HandOver(worker)),
                 None => self.new_flow(service, packet, frame),

@@ -166,10 +166,10 @@ impl<F: Frame> Steps<F> {
         let (mut matched, mut routed) = (Burst::new(), Burst::new());
         let flows = &memory.flows;
         lookup::approach(parsed, flows);
-        let recognised =
-            |near, packet: &_| lookup::recognised(near, packet, snapshot, flows, counters);
+        let is_recognised =
+            |near, packet: &_| lookup::is_recognised(near, packet, snapshot, flows, counters);
         let punt = |id, frame, class| desk.punt(id, frame, class, now, counters);
-        classify::services(parsed, &mut matched, snapshot, counters, recognised, punt);
+        classify::services(parsed, &mut matched, snapshot, counters, is_recognised, punt);
         let hand_over = |worker, it: Matched<'_, F>| {
             colleagues.hand_over(worker, it.for_another(), counters);
         };

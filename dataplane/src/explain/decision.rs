@@ -266,7 +266,7 @@ impl Owner {
         let destination = packet.flow.destination;
         match belongs {
             // A dry run recognises nothing, so that it can say why.
-            Belongs::Known(..) | Belongs::Reply => Self::Reply,
+            Belongs::Known | Belongs::Reply => Self::Reply,
             Belongs::To(service) => Self::Service(service.id),
             Belongs::Data => Self::Helper,
             Belongs::Inward => {

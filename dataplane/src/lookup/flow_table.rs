@@ -275,17 +275,23 @@ impl FlowTable {
         self.ended
     }
 
-    /// The flow that a packet is of, and which way it goes, if it has been settled under the configuration in
-    /// force that such packets are the flow's and nobody else's.
+    /// The server of the flow that a packet is near to, if it has been settled under the configuration in force that
+    /// such packets are that flow's and nobody else's.
     #[inline]
-    pub(super) fn settled(&self, near: Near, flow: &Flow) -> Option<(Place, Direction)> {
+    pub(super) fn settled(&self, near: Near, flow: &Flow) -> Option<ServerId> {
         if flow.destination.is_v4() {
-            let (place, direction) = self.v4.settled(near.hint, flow, self.edition)?;
-            Some((Place(place), direction))
+            self.v4.settled(near.hint, flow, self.edition)
         } else {
-            let (place, direction) = self.v6.settled(near.hint, flow, self.edition)?;
-            Some((Place(place | IPV6), direction))
+            self.v6.settled(near.hint, flow, self.edition)
         }
+    }
+
+    /// The flow that a packet is near to, and which way the packet goes, where [`FlowTable::settled`] has said that
+    /// it is there and no flow has ended since.
+    #[inline]
+    pub(super) fn nearest(&self, near: Near, flow: &Flow) -> (Place, Direction) {
+        let (place, direction) = near.hint.place();
+        (Place(if flow.destination.is_v4() { place } else { place | IPV6 }), direction)
     }
 
     /// It is settled under the configuration in force that packets like one that came are the flow's at `place`.
@@ -463,16 +469,6 @@ impl FlowTable {
     #[inline]
     pub fn state(&mut self, place: Place) -> &mut State {
         if place.0 & IPV6 == 0 { self.v4.state(place.0) } else { self.v6.state(place.0 & !IPV6) }
-    }
-
-    /// The server of the flow at a place.
-    #[inline]
-    pub(super) fn server(&self, place: Place) -> ServerId {
-        if place.0 & IPV6 == 0 {
-            self.v4.entry(place.0).state.server()
-        } else {
-            self.v6.entry(place.0 & !IPV6).state.server()
-        }
     }
 
     /// The flow at a place as the client addresses it.

@@ -12,6 +12,7 @@ use crate::lookup::slab::{Memory, OutOfMemory, Slab};
 use crate::moment::Moment;
 use crate::parse::Flow;
 use crate::punt::{FlowFilter, FlowReport, FlowState};
+use crate::snapshot::ServerId;
 
 /// A key goes to its second bucket only if the first has no more empty slots than this.
 const RESERVE: u32 = 3;
@@ -39,6 +40,13 @@ impl Hint {
     pub const NONE: Self = Self(NOWHERE);
     /// It may be in its other bucket, which is on its way.
     pub const SPILLED: Self = Self(NOWHERE - 1);
+
+    /// The place, and which way packets go whose flow is found there.
+    #[inline]
+    pub fn place(self) -> (u32, Direction) {
+        let is_reply = self.0 & REPLY != 0;
+        (self.0 & !REPLY, if is_reply { Direction::Reply } else { Direction::Original })
+    }
 }
 
 /// One family's flows.
@@ -126,23 +134,21 @@ impl<A: Held> Half<A> {
         Hint(position)
     }
 
-    /// The flow at the hinted place and which way it goes, if it is the one that is looked for and is settled.
+    /// The server of the flow at the hinted place, if it is the flow that is looked for and settled.
     #[inline]
-    pub fn settled(&self, hint: Hint, flow: &Flow, edition: u16) -> Option<(u32, Direction)> {
-        let place = hint.0 & !REPLY;
-        let direction = if hint.0 & REPLY == 0 { Direction::Original } else { Direction::Reply };
+    pub fn settled(&self, hint: Hint, flow: &Flow, edition: u16) -> Option<ServerId> {
+        let (place, direction) = hint.place();
         let entry = self.entries.get(place as usize)?;
         let found = entry.state.is_settled(direction, edition) && entry.is(flow, direction);
-        found.then_some((place, direction))
+        found.then_some(entry.state.server())
     }
 
     /// The flow at the hinted place, if it is the one that is looked for.
     #[inline]
     pub fn at_hint(&self, hint: Hint, flow: &Flow, direction: Direction) -> Option<u32> {
-        let wanted = if direction == Direction::Reply { REPLY } else { 0 };
-        let place = hint.0 & !REPLY;
+        let (place, way) = hint.place();
         // What was there may have gone since, and another flow come.
-        let entry = self.entries.get(place as usize).filter(|_| hint.0 & REPLY == wanted)?;
+        let entry = self.entries.get(place as usize).filter(|_| way == direction)?;
         let indexed = direction == Direction::Original || entry.state.translated();
         (indexed && entry.is(flow, direction)).then_some(place)
     }
