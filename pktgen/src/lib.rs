@@ -1,0 +1,45 @@
+//! Makes traffic and measures what comes back. In the order of a run:
+//!
+//! 1. [`profile`]: what to send ([`rate`], [`size`], [`choice`], [`addresses`]), judged before anything is sent
+//! 2. [`send`]: which packets, when ([`pace`]), made from templates ([`frame`]), each with a [`stamp`]
+//! 3. [`receive`]: the stamp found again whatever happened to the packet ([`parse`]), and what is missing ([`track`])
+//! 4. [`generator`]: both together, on one core or two; [`progress`] says how far it is
+//! 5. [`measurement`]: what a run has shown, as plain data
+//!
+//! A loop takes no lock, makes no allocation and logs nothing.
+
+#![forbid(unsafe_code)]
+
+pub mod profile;
+
+pub mod rate;
+
+pub mod size;
+
+pub mod choice;
+
+pub mod addresses;
+
+pub mod send;
+
+pub mod pace;
+
+pub mod frame;
+
+pub mod stamp;
+
+pub mod receive;
+
+pub mod parse;
+
+pub mod track;
+
+pub mod generator;
+
+pub mod progress;
+
+pub mod measurement;
+
+pub mod error;
+
+mod random;
