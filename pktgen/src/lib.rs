@@ -6,6 +6,13 @@
 //! 4. [`generator`]: both together, on one core or two; [`progress`] says how far it is
 //! 5. [`measurement`]: what a run has shown, as plain data
 //!
+//! Around them, what a run of the program is made of:
+//!
+//! 6. [`ports`]: devices opened and given back
+//! 7. [`calibrate`]: what the generator itself can do here
+//! 8. [`rfc2544`], [`cps`] and [`replay`]: the other ways to measure
+//! 9. [`report`]: results as they are written down
+//!
 //! A loop takes no lock, makes no allocation and logs nothing.
 
 #![forbid(unsafe_code)]
@@ -39,6 +46,18 @@ pub mod generator;
 pub mod progress;
 
 pub mod measurement;
+
+pub mod ports;
+
+pub mod calibrate;
+
+pub mod rfc2544;
+
+pub mod cps;
+
+pub mod replay;
+
+pub mod report;
 
 pub mod error;
 
