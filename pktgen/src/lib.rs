@@ -11,7 +11,9 @@
 //! 6. [`ports`]: devices opened and given back
 //! 7. [`calibrate`]: what the generator itself can do here
 //! 8. [`rfc2544`], [`cps`] and [`replay`]: the other ways to measure
-//! 9. [`report`]: results as they are written down
+//! 9. [`session`]: what was asked for ([`command`]), done on a core of its own, while somebody watches ([`view`])
+//! 10. [`report`]: results as they are written down ([`output`]): lines ([`summary`]), JSON, and a page ([`html`])
+//!     with plots ([`plot`])
 //!
 //! A loop takes no lock, makes no allocation and logs nothing.
 
@@ -57,7 +59,21 @@ pub mod cps;
 
 pub mod replay;
 
+pub mod session;
+
+pub mod command;
+
+pub mod view;
+
 pub mod report;
+
+pub mod output;
+
+pub mod summary;
+
+pub mod html;
+
+pub mod plot;
 
 pub mod error;
 

@@ -274,6 +274,14 @@ impl Bench {
         Ok(port)
     }
 
+    /// Each port in a few words.
+    pub fn describe(&self) -> Vec<String> {
+        let describe = |port: &StartedPort| {
+            format!("{} ({}, {})", port.device_name(), port.driver_name(), Mac(port.mac()))
+        };
+        self.ports.iter().map(describe).collect()
+    }
+
     /// The sending port's address, and the receiving one's.
     pub fn macs(&self) -> (Mac, Mac) {
         let mac = |port: Option<&StartedPort>| Mac(port.map(|port| port.mac()).unwrap_or_default());
