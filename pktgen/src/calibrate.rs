@@ -64,11 +64,12 @@ pub fn calibrate(
     profile: &Profile,
     duration: Duration,
     stop: &AtomicBool,
+    progress: &Progress,
 ) -> Result<Calibration> {
     let timing = Timing { drain: Duration::from_millis(20), ..Timing::of(duration) };
     let run = |generator: &mut Generator, rate| -> Result<Measurement> {
         let profile = Profile { rate, ..profile.clone() };
-        Ok(generator.run(&profile, &timing, stop, &Progress::default())?)
+        Ok(generator.run(&profile, &timing, stop, progress)?)
     };
     let settings = PortSettings { mtu: profile.mtu, ..PortSettings::default() };
     let null = {

@@ -88,9 +88,14 @@ impl Measurement {
         self.lost() as f64 / self.sent.frames.max(1) as f64
     }
 
-    /// Frames a second that the port took.
+    /// Frames a second that the port took: all but the first group, in the time from the first to the last.
     pub fn sent_rate(&self) -> f64 {
-        if self.sending > 0.0 { self.sent.frames as f64 / self.sending } else { 0.0 }
+        let span = self.sent.last.saturating_sub(self.sent.first) as f64 / self.hz as f64;
+        let between = self.sent.frames.saturating_sub(self.group as u64);
+        match between {
+            0 => per_second(self.sent.frames as f64, self.sending),
+            between => per_second(between as f64, span),
+        }
     }
 
     /// Packets of this run at all ports, duplicates included.

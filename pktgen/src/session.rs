@@ -108,8 +108,8 @@ impl Session {
     fn calibrate(&self) -> Result<Option<Calibration>> {
         let Some(duration) = self.calibration else { return Ok(None) };
         self.live.enter("calibrating".into());
-        // Without a tag and with sizes that the calibration's ports carry anyway; the rest as asked for.
-        calibrate(&self.eal, &self.pool, &self.profile, duration, &self.stop).map(Some)
+        let Self { eal, pool, profile, stop, live, .. } = self;
+        calibrate(eal, pool, profile, duration, stop, &live.progress).map(Some)
     }
 
     fn connections(mut self, settings: cps::Settings) -> Result<Outcome> {
