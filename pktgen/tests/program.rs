@@ -28,7 +28,10 @@ fn json(line: &str) -> Value {
 fn refusal(line: &str) -> (i32, String) {
     let output = run(line);
     assert!(output.stdout.is_empty(), "nothing is reported");
-    (output.status.code().expect("it ends by itself"), String::from_utf8_lossy(&output.stderr).into_owned())
+    (
+        output.status.code().expect("it ends by itself"),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 #[test]
@@ -41,9 +44,17 @@ fn wrong_usage_is_2_and_a_refusal_is_1_and_both_say_why() {
         ("run --port rings --nonsense", 2, "--nonsense"),
         ("nonsense", 2, "nonsense"),
         ("replay /nonexistent.pcap --port rings", 1, "FILE: /nonexistent.pcap cannot be read"),
-        ("run --port kernel:nosuchif0", 1, "--port kernel:nosuchif0: interface \"nosuchif0\" does not exist"),
+        (
+            "run --port kernel:nosuchif0",
+            1,
+            "--port kernel:nosuchif0: interface \"nosuchif0\" does not exist",
+        ),
         ("run --port vdev:net_nosuch0", 1, "--port vdev:net_nosuch0"),
-        ("run --port rings --json /nonexistent/x.json", 1, "--json: /nonexistent/x.json cannot be written"),
+        (
+            "run --port rings --json /nonexistent/x.json",
+            1,
+            "--json: /nonexistent/x.json cannot be written",
+        ),
     ] {
         let (found, text) = refusal(line);
         assert_eq!(found, code, "{line}: {text}");
@@ -62,10 +73,13 @@ fn a_run_is_reported_as_lines_json_and_a_page() {
     ));
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    for word in ["calibration", "sent", "received", "lost         0 (0.000000 %)", "latency", "jitter"] {
+    for word in
+        ["calibration", "sent", "received", "lost         0 (0.000000 %)", "latency", "jitter"]
+    {
         assert!(text.contains(word), "{word}: {text}");
     }
-    let report: Value = serde_json::from_slice(&std::fs::read(data).expect("it was written")).expect("JSON");
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(data).expect("it was written")).expect("JSON");
     let result = &report["result"];
     assert_eq!((result["mode"].as_str(), result["lost"].as_u64()), (Some("run"), Some(0)));
     assert_eq!(result["received_by_port"][1], result["sent"]);
@@ -97,7 +111,10 @@ fn every_mode_goes_from_command_line_to_report() {
     ] {
         let report = json(&format!("{mode} {few} --html {}", page.display()));
         let sizes = report["result"]["sizes"].as_array().expect("by size");
-        assert_eq!(sizes.iter().map(|it| it["size"].as_u64()).collect::<Vec<_>>(), [Some(64), Some(256)]);
+        assert_eq!(
+            sizes.iter().map(|it| it["size"].as_u64()).collect::<Vec<_>>(),
+            [Some(64), Some(256)]
+        );
         assert!(sizes.iter().all(|it| it["line_rate"].as_f64() > Some(4e6)), "of 10 Gbit/s");
         stands_alone(&page, plots);
     }
@@ -106,7 +123,10 @@ fn every_mode_goes_from_command_line_to_report() {
         page.display()
     ));
     let result = &found["result"];
-    assert!(result["begun"].as_u64() > Some(500) && result["begun"] == result["closed"], "{result}");
+    assert!(
+        result["begun"].as_u64() > Some(500) && result["begun"] == result["closed"],
+        "{result}"
+    );
     stands_alone(&page, 2);
     let found = json("calibrate --duration 50ms --flows 1000 --protocol tcp");
     assert!(found["calibration"]["null_mpps"].as_f64() > Some(0.1), "{found}");
@@ -116,14 +136,19 @@ fn every_mode_goes_from_command_line_to_report() {
 fn a_capture_is_replayed_with_what_it_holds() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("in.pcap");
-    let mut bytes: Vec<u8> =
-        [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1].into_iter().flat_map(u32::to_le_bytes).collect();
+    let mut bytes: Vec<u8> = [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1]
+        .into_iter()
+        .flat_map(u32::to_le_bytes)
+        .collect();
     for index in 0..50u32 {
         bytes.extend([1, index * 1000, 60, 60].into_iter().flat_map(u32::to_le_bytes));
         bytes.extend([index as u8; 60]);
     }
     std::fs::write(&file, bytes).expect("a temporary file can be written");
-    let report = json(&format!("replay {} --port rings --speed 2 --rounds 3 --no-calibration", file.display()));
+    let report = json(&format!(
+        "replay {} --port rings --speed 2 --rounds 3 --no-calibration",
+        file.display()
+    ));
     let result = &report["result"];
     assert_eq!((result["sent"].as_u64(), result["rounds"].as_u64()), (Some(150), Some(3)));
     assert_eq!(result["received_by_port"][1].as_u64(), Some(150));
@@ -131,7 +156,8 @@ fn a_capture_is_replayed_with_what_it_holds() {
 }
 
 fn send(signal: &str, to: &Child) {
-    let sent = Command::new("kill").args([signal, &to.id().to_string()]).status().expect("kill is there");
+    let sent =
+        Command::new("kill").args([signal, &to.id().to_string()]).status().expect("kill is there");
     assert!(sent.success());
 }
 

@@ -15,8 +15,8 @@ use dataplane::wire::checksum::Change;
 use dataplane::wire::ipv4::{self, Ipv4};
 use dataplane::wire::{Address, Family, gue, ipv6, protocol, udp::Udp};
 use dpdk_sys::{
-    Eal, EalOptions, LogLevel, Mbuf, Memory, Mempool, Port, PortSettings, ReceiveQueue, StartedPort,
-    TransmitQueue, lcore,
+    Eal, EalOptions, LogLevel, Mbuf, Memory, Mempool, Port, PortSettings, ReceiveQueue,
+    StartedPort, TransmitQueue, lcore,
 };
 use pktgen::choice::Choice;
 use pktgen::cps::{self, Answers, Connections};
@@ -50,7 +50,8 @@ fn eal() -> Arc<Eal> {
             allowed: vec![],
             log: LogLevel::Warning,
         };
-        let start = move || Eal::start(&options).expect("DPDK starts without huge pages and without cards");
+        let start =
+            move || Eal::start(&options).expect("DPDK starts without huge pages and without cards");
         let started = std::thread::spawn(start).join();
         Arc::new(started.expect("a thread of its own, because starting pins it"))
     })
@@ -59,7 +60,8 @@ fn eal() -> Arc<Eal> {
 
 fn pool() -> Mempool {
     static POOL: OnceLock<Mempool> = OnceLock::new();
-    POOL.get_or_init(|| Mempool::new(&eal(), "test", 65_535, 2048, None).expect("there is memory")).clone()
+    POOL.get_or_init(|| Mempool::new(&eal(), "test", 65_535, 2048, None).expect("there is memory"))
+        .clone()
 }
 
 struct End {
@@ -96,7 +98,10 @@ impl Drop for Device {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let ended = self.thread.take().map(JoinHandle::join);
-        assert!(std::thread::panicking() || ended.is_some_and(|ended| ended.is_ok()), "the device panicked");
+        assert!(
+            std::thread::panicking() || ended.is_some_and(|ended| ended.is_ok()),
+            "the device panicked"
+        );
     }
 }
 
@@ -183,7 +188,8 @@ fn all_buffers_are_home() {
 #[test]
 fn a_wire_that_does_nothing_shows_nothing() {
     let _turn = turn();
-    let measured = measure(rig(transparent()), &Profile { flows: 100, ..profile(100_000.0) }, 20_000);
+    let measured =
+        measure(rig(transparent()), &Profile { flows: 100, ..profile(100_000.0) }, 20_000);
     assert_eq!(counts(&measured), (0, 0, 0));
     assert_eq!((measured.observed.unique, measured.observed.latency.len()), (20_000, 20_000));
     assert_eq!((measured.flows.used, measured.flows.with_loss), (100, 0));
@@ -204,7 +210,11 @@ fn every_thousandth_frame_dropped_is_exactly_that_loss() {
     });
     let measured = measure(rig(drops), &Profile { flows: 7, ..profile(100_000.0) }, 30_000);
     assert_eq!(counts(&measured), (30, 0, 0));
-    assert_eq!((measured.flows.used, measured.flows.with_loss), (7, 7), "1,000 and 7 have no divisor in common");
+    assert_eq!(
+        (measured.flows.used, measured.flows.with_loss),
+        (7, 7),
+        "1,000 and 7 have no divisor in common"
+    );
     assert!((measured.loss() - 0.001).abs() < 1e-12);
     all_buffers_are_home();
 }
@@ -252,7 +262,8 @@ fn every_hundredth_frame_twice_is_exactly_those_duplicates() {
 fn a_delay_of_fifty_microseconds_is_measured() {
     let _turn = turn();
     let hold = eal().tsc_hz() / 20_000;
-    let delayed = || -> Behaviour { Box::new(move |frame, now, out| out.push_back((now + hold, frame))) };
+    let delayed =
+        || -> Behaviour { Box::new(move |frame, now, out| out.push_back((now + hold, frame))) };
     let medians = (0..5).map(|_| {
         let measured = measure(rig(delayed()), &profile(20_000.0), 4000);
         assert_eq!(counts(&measured), (0, 0, 0));
@@ -268,12 +279,15 @@ fn a_delay_of_fifty_microseconds_is_measured() {
 #[test]
 fn packets_are_recognised_whatever_a_translator_does_to_them() {
     let _turn = turn();
-    for (protocol, size) in [(Protocol::Udp, 64), (Protocol::Tcp, 64), (Protocol::Tcp, 128), (Protocol::Icmp, 64)] {
+    for (protocol, size) in
+        [(Protocol::Udp, 64), (Protocol::Tcp, 64), (Protocol::Tcp, 128), (Protocol::Icmp, 64)]
+    {
         let translates: Behaviour = Box::new(move |mut frame, now, out| {
             translate(frame.bytes_mut(), protocol);
             out.push_back((now, frame));
         });
-        let wanted = Profile { protocol, sizes: Sizes::fixed(size), flows: 50, ..profile(100_000.0) };
+        let wanted =
+            Profile { protocol, sizes: Sizes::fixed(size), flows: 50, ..profile(100_000.0) };
         let measured = measure(rig(translates), &wanted, 5000);
         assert_eq!(counts(&measured), (0, 0, 0), "{protocol:?} {size}");
         assert_eq!(measured.observed.unique, 5000);
@@ -315,7 +329,10 @@ fn packets_are_found_in_every_kind_of_tunnel() {
                 let measured = measure(rig(encapsulates), &wanted, 2000);
                 assert_eq!(counts(&measured), (0, 0, 0), "{inner:?} in {outer:?}, GUE {in_gue}");
                 assert_eq!(measured.observed.encapsulated, 2000);
-                assert!(measured.arrived[1].bytes >= 2000 * (124 + 20), "outer headers count where they arrive");
+                assert!(
+                    measured.arrived[1].bytes >= 2000 * (124 + 20),
+                    "outer headers count where they arrive"
+                );
             }
         }
     }
@@ -326,7 +343,8 @@ fn encapsulate(frame: &mut Mbuf, inner: Family, outer: Family, in_gue: bool) {
     let number = if inner == Family::V4 { protocol::IPV4 } else { protocol::IPV6 };
     assert!(frame.trim_front(14));
     if in_gue {
-        let headers = gue::headers((4444, gue::PORT), number, frame.len() as u16).expect("short enough");
+        let headers =
+            gue::headers((4444, gue::PORT), number, frame.len() as u16).expect("short enough");
         frame.prepend(headers.len()).expect("headroom").copy_from_slice(&headers);
     }
     let (length, carried) = (frame.len() as u16, if in_gue { protocol::UDP } else { number });
@@ -423,8 +441,16 @@ fn ten_thousand_and_a_million_a_second_are_kept_within_one_per_cent() {
                 let [near, far] = pair();
                 let receive = vec![far.receive];
                 let mut generator = Generator::new(near.transmit, pool(), receive, eal().tsc_hz());
-                let timing = Timing { drain: Duration::from_millis(1), ..Timing::of(Duration::from_millis(600)) };
-                let measured = generator.run(&profile(asked), &timing, &AtomicBool::new(false), &Progress::default());
+                let timing = Timing {
+                    drain: Duration::from_millis(1),
+                    ..Timing::of(Duration::from_millis(600))
+                };
+                let measured = generator.run(
+                    &profile(asked),
+                    &timing,
+                    &AtomicBool::new(false),
+                    &Progress::default(),
+                );
                 let measured = measured.expect("the profile is accepted");
                 assert!(measured.group <= 32);
                 (measured.sent_rate() / asked - 1.0).abs()
@@ -497,7 +523,12 @@ fn throughput_finds_the_capacity_of_a_device_within_the_resolution() {
     let tried: Vec<_> = found.trials.iter().map(|it| (it.asked, it.offered, it.lost)).collect();
     assert!(found.complete, "{tried:?}");
     // 400 more in a trial of 0.4 s are another 1,000 a second; the resolution is 2,000.
-    let kept = found.trials.iter().filter(|it| it.lost == 0 && !it.held_up).map(|it| it.asked).fold(0.0, f64::max);
+    let kept = found
+        .trials
+        .iter()
+        .filter(|it| it.lost == 0 && !it.held_up)
+        .map(|it| it.asked)
+        .fold(0.0, f64::max);
     assert!((38_000.0..=41_000.0).contains(&kept), "{kept} of {tried:?}");
     assert!((found.rate / kept - 1.0).abs() < 0.1, "{} at {kept}", found.rate);
     drop(device);
@@ -508,7 +539,8 @@ fn throughput_finds_the_capacity_of_a_device_within_the_resolution() {
 fn latency_loss_and_back_to_back_go_end_to_end() {
     let _turn = turn();
     let (at, device) = session(rig(transparent()), profile(20_000.0), trial(60));
-    let (_, outcome) = at.perform(Order::Latency(SEARCH, Some(5000.0), 3)).expect("nothing is refused");
+    let (_, outcome) =
+        at.perform(Order::Latency(SEARCH, Some(5000.0), 3)).expect("nothing is refused");
     let Outcome::Latency { sizes } = outcome else { panic!("{outcome:?}") };
     assert_eq!(sizes[0].found.trials.len(), 3);
     assert!(sizes[0].found.mean > 0.0);
@@ -589,7 +621,10 @@ fn connections_are_opened_and_closed_through_a_translator() {
     let found = connections(rig_both_ways(there, back), Answers::Device, 20_000.0);
     assert!(found.begun > 1000, "{found:?}");
     assert_eq!((found.established, found.closed), (found.begun, found.begun), "{found:?}");
-    assert_eq!((found.reached_server, found.timed_out, found.reset, found.foreign), (found.begun, 0, 0, 0));
+    assert_eq!(
+        (found.reached_server, found.timed_out, found.reset, found.foreign),
+        (found.begun, 0, 0, 0)
+    );
     assert_eq!(found.handshake_ns.expect("there were some").packets, found.begun);
     all_buffers_are_home();
 }
@@ -602,7 +637,10 @@ fn connections_through_a_tunnel_are_answered_past_it() {
         out.push_back((now, frame));
     });
     let found = connections(rig(there), Answers::Direct, 20_000.0);
-    assert!(found.begun > 1000 && found.established == found.begun && found.closed == found.begun, "{found:?}");
+    assert!(
+        found.begun > 1000 && found.established == found.begun && found.closed == found.begun,
+        "{found:?}"
+    );
     assert_eq!(found.encapsulated, found.reached_server);
     all_buffers_are_home();
 }
@@ -627,7 +665,9 @@ fn syns_that_are_dropped_are_connections_that_fail_in_time() {
 #[test]
 fn a_capture_is_sent_in_its_own_time_and_counted_where_it_arrives() {
     let _turn = turn();
-    let frames = (0..200u64).map(|index| (index * 500_000, vec![index as u8; 60 + index as usize])).collect();
+    let frames = (0..200u64)
+        .map(|index| (index * 500_000, vec![index as u8; 60 + index as usize]))
+        .collect();
     let capture = Capture { frames, cut: 0 };
     let run = |speed, rounds| {
         let Rig { near, far, device } = rig(transparent());
@@ -638,7 +678,8 @@ fn a_capture_is_sent_in_its_own_time_and_counted_where_it_arrives() {
             hz: eal().tsc_hz(),
         };
         let (stop, progress) = (AtomicBool::new(false), Progress::default());
-        let replayed = replay.run(&capture, speed, rounds, Duration::from_millis(100), &stop, &progress);
+        let replayed =
+            replay.run(&capture, speed, rounds, Duration::from_millis(100), &stop, &progress);
         drop(device);
         replayed
     };
@@ -659,12 +700,24 @@ fn a_calibration_says_what_the_generator_does_and_adds() {
     let _turn = turn();
     let (stop, progress) = (AtomicBool::new(false), Progress::default());
     let wanted = Profile { flows: 1000, ..profile(1.0) };
-    let calibration =
-        pktgen::calibrate::calibrate(&eal(), &pool(), &wanted, Duration::from_millis(100), &stop, &progress)
-            .expect("the ports open");
-    assert!(calibration.null_mpps > calibration.ring_mpps / 2.0 && calibration.ring_mpps > 0.1, "{calibration:?}");
+    let calibration = pktgen::calibrate::calibrate(
+        &eal(),
+        &pool(),
+        &wanted,
+        Duration::from_millis(100),
+        &stop,
+        &progress,
+    )
+    .expect("the ports open");
+    assert!(
+        calibration.null_mpps > calibration.ring_mpps / 2.0 && calibration.ring_mpps > 0.1,
+        "{calibration:?}"
+    );
     let added = calibration.added_latency_ns;
-    assert!(added.min <= added.p50 && added.p50 <= added.p99 && added.p99 <= added.max, "{added:?}");
+    assert!(
+        added.min <= added.p50 && added.p50 <= added.p99 && added.p99 <= added.max,
+        "{added:?}"
+    );
     all_buffers_are_home();
 }
 
@@ -697,10 +750,18 @@ fn a_run_that_is_told_to_stop_says_what_there_was() {
         telling.store(true, Ordering::Relaxed);
     });
     let measured = generator
-        .run(&profile(50_000.0), &Timing::of(Duration::from_secs(3600)), &stop, &Progress::default())
+        .run(
+            &profile(50_000.0),
+            &Timing::of(Duration::from_secs(3600)),
+            &stop,
+            &Progress::default(),
+        )
         .expect("the profile is accepted");
     friend.join().expect("it only sleeps");
-    assert!(measured.interrupted && measured.observed.unique == measured.sent.frames, "{measured:?}");
+    assert!(
+        measured.interrupted && measured.observed.unique == measured.sent.frames,
+        "{measured:?}"
+    );
     drop(generator);
     all_buffers_are_home();
 }
