@@ -150,8 +150,7 @@ impl Session {
                 Ok(Outcome::Run(Box::new((&measurement).into())))
             }
             Order::Throughput(search) => {
-                let sizes =
-                    wire.each_size(search, |search, wire| rfc2544::throughput(search, wire))?;
+                let sizes = wire.each_size(search, rfc2544::throughput)?;
                 Ok(Outcome::Throughput { sizes })
             }
             Order::Latency(search, rate, repeat) => {

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::values::duration;
 use super::*;
 
 /// What is wrong with a command line, or what it asks for.
