@@ -26,6 +26,11 @@ impl Network {
         Address::from_bits(self.first.bits() + u128::from(index))
     }
 
+    /// Whether an address is one of these.
+    pub fn holds(self, address: Address) -> bool {
+        self.index(address).is_some()
+    }
+
     #[inline]
     fn index(self, address: Address) -> Option<u32> {
         let index = address.bits().checked_sub(self.first.bits())?;

@@ -76,6 +76,14 @@ impl Command {
             Self::Calibrate(calibrate) => calibrate.asked(),
         };
         asked.wanted.check()?;
+        let is_alone = asked.wanted.devices.len() == 1 && asked.wanted.devices[0] != Device::Rings;
+        if !asked.traffic.stream.answer.is_empty()
+            && is_alone
+            && !matches!(asked.order, Order::Connections(_))
+        {
+            let expected = "a second --port: questions are answered where packets are received";
+            return Err(Invalid::new("--answer", expected, "one").into());
+        }
         asked.traffic.profile(None, (Mac::default(), Mac::default())).check()?;
         Ok(asked)
     }
@@ -99,6 +107,11 @@ impl Traffic {
             mtu: self.mtu,
             seed: it.seed,
         }
+    }
+
+    /// Addresses whose hardware address is told to whoever asks.
+    pub fn answer(&self) -> Vec<Network> {
+        self.stream.answer.clone()
     }
 
     /// Where GUE is looked for.

@@ -20,9 +20,10 @@ use serde::Serialize;
 
 use self::ends::{Client, Server};
 use self::segment::{Segment, frame_of, read};
-use crate::addresses::Addresses;
+use crate::addresses::{Addresses, Network};
 use crate::error::Invalid;
 use crate::measurement::Sample;
+use crate::neighbours;
 use crate::pace::Pacer;
 use crate::parse;
 use crate::profile::Profile;
@@ -110,6 +111,9 @@ pub struct Bench {
     pacer: Pacer,
     hz: u64,
     foreign: u64,
+    /// Addresses whose hardware address is told to whoever asks, and the ports' own.
+    ours: Vec<Network>,
+    port_macs: Vec<Mac>,
 }
 
 impl Bench {
@@ -146,7 +150,14 @@ impl Bench {
             pacer: Pacer::new(profile.rate.pace(profile.line_rate), 64.0, hz),
             hz,
             foreign: 0,
+            ours: vec![],
+            port_macs: vec![],
         })
+    }
+
+    /// Answers whoever asks at any port for the hardware addresses of `ours`; `macs` are the ports', in order.
+    pub fn answering(self, ours: Vec<Network>, macs: Vec<Mac>) -> Self {
+        Self { ours, port_macs: macs, ..self }
     }
 
     /// Opens connections until it is over or `stop` is set, and waits for those that are open.
@@ -228,7 +239,7 @@ impl Bench {
         let read = parse::innermost(frame.bytes_mut(), self.settings.gue_port).and_then(read);
         let (Some(macs), Some((segment, layers))) = (link, read) else {
             self.foreign += 1;
-            return;
+            return self.answer_neighbour(port, frame);
         };
         if self.client.owns(&segment) {
             return self.tell_client(&segment, now);
@@ -237,6 +248,13 @@ impl Bench {
         match self.settings.answers {
             Answers::Device => self.say(port, macs, &answer),
             Answers::Direct => self.tell_client(&answer, now),
+        }
+    }
+
+    fn answer_neighbour(&mut self, port: usize, frame: &mut Mbuf) {
+        let Some(mac) = self.port_macs.get(port) else { return };
+        if let Some(answer) = neighbours::answer(frame.bytes_mut(), *mac, &self.ours) {
+            self.put(port, &answer);
         }
     }
 
@@ -249,8 +267,12 @@ impl Bench {
     /// Hands a segment to a port; without a free buffer or room it is lost, as on any wire.
     fn say(&mut self, port: usize, (source, destination): (Mac, Mac), segment: &Segment) {
         let bytes = frame_of(segment, self.tag, source, destination);
+        self.put(port, &bytes);
+    }
+
+    fn put(&mut self, port: usize, bytes: &[u8]) {
         let waiting = &mut self.lanes[port].waiting;
-        if let Some(frame) = self.pool.allocate_from(&bytes)
+        if let Some(frame) = self.pool.allocate_from(bytes)
             && !waiting.is_full()
         {
             waiting.push(frame);

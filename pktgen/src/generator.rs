@@ -9,6 +9,7 @@ use dpdk_sys::{Eal, Mempool, ReceiveQueue, TransmitQueue};
 
 use crate::error::Invalid;
 use crate::measurement::{FlowLoss, Measurement, Sample};
+use crate::neighbours::Desk;
 use crate::profile::Profile;
 use crate::progress::Progress;
 use crate::receive::Receiver;
@@ -47,6 +48,7 @@ pub struct Generator {
     gue_port: u16,
     hz: u64,
     runs: u16,
+    desk: Option<Desk>,
 }
 
 /// The mark of a process's first run; each run has another, so that what is late does not count for the next.
@@ -62,12 +64,17 @@ impl Generator {
         hz: u64,
     ) -> Self {
         let gue_port = dataplane::wire::gue::PORT;
-        Self { transmit: Some(transmit), pool, receive, gue_port, hz, runs: 0 }
+        Self { transmit: Some(transmit), pool, receive, gue_port, hz, runs: 0, desk: None }
     }
 
     /// Looks for GUE at another port than 6080.
     pub fn with_gue_port(self, gue_port: u16) -> Self {
         Self { gue_port, ..self }
+    }
+
+    /// Answers, through `desk`, whoever asks for hardware addresses at the last of the receiving ports.
+    pub fn answering(self, desk: Option<Desk>) -> Self {
+        Self { desk, ..self }
     }
 
     /// Sends what `profile` asks for and measures what comes, on the calling thread, until it is over or `stop` is
@@ -156,14 +163,15 @@ impl Generator {
         let sender = Sender::new(transmit, self.pool.clone(), stream, profile, self.hz)
             .at_most(timing.frames);
         let queues = std::mem::take(&mut self.receive);
-        Ok((sender, Receiver::new(queues, mark, numbers, self.gue_port, self.hz)))
+        let receiver = Receiver::new(queues, mark, numbers, self.gue_port, self.hz);
+        Ok((sender, receiver.answering(self.desk.take())))
     }
 
     fn conclude(
         &mut self,
         profile: &Profile,
         mut sender: Sender,
-        receiver: Receiver,
+        mut receiver: Receiver,
         spent: Spent,
     ) -> Measurement {
         let unsent = sender.give_up();
@@ -186,6 +194,7 @@ impl Generator {
             let (transmit, pool) = sender.into_parts();
             (Some(transmit), pool)
         };
+        self.desk = receiver.take_desk();
         self.receive = receiver.into_queues();
         measurement
     }

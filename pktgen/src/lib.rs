@@ -3,6 +3,7 @@
 //! 1. [`profile`]: what to send ([`rate`], [`size`], [`choice`], [`addresses`]), judged before anything is sent
 //! 2. [`send`]: which packets, when ([`pace`]), made from templates ([`frame`]), each with a [`stamp`]
 //! 3. [`receive`]: the stamp found again whatever happened to the packet ([`parse`]), and what is missing ([`track`])
+//!    and questions for hardware addresses answered ([`neighbours`])
 //! 4. [`generator`]: both together, on one core or two; [`progress`] says how far it is
 //! 5. [`measurement`]: what a run has shown, as plain data
 //!
@@ -42,6 +43,8 @@ pub mod receive;
 pub mod parse;
 
 pub mod track;
+
+pub mod neighbours;
 
 pub mod generator;
 

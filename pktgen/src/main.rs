@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, anyhow};
 use clap::Parser;
+use dataplane::wire::Mac;
 use dpdk_sys::lcore::spawn_pinned;
 use pktgen::command::{Asked, Pktgen};
 use pktgen::error::Invalid;
@@ -69,6 +70,8 @@ fn measure(asked: Asked, stop: &Arc<AtomicBool>) -> Result<Report> {
         cores: cores.clone(),
         profile: profile.clone(),
         gue_port: traffic.gue_port(),
+        answer: traffic.answer(),
+        macs: bench.ports.iter().map(|port| Mac(port.mac())).collect(),
         calibration,
         trial,
         stop: stop.clone(),

@@ -4,6 +4,7 @@ use arrayvec::ArrayVec;
 use dpdk_sys::{Mbuf, ReceiveQueue, lcore};
 use hdrhistogram::Histogram;
 
+use crate::neighbours::Desk;
 use crate::parse;
 use crate::stamp::{Mark, Stamp};
 use crate::track::{Tracker, Verdict};
@@ -101,6 +102,8 @@ pub struct Receiver {
     variations: f64,
     /// All latencies together, in nanoseconds.
     latencies: u64,
+    /// Answers neighbours that ask at the last port.
+    desk: Option<Desk>,
 }
 
 impl Receiver {
@@ -117,7 +120,18 @@ impl Receiver {
             previous: None,
             variations: 0.0,
             latencies: 0,
+            desk: None,
         }
+    }
+
+    /// Answers, through `desk`, whoever asks for hardware addresses at the last port.
+    pub fn answering(self, desk: Option<Desk>) -> Self {
+        Self { desk, ..self }
+    }
+
+    /// What [`Self::answering`] was given, for the next run.
+    pub fn take_desk(&mut self) -> Option<Desk> {
+        self.desk.take()
     }
 
     /// Takes a burst from every queue, and returns how many packets of this run were in it. Never waits.
@@ -136,7 +150,7 @@ impl Receiver {
         let now = lcore::tsc();
         burst.iter().for_each(Mbuf::prefetch);
         let mut stamps = [None; BURST];
-        let mut arrived = self.arrived[port];
+        let (mut arrived, last) = (self.arrived[port], self.arrived.len() - 1);
         let mut encapsulated = 0;
         for (frame, stamp) in burst.iter_mut().zip(&mut stamps) {
             let bytes = frame.frame_len() as u64;
@@ -146,6 +160,9 @@ impl Receiver {
                 found.filter(|(found, _)| (found.flow as usize) < self.tracker.len())
             else {
                 arrived.foreign += 1;
+                if let Some(desk) = self.desk.as_mut().filter(|_| port == last) {
+                    desk.hear(frame.bytes_mut());
+                }
                 continue;
             };
             *stamp = Some(found);

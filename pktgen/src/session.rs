@@ -5,12 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
+use dataplane::wire::Mac;
 use dpdk_sys::{Eal, Mempool, ReceiveQueue, TransmitQueue};
 
+use crate::addresses::Network;
 use crate::calibrate::{Calibration, calibrate};
 use crate::cps;
 use crate::generator::{Generator, Timing};
 use crate::measurement::Measurement;
+use crate::neighbours::Desk;
 use crate::profile::Profile;
 use crate::progress::Progress;
 use crate::rate::Rate;
@@ -76,6 +79,10 @@ pub struct Session {
     pub profile: Profile,
     /// Where GUE is looked for.
     pub gue_port: u16,
+    /// Addresses whose hardware address is told to whoever asks.
+    pub answer: Vec<Network>,
+    /// The ports' hardware addresses, in order.
+    pub macs: Vec<Mac>,
     /// How long each part of the calibration takes; none without.
     pub calibration: Option<Duration>,
     /// How long a trial of RFC 2544 takes.
@@ -118,6 +125,7 @@ impl Session {
         let asked = self.profile.rate.pace(self.profile.line_rate).frames(64.0);
         let bench =
             cps::Bench::new(ports, self.pool.clone(), &self.profile, settings, self.eal.tsc_hz())?;
+        let bench = bench.answering(self.answer, self.macs);
         Ok(Outcome::Connections(Box::new(bench.run(asked, &self.stop, &self.live.progress))))
     }
 
@@ -136,8 +144,17 @@ impl Session {
         let transmit = self.transmit.swap_remove(0);
         let receive = std::mem::take(&mut self.receive);
         let generator = Generator::new(transmit, self.pool.clone(), receive, self.eal.tsc_hz());
+        let desk = match (self.transmit.pop(), self.macs.last(), self.answer.is_empty()) {
+            (Some(transmit), Some(mac), false) => Some(Desk {
+                transmit,
+                pool: self.pool.clone(),
+                mac: *mac,
+                ours: self.answer.clone(),
+            }),
+            _ => None,
+        };
         let mut wire = Wire {
-            generator: generator.with_gue_port(self.gue_port),
+            generator: generator.with_gue_port(self.gue_port).answering(desk),
             session: self,
             profile: self.profile.clone(),
             top: 0.0,

@@ -147,6 +147,9 @@ pub struct StreamOptions {
     /// Tag frames with this VLAN
     #[arg(long, value_name = "VLAN", value_parser = clap::value_parser!(u16).range(1..=4094))]
     pub(super) vlan: Option<u16>,
+    /// Answer ARP and neighbour solicitations for these addresses at the receiving port (cps: at both); may be repeated
+    #[arg(long, value_name = "ADDRESSES")]
+    pub(super) answer: Vec<Network>,
     /// Where to look for GUE among what arrives
     #[arg(long, value_name = "PORT", default_value_t = dataplane::wire::gue::PORT)]
     pub(super) gue_port: u16,

@@ -35,6 +35,7 @@ fn every_bad_value_is_refused_by_its_option_with_an_example() {
         ("--destination-ports", "http", "such as 80"),
         ("--source-mac", "1:2", "02:00:00:00:00:01"),
         ("--destination-mac", "zz:00:00:00:00:00", "02:00:00:00:00:01"),
+        ("--answer", "me", "such as 198.18.0.1"),
         ("--vlan", "4095", "1..=4094"),
         ("--line-rate", "5", "such as 10G"),
         ("--duration", "soon", "such as 10"),
@@ -74,6 +75,7 @@ fn options_that_do_not_go_together_are_refused() {
         ("run --port rings --cores 0,9999", "--cores: expected cores of this machine"),
         ("rfc2544 throughput --port rings --rate max", "--rate: expected a rate to begin with"),
         ("rfc2544 latency --port rings --at 50%", "--at: expected packets a second"),
+        ("run --port kernel:a --answer 10.0.0.1", "--answer: expected a second --port"),
         ("cps --port rings --choice random", "--choice: expected round-robin"),
     ] {
         assert!(refusal(line).starts_with(expected), "{line}: {}", refusal(line));

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use dataplane::wire::Family;
 use dataplane::wire::checksum::Change;
-use dataplane::wire::gue;
 use dataplane::wire::ipv4::Ipv4;
+use dataplane::wire::{Family, gue};
 use pktgen::cps;
-use pktgen::cps::Answers;
-use pktgen::cps::Connections;
+use pktgen::cps::{Answers, Connections};
 use pktgen::frame::Protocol;
 use pktgen::profile::Profile;
 use pktgen::report::Outcome;

@@ -1,20 +1,19 @@
 //! The generator itself: its pace, its calibration, its end, and captures sent again.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pktgen::generator::Generator;
-use pktgen::generator::Timing;
+use dataplane::wire::Mac;
+use pktgen::generator::{Generator, Timing};
+use pktgen::neighbours::Desk;
 use pktgen::profile::Profile;
 use pktgen::progress::Progress;
-use pktgen::replay::Capture;
-use pktgen::replay::Replay;
-use pktgen::replay::Speed;
+use pktgen::replay::{Capture, Replay, Speed};
 
 use crate::rig::{
-    Rig, all_buffers_are_home, counts, eal, pair, pool, profile, rig, transparent, turn,
+    Behaviour, Rig, all_buffers_are_home, counts, eal, pair, pool, profile, rig, rig_both_ways,
+    transparent, turn,
 };
 
 /// The rate is what was sent between the first and the last frame; the median of several runs, as this machine may have
@@ -150,5 +149,52 @@ fn a_run_that_is_told_to_stop_says_what_there_was() {
         "{measured:?}"
     );
     drop(generator);
+    all_buffers_are_home();
+}
+
+/// The device asks at the far side for the hardware address of 10.1.0.7, and gets it there.
+#[test]
+fn a_device_that_asks_for_a_hardware_address_is_told() {
+    let _turn = turn();
+    let question = [
+        &[0xff; 6][..],
+        &[
+            2, 0, 0, 0, 0, 9, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 9, 10, 1, 0, 1, 0, 0, 0,
+            0, 0, 0, 10, 1, 0, 7,
+        ],
+    ]
+    .concat();
+    let mut is_first = true;
+    let asks: Behaviour = Box::new(move |frame, now, out| {
+        if std::mem::take(&mut is_first) {
+            out.push_back((now, pool().allocate_from(&question).expect("a free buffer")));
+        }
+        out.push_back((now, frame));
+    });
+    let told = Arc::new(Mutex::new(vec![]));
+    let hears = told.clone();
+    let back: Behaviour = Box::new(move |frame, _, _| {
+        hears.lock().expect("nobody panics with it").push(frame.bytes().to_vec());
+    });
+    let Rig { near, far, device } = rig_both_ways(asks, back);
+    let mac = Mac([2, 0, 0, 0, 0, 7]);
+    let ours = vec!["10.1.0.1-10.1.0.9".parse().expect("addresses")];
+    let desk = Desk { transmit: far.transmit, pool: pool(), mac, ours };
+    let receive = vec![near.receive, far.receive];
+    let generator = Generator::new(near.transmit, pool(), receive, eal().tsc_hz());
+    let mut generator = generator.answering(Some(desk));
+    let timing = Timing { drain: Duration::from_millis(150), ..Timing::frames(1000) };
+    let (stop, progress) = (AtomicBool::new(false), Progress::default());
+    let measured = generator
+        .run(&profile(50_000.0), &timing, &stop, &progress)
+        .expect("the profile is accepted");
+    assert_eq!((measured.lost(), measured.arrived[1].foreign), (0, 1));
+    drop((generator, device));
+    let told = told.lock().expect("nobody panics with it");
+    assert_eq!(told.len(), 1);
+    assert_eq!(
+        (&told[0][..6], &told[0][22..32]),
+        (&[2, 0, 0, 0, 0, 9][..], &[2, 0, 0, 0, 0, 7, 10, 1, 0, 7][..])
+    );
     all_buffers_are_home();
 }

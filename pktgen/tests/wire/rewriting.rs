@@ -1,18 +1,12 @@
 //! Packets recognised after translation and inside tunnels.
 
-use dataplane::wire::Address;
-use dataplane::wire::Family;
 use dataplane::wire::checksum::Change;
-use dataplane::wire::gue;
-use dataplane::wire::ipv4;
 use dataplane::wire::ipv4::Ipv4;
-use dataplane::wire::ipv6;
-use dataplane::wire::protocol;
 use dataplane::wire::udp::Udp;
+use dataplane::wire::{Address, Family, gue, ipv4, ipv6, protocol};
 use dpdk_sys::Mbuf;
 use pktgen::frame::Protocol;
-use pktgen::profile::Profile;
-use pktgen::profile::benchmark_addresses;
+use pktgen::profile::{Profile, benchmark_addresses};
 use pktgen::size::Sizes;
 
 use crate::rig::{Behaviour, all_buffers_are_home, counts, measure, profile, rig, turn};

@@ -1,31 +1,17 @@
 //! A device between pktgen's two ports, whose behaviour each test says.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::OnceLock;
-use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use dpdk_sys::Eal;
-use dpdk_sys::EalOptions;
-use dpdk_sys::LogLevel;
-use dpdk_sys::Mbuf;
-use dpdk_sys::Memory;
-use dpdk_sys::Mempool;
-use dpdk_sys::Port;
-use dpdk_sys::PortSettings;
-use dpdk_sys::ReceiveQueue;
-use dpdk_sys::StartedPort;
-use dpdk_sys::TransmitQueue;
-use dpdk_sys::lcore;
-use pktgen::generator::Generator;
-use pktgen::generator::Timing;
+use dpdk_sys::{
+    Eal, EalOptions, LogLevel, Mbuf, Memory, Mempool, Port, PortSettings, ReceiveQueue,
+    StartedPort, TransmitQueue, lcore,
+};
+use pktgen::generator::{Generator, Timing};
 use pktgen::measurement::Measurement;
 use pktgen::profile::Profile;
 use pktgen::progress::Progress;

@@ -9,9 +9,7 @@ use pktgen::generator::Timing;
 use pktgen::profile::Profile;
 use pktgen::report::Outcome;
 use pktgen::rfc2544::Search;
-use pktgen::session::Live;
-use pktgen::session::Order;
-use pktgen::session::Session;
+use pktgen::session::{Live, Order, Session};
 
 use crate::rig::{
     Behaviour, Device, Rig, all_buffers_are_home, eal, pool, profile, rig, transparent, turn,
@@ -27,6 +25,8 @@ pub fn session(rig: Rig, profile: Profile, trial: Timing) -> (Session, Device) {
         cores: vec![1],
         profile,
         gue_port: gue::PORT,
+        answer: vec![],
+        macs: vec![],
         calibration: None,
         trial,
         stop: Arc::new(AtomicBool::new(false)),
