@@ -175,6 +175,7 @@ impl Receiver {
         let ours = arrived.frames - self.arrived[port].frames;
         self.arrived[port] = arrived;
         self.observed.encapsulated += encapsulated;
+        stamps.iter().flatten().for_each(|stamp| self.tracker.look_at(stamp.flow, stamp.sequence));
         stamps.iter().flatten().for_each(|stamp| self.observe(stamp, now));
         Mbuf::give_back(&mut burst);
         ours as usize

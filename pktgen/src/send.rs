@@ -103,8 +103,11 @@ impl Stream {
         let mut due = [Due::default(); N];
         for due in &mut due[..frames.len()] {
             let (flow, part) = self.chooser.next(now);
-            let next = &mut self.sequences[flow as usize];
-            *due = Due { flow, sequence: *next, is_last: part == Part::Last };
+            *due = Due { flow, sequence: 0, is_last: part == Part::Last };
+        }
+        for due in &mut due[..frames.len()] {
+            let next = &mut self.sequences[due.flow as usize];
+            due.sequence = *next;
             *next = next.wrapping_add(1);
         }
         for (frame, due) in frames.iter_mut().zip(&due) {

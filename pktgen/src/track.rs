@@ -4,8 +4,8 @@
 //! With few flows that window is long, with many it is 64 packets. A packet from before the window cannot be told
 //! from a duplicate any more; it is counted as late.
 
-/// Windows of all flows together take up to so many 64-bit words (16 MiB), if one word for each flow is not more.
-const WORDS: usize = 1 << 21;
+/// Windows of all flows together take up to so many 64-bit words (8 MiB), if one word for each flow is not more.
+const WORDS: usize = 1 << 20;
 
 /// And one flow's up to so many: 65,536 packets.
 const MOST_WORDS: usize = 1 << 10;
@@ -62,6 +62,16 @@ impl Tracker {
     /// Packets before the newest of a flow that are remembered.
     pub fn window(&self) -> u32 {
         self.words as u32 * 64
+    }
+
+    /// Has the processor fetch what [`Self::observe`] will want of a flow. Called for a whole burst first, this lets it
+    /// wait for all of them together; of no other effect.
+    #[inline]
+    pub fn look_at(&self, flow: u32, sequence: u32) {
+        let first = flow as usize * self.words;
+        let (word, _) = place(sequence, self.words);
+        let unique = self.flows.get(flow as usize).map(|flow| flow.unique);
+        std::hint::black_box((unique, self.windows.get(first + word).copied()));
     }
 
     /// Packet `sequence` of a flow has come; `None` for a flow that does not exist.
