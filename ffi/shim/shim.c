@@ -71,6 +71,16 @@ struct rte_mbuf *shim_mbuf_alloc(struct rte_mempool *pool)
 	return rte_pktmbuf_alloc(pool);
 }
 
+int shim_mbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **into, unsigned int count)
+{
+	return rte_pktmbuf_alloc_bulk(pool, into, count) == 0;
+}
+
+void shim_mbuf_free_bulk(struct rte_mbuf **frames, unsigned int count)
+{
+	rte_pktmbuf_free_bulk(frames, count);
+}
+
 void shim_mbuf_free(struct rte_mbuf *frame)
 {
 	rte_pktmbuf_free(frame);

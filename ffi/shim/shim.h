@@ -52,7 +52,10 @@ size_t shim_log_take(char *into, size_t room);
 int shim_errno(void);
 
 struct rte_mbuf *shim_mbuf_alloc(struct rte_mempool *pool);
+/* All of them or none; whether it was all. */
+int shim_mbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **into, unsigned int count);
 void shim_mbuf_free(struct rte_mbuf *frame);
+void shim_mbuf_free_bulk(struct rte_mbuf **frames, unsigned int count);
 /* Gives back every segment but the first. */
 void shim_mbuf_unchain(struct rte_mbuf *frame);
 

@@ -10,6 +10,8 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::{fmt, slice};
 
+use arrayvec::ArrayVec;
+
 use crate::sys;
 
 /// A packet buffer that this value alone owns; dropping it returns it to its pool.
@@ -148,6 +150,17 @@ impl Mbuf {
         self.set(LENGTH, length + added);
         self.set(FRAME_LENGTH, self.get(FRAME_LENGTH) + u32::from(added));
         self.bytes_mut().get_mut(length.into()..)
+    }
+
+    /// Gives all of `frames` back to their pools in one call: the same as dropping each, but faster.
+    #[inline]
+    pub fn give_back<const N: usize>(frames: &mut ArrayVec<Mbuf, N>) {
+        let count = frames.len();
+        // SAFETY: they are forgotten here and belong to the call below alone.
+        unsafe { frames.set_len(0) };
+        // SAFETY: the first `count` elements are buffers that nobody can reach from here on, and `Mbuf`
+        // is a pointer to a buffer (`repr(transparent)`).
+        unsafe { sys::shim_mbuf_free_bulk(frames.as_mut_ptr().cast(), count as u32) }
     }
 
     /// Asks the processor to have the frame's first cache line at hand soon.

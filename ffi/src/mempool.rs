@@ -3,6 +3,8 @@
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
+use arrayvec::ArrayVec;
+
 use crate::eal::{Eal, c_string};
 use crate::error::{Error, Reason, listen};
 use crate::{Mbuf, sys};
@@ -76,6 +78,31 @@ impl Mempool {
         let buffer = unsafe { sys::shim_mbuf_alloc(self.pool.as_ptr()) };
         // SAFETY: a buffer fresh from its pool has one segment and one owner.
         NonNull::new(buffer).map(|buffer| unsafe { Mbuf::own(buffer) })
+    }
+
+    /// Adds `count` empty frames, in one call to DPDK; `false`, and no change, if not all of them are
+    /// free or there is no room for them in `into`.
+    #[inline]
+    pub fn allocate_bulk<const N: usize>(
+        &self,
+        count: usize,
+        into: &mut ArrayVec<Mbuf, N>,
+    ) -> bool {
+        if count == 0 || count > into.remaining_capacity() {
+            return count == 0;
+        }
+        let held = into.len();
+        // SAFETY: there is room for `count` more elements behind those held.
+        let free = unsafe { into.as_mut_ptr().add(held) };
+        // SAFETY: the pool exists for ever, and `Mbuf` is a pointer to a buffer (`repr(transparent)`).
+        let got =
+            unsafe { sys::shim_mbuf_alloc_bulk(self.pool.as_ptr(), free.cast(), count as u32) };
+        if got == 0 {
+            return false;
+        }
+        // SAFETY: the pool filled `count` of them with buffers of one segment that nobody else has.
+        unsafe { into.set_len(held + count) };
+        true
     }
 
     /// A frame with these bytes, unless all buffers are in use or it does not fit in one.

@@ -118,6 +118,28 @@ fn buffers_come_home() {
 }
 
 #[test]
+fn buffers_are_fetched_and_given_back_in_bulk_all_or_none() {
+    let pool = pool(64);
+    let mut frames = ArrayVec::<Mbuf, 40>::new();
+    assert!(pool.allocate_bulk(30, &mut frames));
+    assert_eq!((frames.len(), pool.available()), (30, 34));
+    assert!(frames.iter_mut().all(|frame| frame.append(60).is_some() && frame.len() == 60));
+    assert!(!pool.allocate_bulk(11, &mut frames), "there is room for 10");
+    let mut others = ArrayVec::<Mbuf, 40>::new();
+    assert!(!pool.allocate_bulk(35, &mut others), "34 are free");
+    assert_eq!((frames.len(), others.len(), pool.available()), (30, 0, 34));
+    assert!(pool.allocate_bulk(34, &mut others) && pool.allocate_bulk(0, &mut others));
+    let all: BTreeSet<_> =
+        frames.iter().chain(&others).map(|frame| frame.bytes().as_ptr()).collect();
+    assert_eq!((all.len(), pool.available()), (64, 0), "each buffer once");
+    assert!(others.iter().all(|frame| frame.len() == 0), "empty, whatever they held before");
+    Mbuf::give_back(&mut frames);
+    Mbuf::give_back(&mut frames);
+    Mbuf::give_back(&mut others);
+    assert_eq!((frames.len(), others.len(), pool.available()), (0, 0, 64));
+}
+
+#[test]
 fn a_pool_that_does_not_fit_is_refused_with_a_remedy() {
     let refused = Mempool::new(eal(), "large", 1 << 29, 2048, None).expect_err("1 TB of 512 MB");
     assert!(matches!(refused, Error::Memory { .. }), "{refused}");
