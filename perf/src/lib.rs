@@ -1,0 +1,35 @@
+//! How fast the data plane is. In the order in which a benchmark needs them:
+//!
+//! 1. [`command`]: what is asked for
+//! 2. [`ground`]: DPDK started on [`pages`] that are given back; [`moments`] is the workers' clock
+//! 3. [`traffic`]: the frames, and the services that they are for; [`random`] says which flow is next
+//! 4. [`parts`]: a worker as the appliance makes one
+//! 5. [`belt`]: wires that cost next to nothing; [`rig`]: a worker between them, and rounds of frames
+//! 6. [`step`]: the pipeline and its steps, in nanoseconds for each packet
+//! 7. [`results`]: what came of it, on which [`machine`]; [`table`] shows it
+
+pub mod command;
+
+pub mod ground;
+
+pub mod pages;
+
+pub mod moments;
+
+pub mod traffic;
+
+pub mod random;
+
+pub mod parts;
+
+pub mod belt;
+
+pub mod rig;
+
+pub mod step;
+
+pub mod results;
+
+pub mod machine;
+
+pub mod table;

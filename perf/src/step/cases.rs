@@ -1,0 +1,129 @@
+//! What suite `step` measures, and which part of it somebody has asked for.
+
+use clap::Args;
+
+use crate::traffic::{Direction, Family, Mode, Scene, Size};
+
+/// One measurement of the whole pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Case {
+    /// Services, servers and flows.
+    pub scene: Scene,
+    /// Which way packets go.
+    pub direction: Direction,
+    /// How long frames are.
+    pub size: Size,
+}
+
+/// Which measurements to make; everything unless told.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Selection {
+    /// Only these modes
+    #[arg(long, value_delimiter = ',', value_enum)]
+    pub mode: Vec<Mode>,
+    /// Only these families
+    #[arg(long, value_delimiter = ',', value_enum)]
+    pub family: Vec<Family>,
+    /// Only these directions; replies there are in nat and snat alone
+    #[arg(long, value_delimiter = ',', value_enum)]
+    pub direction: Vec<Direction>,
+    /// So many flows instead of 1, 1,000, 100,000, 1,000,000 and 10,000,000
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=20_000_000))]
+    pub flows: Vec<u32>,
+    /// Frames of so many bytes on the wire (64 to 1518), or imix
+    #[arg(long, value_delimiter = ',')]
+    pub size: Vec<Size>,
+    /// So many services instead of 1 and 10,000
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub services: Vec<u32>,
+}
+
+/// Servers of each service.
+fn servers(services: u32) -> u32 {
+    if services > 1_000 { 2 } else { 10 }
+}
+
+const MODES: [Mode; 4] = [Mode::Dr, Mode::Nat, Mode::Snat, Mode::Tun];
+const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+const SIZES: [Size; 2] = [Size::Fixed(64), Size::Imix];
+const FLOWS: [u32; 5] = [1, 1_000, 100_000, 1_000_000, 10_000_000];
+/// With many services, so many flows.
+const FLOWS_OF_MANY: u32 = 1_000_000;
+const MANY_SERVICES: u32 = 10_000;
+
+/// The measurements of the whole pipeline that `selection` asks for. Those that share a scene follow each other.
+pub fn chosen(selection: &Selection, quick: bool) -> Vec<Case> {
+    let flows = or(&selection.flows, if quick { &[1_000, 1_000_000] } else { &FLOWS });
+    let sizes = or(&selection.size, if quick { &SIZES[..1] } else { &SIZES });
+    let mut cases = Vec::new();
+    for scene in scenes(selection, quick, flows) {
+        for direction in [Direction::Request, Direction::Reply] {
+            let there = direction == Direction::Request || scene.mode.translates();
+            if !there || !or(&selection.direction, &[direction]).contains(&direction) {
+                continue;
+            }
+            cases.extend(sizes.iter().map(|&size| Case { scene, direction, size }));
+        }
+    }
+    cases
+}
+
+fn scenes(selection: &Selection, quick: bool, flows: &[u32]) -> Vec<Scene> {
+    let mut scenes = Vec::new();
+    for &mode in or(&selection.mode, &MODES) {
+        for &family in or(&selection.family, &FAMILIES) {
+            for &flows in flows {
+                for &services in or(&selection.services, &[1, MANY_SERVICES]) {
+                    let scene = Scene { mode, family, flows, services, servers: servers(services) };
+                    if is_wanted(&scene, selection, quick) {
+                        scenes.push(scene);
+                    }
+                }
+            }
+        }
+    }
+    scenes
+}
+
+/// Of all combinations, those that tell something new; what was named is always wanted.
+fn is_wanted(scene: &Scene, selection: &Selection, quick: bool) -> bool {
+    let named = !selection.services.is_empty() || !selection.flows.is_empty();
+    let many = scene.services == MANY_SERVICES && selection.services.is_empty();
+    if many && (scene.flows != FLOWS_OF_MANY || (quick && scene.mode != Mode::Dr)) {
+        return false;
+    }
+    let of_few_words = scene.family == Family::Ipv4
+        || (scene.mode == Mode::Dr && scene.flows == FLOWS_OF_MANY && !many);
+    !quick || named || of_few_words
+}
+
+fn or<'a, T>(given: &'a [T], default: &'a [T]) -> &'a [T] {
+    if given.is_empty() { default } else { given }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_every_mode_direction_family_number_of_flows_and_size() {
+        let all = chosen(&Selection::default(), false);
+        // Six modes with direction, two families, five numbers of flows and one of many services, two sizes.
+        assert_eq!(all.len(), 6 * 2 * (5 + 1) * 2);
+        assert!(all.iter().all(|case| case.direction == Direction::Request || case.scene.mode.translates()));
+    }
+
+    #[test]
+    fn what_is_asked_for_is_all_that_is_measured() {
+        let selection = Selection {
+            mode: vec![Mode::Dr],
+            family: vec![Family::Ipv4],
+            flows: vec![1_000_000],
+            size: vec![Size::Fixed(64)],
+            services: vec![1],
+            ..Selection::default()
+        };
+        assert_eq!(chosen(&selection, false).len(), 1);
+        assert_eq!(chosen(&selection, true).len(), 1);
+    }
+}
