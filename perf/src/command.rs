@@ -9,7 +9,6 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::ground::{self, Memory};
 use crate::results::{Record, Results};
-use crate::traffic::{Family, Scene};
 use crate::{machine, step, table};
 
 /// How fast the data plane is
@@ -69,18 +68,19 @@ pub fn main() -> Result<ExitCode> {
 }
 
 fn run_step(Step { common, selection, profile_loop }: &Step) -> Result<ExitCode> {
-    let cases = step::chosen(selection, common.quick);
+    let chosen = step::chosen(selection, common.quick);
     let core = common.core.unwrap_or_else(machine::last_core);
-    let tables = cases.iter().map(|case| bytes_of_tables(&case.scene)).max().unwrap_or_default();
-    let started = ground::start(common.memory, tables, core)?;
+    let started = ground::start(common.memory, chosen.bytes_of_tables(), core)?;
     if let Some(seconds) = *profile_loop {
-        let [case] = cases[..] else { bail!("--profile-loop takes one case, not {}", cases.len()) };
+        let [case] = chosen.forward[..] else {
+            bail!("--profile-loop takes one case, not {}", chosen.forward.len())
+        };
         let frames = step::profile(&started.ground, &case, Duration::from_secs(seconds))?;
         println!("{frames} frames forwarded");
         return Ok(ExitCode::SUCCESS);
     }
     let mut records: Vec<Record> = Vec::new();
-    step::run(&started.ground, &cases, common.runs as usize, |record| {
+    step::run(&started.ground, &chosen, common.runs as usize, |record| {
         println!("{}", table::line(&record));
         records.push(record);
     })?;
@@ -90,10 +90,4 @@ fn run_step(Step { common, selection, profile_loop }: &Step) -> Result<ExitCode>
         std::fs::write(file, text + "\n").with_context(|| format!("writing {}", file.display()))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// What a scene's flows take at most, in bytes.
-fn bytes_of_tables(scene: &Scene) -> u64 {
-    let flow = if scene.family == Family::Ipv4 { 110 } else { 180 };
-    u64::from(scene.flows.max(100_000)) * flow
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use dpdk_sys::{Eal, EalOptions, LogLevel, Mempool, Memory as EalMemory};
+use dpdk_sys::{Eal, EalOptions, LogLevel, Memory as EalMemory, Mempool};
 
 use crate::moments::Clock;
 use crate::pages::Pages;
@@ -48,7 +48,9 @@ pub fn start(memory: Memory, tables: u64, core: usize) -> Result<Started> {
     let megabytes = bytes.div_ceil(1 << 20) as usize;
     let huge = pages.is_some();
     if memory == Memory::Huge && !huge {
-        eprintln!("perf: there is no room for {megabytes} MiB of huge pages: going on with plain ones");
+        eprintln!(
+            "perf: there is no room for {megabytes} MiB of huge pages: going on with plain ones"
+        );
     }
     let eal = Eal::start(&EalOptions {
         program: "perf".into(),

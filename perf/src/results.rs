@@ -68,7 +68,8 @@ pub struct Record {
     /// How often it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runs: Option<usize>,
-    /// Time for a packet, what the belt itself costs taken off.
+    /// Time for a packet, what the belt itself costs taken off: the least of any round, and the median and greatest
+    /// of the runs' medians.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ns_per_packet: Option<Spread>,
     /// What the belt itself cost.

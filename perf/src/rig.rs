@@ -109,8 +109,7 @@ pub struct Rig<T> {
     pub pipeline: T,
     /// What it counts.
     pub counters: Counters,
-    /// Publishes configurations to it.
-    pub publisher: Publisher<Snapshot>,
+    publisher: Publisher<Snapshot>,
     scene: Scene,
     belt: SharedBelt,
     passing: Passing,
@@ -198,6 +197,19 @@ impl<T: Turn> Rig<T> {
         Ok(())
     }
 
+    /// The configuration that serves the scene, made anew.
+    pub fn snapshot(&self) -> Snapshot {
+        wide(self.scene.snapshot())
+    }
+
+    /// Publishes `next` and turns until the pipeline has taken it up and what it replaces has been freed.
+    pub fn take_up(&mut self, next: Snapshot) {
+        self.publisher.publish(next);
+        while self.publisher.reclaim() > 0 {
+            self.pipeline.turn(self.clock.now());
+        }
+    }
+
     /// The clock that it is given.
     pub fn clock(&self) -> Clock {
         self.clock
@@ -239,8 +251,10 @@ impl<T: Turn> Rig<T> {
         if sent == FRAMES {
             return Ok(timed);
         }
-        let reasons = self.dropped().into_iter().zip(dropped).filter(|(after, before)| after != before);
-        let reasons: Vec<_> = reasons.map(|(after, before)| (after.0, after.1 - before.1)).collect();
+        let reasons =
+            self.dropped().into_iter().zip(dropped).filter(|(after, before)| after != before);
+        let reasons: Vec<_> =
+            reasons.map(|(after, before)| (after.0, after.1 - before.1)).collect();
         bail!("of {FRAMES} frames {sent} came out; dropped meanwhile: {reasons:?}")
     }
 

@@ -5,5 +5,28 @@ mod cases;
 
 mod run;
 
-pub use cases::{Case, Selection, chosen};
-pub use run::{profile, run};
+mod special;
+
+mod stages;
+
+use anyhow::Result;
+
+pub use cases::{Case, Chosen, Selection, Special, chosen};
+pub use run::profile;
+
+use crate::results::Record;
+use crate::rig::Ground;
+
+/// Measures all that was chosen, `runs` times each; `report` is given each result as soon as it is there.
+///
+/// # Errors
+/// If a frame does not get through.
+pub fn run(
+    ground: &Ground,
+    chosen: &Chosen,
+    runs: usize,
+    mut report: impl FnMut(Record),
+) -> Result<()> {
+    run::run(ground, &chosen.forward, runs, &mut report)?;
+    special::run(ground, &chosen.special, runs, &mut report)
+}

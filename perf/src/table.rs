@@ -13,6 +13,13 @@ pub fn line(record: &Record) -> String {
     if let Some(mpps) = record.mpps {
         let _ = write!(line, "  {mpps:6.2} Mpps");
     }
+    if let Some(Spread { min, median, max }) = record.per_second {
+        let [min, median, max] = [min, median, max].map(|rate| rate / 1e6);
+        let _ = write!(line, " {median:7.2} M/s ({min:.2} to {max:.2})");
+    }
+    if let Some(Spread { min, median, max }) = record.milliseconds {
+        let _ = write!(line, " {median:7.3} ms ({min:.3} to {max:.3})");
+    }
     if let Some(harness) = record.harness_ns {
         let _ = write!(line, "  [belt {harness:.1}]");
     }

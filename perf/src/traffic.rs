@@ -145,7 +145,8 @@ impl Scene {
             let _ = write!(text, "{}:{port} {}", bracketed(address), self.mode.name());
             for server in 0..self.servers {
                 let address = bracketed(self.server(service * self.servers + server));
-                let port = if self.mode.translates() { format!(":{SERVER_PORT}") } else { "".into() };
+                let port =
+                    if self.mode.translates() { format!(":{SERVER_PORT}") } else { "".into() };
                 let _ = write!(text, " {address}{port}");
             }
             text.push('\n');

@@ -1,7 +1,8 @@
 //! What suite `step` measures, and which part of it somebody has asked for.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
+use super::special::spare_for_new_flows;
 use crate::traffic::{Direction, Family, Mode, Scene, Size};
 
 /// One measurement of the whole pipeline.
@@ -15,9 +16,66 @@ pub struct Case {
     pub size: Size,
 }
 
+/// Another measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Special {
+    /// The steps one by one.
+    Stages(Case),
+    /// How many flows can begin in a second, among others that there are.
+    NewFlows(Scene),
+    /// A table of 65,537 entries for 100 servers.
+    Maglev,
+    /// A configuration made and taken up.
+    Publish,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// The whole pipeline
+    Forward,
+    /// Its steps one by one
+    Stages,
+    /// New flows among a million others
+    NewFlows,
+    /// A Maglev table of 65,537 entries for 100 servers
+    Maglev,
+    /// A configuration of 1,000 services with 10 servers each
+    Publish,
+}
+
+/// What is to be measured.
+#[derive(Debug, Clone, Default)]
+pub struct Chosen {
+    /// Of the whole pipeline. Those that share a scene follow each other.
+    pub forward: Vec<Case>,
+    /// And besides.
+    pub special: Vec<Special>,
+}
+
+impl Chosen {
+    /// What the flows of the largest scene take at most, in bytes.
+    pub fn bytes_of_tables(&self) -> u64 {
+        let special = self.special.iter().filter_map(|special| match special {
+            Special::Stages(case) => Some((case.scene, 0)),
+            Special::NewFlows(scene) => Some((*scene, spare_for_new_flows())),
+            Special::Maglev | Special::Publish => None,
+        });
+        let all = self.forward.iter().map(|case| (case.scene, 0)).chain(special);
+        let bytes = |(scene, spare): (Scene, usize)| {
+            let flow = if scene.family == Family::Ipv4 { 110 } else { 180 };
+            (u64::from(scene.flows.max(100_000)) + spare as u64) * flow
+        };
+        all.map(bytes).max().unwrap_or_default()
+    }
+}
+
 /// Which measurements to make; everything unless told.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Selection {
+    /// Only these kinds of measurement
+    #[arg(long, value_delimiter = ',', value_enum)]
+    pub case: Vec<Kind>,
     /// Only these modes
     #[arg(long, value_delimiter = ',', value_enum)]
     pub mode: Vec<Mode>,
@@ -51,8 +109,61 @@ const FLOWS: [u32; 5] = [1, 1_000, 100_000, 1_000_000, 10_000_000];
 const FLOWS_OF_MANY: u32 = 1_000_000;
 const MANY_SERVICES: u32 = 10_000;
 
-/// The measurements of the whole pipeline that `selection` asks for. Those that share a scene follow each other.
-pub fn chosen(selection: &Selection, quick: bool) -> Vec<Case> {
+/// What `selection` asks for. Without a kind it is everything, or the whole pipeline if anything else is named.
+pub fn chosen(selection: &Selection, quick: bool) -> Chosen {
+    let kinds = match (&selection.case[..], selection.names_a_scene()) {
+        ([], true) => &[Kind::Forward][..],
+        ([], false) => Kind::value_variants(),
+        (named, _) => named,
+    };
+    let mut chosen = Chosen::default();
+    for kind in kinds {
+        match kind {
+            Kind::Forward => chosen.forward = forward(selection, quick),
+            Kind::Stages => chosen.special.extend(stages(selection, quick)),
+            Kind::NewFlows => chosen.special.extend(new_flows(selection, quick)),
+            Kind::Maglev => chosen.special.push(Special::Maglev),
+            Kind::Publish => chosen.special.push(Special::Publish),
+        }
+    }
+    chosen
+}
+
+impl Selection {
+    fn names_a_scene(&self) -> bool {
+        let named = [self.mode.len(), self.family.len(), self.flows.len(), self.services.len()];
+        named.iter().any(|it| *it > 0) || !self.size.is_empty() || !self.direction.is_empty()
+    }
+}
+
+/// The steps one by one, of frames of 64 bytes: with a thousand and with a million flows.
+fn stages(selection: &Selection, quick: bool) -> Vec<Special> {
+    let flows = if quick { &[1_000_000][..] } else { &[1_000, 1_000_000] };
+    let narrow = Selection {
+        flows: or(&selection.flows, flows).to_vec(),
+        services: or(&selection.services, &[1]).to_vec(),
+        size: or(&selection.size, &SIZES[..1]).to_vec(),
+        family: or(&selection.family, if quick { &FAMILIES[..1] } else { &FAMILIES }).to_vec(),
+        mode: or(&selection.mode, if quick { &MODES[..1] } else { &MODES }).to_vec(),
+        ..selection.clone()
+    };
+    forward(&narrow, false).into_iter().map(Special::Stages).collect()
+}
+
+/// New flows among a million others.
+fn new_flows(selection: &Selection, quick: bool) -> Vec<Special> {
+    let narrow = Selection {
+        flows: or(&selection.flows, &[FLOWS_OF_MANY]).to_vec(),
+        services: or(&selection.services, &[1]).to_vec(),
+        family: or(&selection.family, if quick { &FAMILIES[..1] } else { &FAMILIES }).to_vec(),
+        mode: or(&selection.mode, if quick { &MODES[..1] } else { &MODES }).to_vec(),
+        ..selection.clone()
+    };
+    let flows = or(&narrow.flows, &FLOWS).to_vec();
+    scenes(&narrow, quick, &flows).into_iter().map(Special::NewFlows).collect()
+}
+
+fn forward(selection: &Selection, quick: bool) -> Vec<Case> {
     let flows = or(&selection.flows, if quick { &[1_000, 1_000_000] } else { &FLOWS });
     let sizes = or(&selection.size, if quick { &SIZES[..1] } else { &SIZES });
     let mut cases = Vec::new();
@@ -107,10 +218,13 @@ mod tests {
 
     #[test]
     fn everything_is_every_mode_direction_family_number_of_flows_and_size() {
-        let all = chosen(&Selection::default(), false);
+        let all = chosen(&Selection::default(), false).forward;
         // Six modes with direction, two families, five numbers of flows and one of many services, two sizes.
         assert_eq!(all.len(), 6 * 2 * (5 + 1) * 2);
-        assert!(all.iter().all(|case| case.direction == Direction::Request || case.scene.mode.translates()));
+        assert!(
+            all.iter()
+                .all(|case| case.direction == Direction::Request || case.scene.mode.translates())
+        );
     }
 
     #[test]
@@ -123,7 +237,9 @@ mod tests {
             services: vec![1],
             ..Selection::default()
         };
-        assert_eq!(chosen(&selection, false).len(), 1);
-        assert_eq!(chosen(&selection, true).len(), 1);
+        for quick in [false, true] {
+            let Chosen { forward, special } = chosen(&selection, quick);
+            assert_eq!((forward.len(), special.len()), (1, 0));
+        }
     }
 }
