@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand};
+use anyhow::{Result, bail};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::ground::{self, Memory};
-use crate::results::{Record, Results};
-use crate::{machine, step, table};
+use crate::outcome::{Keep, Outcome};
+use crate::traffic::{Family, Mode};
+use crate::{baseline, interrupt, machine, page, sealed, step, table};
 
 /// How fast the data plane is
 #[derive(Debug, Parser)]
@@ -23,26 +24,33 @@ struct Arguments {
 enum Suite {
     /// The pipeline and its steps, in ns for each packet, without drivers
     Step(Step),
+    /// Show results that were written before
+    Table(Table),
+    /// Forward with every system call forbidden: the program dies of the first that a worker makes
+    Sealed(Sealed),
 }
 
 /// What every suite takes.
-#[derive(Debug, Args)]
-struct Common {
+#[derive(Debug, Clone, Args)]
+pub struct Common {
     /// How often each case is measured; what is shown is the median
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    runs: u64,
+    pub runs: u64,
     /// Fewer cases
     #[arg(long)]
-    quick: bool,
-    /// Write the results to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    pub quick: bool,
+    /// Only cases that have this in their name, as the table shows it
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
     /// Where tables and buffers lie
     #[arg(long, value_enum, default_value = "huge")]
-    memory: Memory,
+    pub memory: Memory,
     /// The core to measure on; default: the last
     #[arg(long)]
-    core: Option<usize>,
+    pub core: Option<usize>,
+    /// What becomes of the results
+    #[command(flatten)]
+    pub keep: Keep,
 }
 
 #[derive(Debug, Args)]
@@ -56,19 +64,70 @@ struct Step {
     profile_loop: Option<u64>,
 }
 
+#[derive(Debug, Args)]
+struct Sealed {
+    /// How packets reach the servers
+    #[arg(long, value_enum)]
+    mode: Mode,
+    /// The version of IP
+    #[arg(long, value_enum)]
+    family: Family,
+    /// Make one system call among the turns, to see the program die
+    #[arg(long)]
+    provoke: bool,
+}
+
+#[derive(Debug, Args)]
+struct Table {
+    /// What `--json` has written
+    file: PathBuf,
+    /// As Markdown, with the rivals beside it
+    #[arg(long)]
+    markdown: bool,
+    /// As a page with plots, to this file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// Every option of every command, as `--help` has it: for the test that compares the documentation.
+pub fn options() -> Vec<String> {
+    let of_command = |command: &clap::Command| -> Vec<String> {
+        let long = command.get_arguments().filter_map(|argument| argument.get_long());
+        long.map(|name| format!("--{name}")).collect()
+    };
+    let mut all: Vec<String> =
+        Arguments::command().get_subcommands().flat_map(of_command).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
 /// Reads the command line and does what it says.
 ///
 /// # Errors
 /// Whatever went wrong, in words for whoever typed it.
 pub fn main() -> Result<ExitCode> {
     let Arguments { suite } = Arguments::parse();
+    interrupt::listen()?;
     match suite {
         Suite::Step(step) => run_step(&step),
+        Suite::Table(table) => show(&table),
+        Suite::Sealed(Sealed { mode, family, provoke }) => {
+            let turns = sealed::forward(mode, family, provoke)?;
+            println!("{turns} turns without a system call");
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
 fn run_step(Step { common, selection, profile_loop }: &Step) -> Result<ExitCode> {
-    let chosen = step::chosen(selection, common.quick);
+    let mut chosen = step::chosen(selection, common.quick);
+    if let Some(text) = &common.filter {
+        chosen.retain(text);
+    }
+    if chosen.is_empty() {
+        bail!("nothing to measure: no case is named so");
+    }
     let core = common.core.unwrap_or_else(machine::last_core);
     let started = ground::start(common.memory, chosen.bytes_of_tables(), core)?;
     if let Some(seconds) = *profile_loop {
@@ -79,15 +138,23 @@ fn run_step(Step { common, selection, profile_loop }: &Step) -> Result<ExitCode>
         println!("{frames} frames forwarded");
         return Ok(ExitCode::SUCCESS);
     }
-    let mut records: Vec<Record> = Vec::new();
-    step::run(&started.ground, &chosen, common.runs as usize, |record| {
-        println!("{}", table::line(&record));
-        records.push(record);
-    })?;
-    let results = Results { machine: machine::look(started.huge), results: records };
-    if let Some(file) = &common.json {
-        let text = serde_json::to_string_pretty(&results)?;
-        std::fs::write(file, text + "\n").with_context(|| format!("writing {}", file.display()))?;
+    let mut outcome = Outcome::new(started.huge);
+    let ended = step::run(&started.ground, &chosen, common.runs as usize, |it| outcome.add(it));
+    outcome.finish(ended, &common.keep)
+}
+
+fn show(Table { file, markdown, html }: &Table) -> Result<ExitCode> {
+    let results = baseline::read(file)?;
+    if let Some(html) = html {
+        std::fs::write(html, page::html(&results))?;
     }
+    if *markdown {
+        print!("{}", crate::markdown::tables(&results));
+        return Ok(ExitCode::SUCCESS);
+    }
+    for record in &results.results {
+        println!("{}", table::line(record));
+    }
+    println!("{}", table::summary(&results.results));
     Ok(ExitCode::SUCCESS)
 }

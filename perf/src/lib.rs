@@ -1,14 +1,18 @@
 //! How fast the data plane is. In the order in which a benchmark needs them:
 //!
-//! 1. [`command`]: what is asked for
+//! 1. [`command`]: what is asked for; [`interrupt`]: until somebody has had enough
 //! 2. [`ground`]: DPDK started on [`pages`] that are given back; [`moments`] is the workers' clock
 //! 3. [`traffic`]: the frames, and the services that they are for; [`random`] says which flow is next
 //! 4. [`parts`]: a worker as the appliance makes one
 //! 5. [`belt`]: wires that cost next to nothing; [`rig`]: a worker between them, and rounds of frames
 //! 6. [`step`]: the pipeline and its steps, in nanoseconds for each packet
-//! 7. [`results`]: what came of it, on which [`machine`]; [`table`] shows it
+//!    [`sealed`]: the same with every system call forbidden
+//! 7. [`results`]: what came of it, on which [`machine`]; [`budgets`]: what should have
+//! 8. [`outcome`]: shown as a [`table`], as [`markdown`], as a [`page`], and compared with a [`baseline`]
 
 pub mod command;
+
+pub mod interrupt;
 
 pub mod ground;
 
@@ -28,8 +32,20 @@ pub mod rig;
 
 pub mod step;
 
+pub mod sealed;
+
 pub mod results;
 
 pub mod machine;
 
+pub mod budgets;
+
+pub mod outcome;
+
 pub mod table;
+
+pub mod markdown;
+
+pub mod page;
+
+pub mod baseline;

@@ -16,6 +16,7 @@ use dpdk_sys::lcore::tsc;
 use dpdk_sys::{Eal, Mempool};
 
 use crate::belt::{Belt, BeltLink, SharedBelt};
+use crate::interrupt;
 use crate::moments::Clock;
 use crate::parts::{Assembled, assemble};
 use crate::random::Random;
@@ -178,6 +179,7 @@ impl<T: Turn> Rig<T> {
     fn begin_flows(&mut self, replies: Replies) -> Result<()> {
         self.pass(); // the belt's frames are all at its other end before the first are written
         while self.begun < self.scene.flows {
+            interrupt::check()?;
             let first = self.begun;
             let last = self.scene.flows.min(first + FRAMES as u32) - 1;
             // The belt is always full; in the last round the last flow comes again.
@@ -245,14 +247,28 @@ impl<T: Turn> Rig<T> {
 
     fn run_all(&mut self, run_in: usize) -> Result<Timed> {
         let dropped = self.dropped();
+        let timed = self.forward(run_in);
+        self.all_came_out(&dropped)?;
+        Ok(timed)
+    }
+
+    /// Runs the frames on the belt through the pipeline, and does nothing else. Time is taken after the first
+    /// `run_in` of them.
+    pub fn forward(&mut self, run_in: usize) -> Timed {
         let timed = timed(&mut self.pipeline, &self.belt, self.clock, run_in);
         self.in_tunnel = self.scene.mode == Mode::Tun;
+        timed
+    }
+
+    /// # Errors
+    /// If frames of the last round are missing, with what was dropped since it was `dropped`.
+    pub fn all_came_out(&self, dropped: &[(&'static str, u64)]) -> Result<()> {
         let sent = self.belt.borrow().sent().len();
         if sent == FRAMES {
-            return Ok(timed);
+            return Ok(());
         }
-        let reasons =
-            self.dropped().into_iter().zip(dropped).filter(|(after, before)| after != before);
+        let reasons = self.dropped().into_iter().zip(dropped);
+        let reasons = reasons.filter(|(after, before)| after.1 != before.1);
         let reasons: Vec<_> =
             reasons.map(|(after, before)| (after.0, after.1 - before.1)).collect();
         bail!("of {FRAMES} frames {sent} came out; dropped meanwhile: {reasons:?}")
@@ -302,7 +318,8 @@ impl<T: Turn> Rig<T> {
         }
     }
 
-    fn dropped(&self) -> Vec<(&'static str, u64)> {
+    /// Frames dropped so far, by reason.
+    pub fn dropped(&self) -> Vec<(&'static str, u64)> {
         Reason::ALL.iter().map(|it| (it.name(), self.counters.dropped(*it))).collect()
     }
 }

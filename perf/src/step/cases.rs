@@ -2,7 +2,9 @@
 
 use clap::{Args, ValueEnum};
 
+use super::run::described;
 use super::special::spare_for_new_flows;
+use crate::table;
 use crate::traffic::{Direction, Family, Mode, Scene, Size};
 
 /// One measurement of the whole pipeline.
@@ -27,6 +29,24 @@ pub enum Special {
     Maglev,
     /// A configuration made and taken up.
     Publish,
+    /// Memory that a flow takes.
+    FlowMemory(Family),
+}
+
+impl Special {
+    fn name(&self) -> String {
+        let scene = |scene: &Scene| {
+            let case = Case { scene: *scene, direction: Direction::Request, size: SIZES[0] };
+            table::what(&described(&case))
+        };
+        match self {
+            Self::Stages(case) => format!("stages {}", table::what(&described(case))),
+            Self::NewFlows(it) => format!("new-flows {}", scene(it)),
+            Self::Maglev => "step maglev".into(),
+            Self::Publish => "step publish build-snapshot swap-snapshot".into(),
+            Self::FlowMemory(family) => format!("step flow-memory {family:?}").to_lowercase(),
+        }
+    }
 }
 
 /// What can be measured.
@@ -42,6 +62,8 @@ pub enum Kind {
     Maglev,
     /// A configuration of 1,000 services with 10 servers each
     Publish,
+    /// How many bytes of memory a flow takes
+    FlowMemory,
 }
 
 /// What is to be measured.
@@ -54,12 +76,28 @@ pub struct Chosen {
 }
 
 impl Chosen {
+    /// Keeps what has `text` in its name, as the table shows it.
+    pub fn retain(&mut self, text: &str) {
+        self.forward.retain(|case| table::what(&described(case)).contains(text));
+        self.special.retain(|special| special.name().contains(text));
+    }
+
+    /// How many measurements there are.
+    pub fn len(&self) -> usize {
+        self.forward.len() + self.special.len()
+    }
+
+    /// Whether there is nothing to measure.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// What the flows of the largest scene take at most, in bytes.
     pub fn bytes_of_tables(&self) -> u64 {
         let special = self.special.iter().filter_map(|special| match special {
             Special::Stages(case) => Some((case.scene, 0)),
             Special::NewFlows(scene) => Some((*scene, spare_for_new_flows())),
-            Special::Maglev | Special::Publish => None,
+            Special::Maglev | Special::Publish | Special::FlowMemory(_) => None,
         });
         let all = self.forward.iter().map(|case| (case.scene, 0)).chain(special);
         let bytes = |(scene, spare): (Scene, usize)| {
@@ -124,6 +162,7 @@ pub fn chosen(selection: &Selection, quick: bool) -> Chosen {
             Kind::NewFlows => chosen.special.extend(new_flows(selection, quick)),
             Kind::Maglev => chosen.special.push(Special::Maglev),
             Kind::Publish => chosen.special.push(Special::Publish),
+            Kind::FlowMemory => chosen.special.extend(FAMILIES.map(Special::FlowMemory)),
         }
     }
     chosen

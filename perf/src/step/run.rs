@@ -7,6 +7,7 @@ use dataplane::worker::Worker;
 
 use super::Case;
 use crate::belt::BeltLink;
+use crate::interrupt;
 use crate::moments::Clock;
 use crate::results::{Mix, Record, SizeName, Spread};
 use crate::rig::{FRAMES, Ground, Load, Replies, Rig, Timed};
@@ -35,6 +36,7 @@ pub fn run(
             std::iter::from_fn(|| cases.next_if(|case| case.scene == scene)).collect();
         let mut rig = worker(ground, &of_scene).with_context(|| format!("{scene:?}"))?;
         for case in of_scene {
+            interrupt::check()?;
             report(forward(&mut rig, case, runs).with_context(|| format!("{case:?}"))?);
         }
     }

@@ -1,15 +1,20 @@
 //! What is measured once and in one way: the steps one by one, new flows, and configurations.
 
+use std::cell::Cell;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow, ensure};
+use dataplane::lookup::flow_table::{Capacity, FlowTable, Key};
 use dataplane::lookup::scheduler::maglev::{Size as TableSize, Table};
+use dataplane::lookup::slab::{Heap, Memory as SlabMemory, OutOfMemory, Slab};
 use dataplane::snapshot::Snapshot;
 use dataplane::worker::Worker;
+use zerocopy::FromZeros;
 
 use super::run::{described, nanos};
 use super::stages::{STEPS, Stages};
 use super::{Case, Special};
+use crate::interrupt;
 use crate::results::{Record, Spread};
 use crate::rig::{FRAMES, Ground, Load, Replies, Rig};
 use crate::traffic::{Direction, Family, Mode, Scene, Size};
@@ -25,12 +30,14 @@ pub fn run(
     mut report: impl FnMut(Record),
 ) -> Result<()> {
     for case in cases {
+        interrupt::check()?;
         match case {
             Special::Stages(case) => {
                 steps_one_by_one(ground, case, runs)?.into_iter().for_each(&mut report);
             }
             Special::NewFlows(scene) => report(new_flows(ground, *scene, runs)?),
             Special::Maglev => report(maglev(runs)),
+            Special::FlowMemory(family) => report(flow_memory(*family)?),
             Special::Publish => {
                 publish(ground, runs)?.into_iter().for_each(&mut report);
             }
@@ -103,7 +110,7 @@ fn new_flows(ground: &Ground, scene: Scene, runs: usize) -> Result<Record> {
             rounds.push(1e9 / (through * ONE_NEW_IN as f64));
         }
         let created = rig.counters.flows_created.get() - created;
-        anyhow::ensure!(created as usize == spare, "{created} flows began, not {spare}");
+        ensure!(created as usize == spare, "{created} flows began, not {spare}");
         rates.push(Spread::of(rounds).median);
     }
     let case = Case { scene, direction: Direction::Request, size: Size::Fixed(64) };
@@ -112,6 +119,36 @@ fn new_flows(ground: &Ground, scene: Scene, runs: usize) -> Result<Record> {
         per_second: Some(Spread::of(rates)),
         runs: Some(runs),
         ..described(&case)
+    })
+}
+
+/// Adds up what a table asks for.
+#[derive(Default)]
+struct Counting(Cell<usize>);
+
+impl SlabMemory for Counting {
+    fn slab<T: FromZeros>(&self, len: usize) -> Result<Slab<T>, OutOfMemory> {
+        self.0.set(self.0.get() + len * size_of::<T>());
+        Heap.slab(len)
+    }
+}
+
+/// All that a table of a million flows asks for, by flow; every flow may be translated.
+fn flow_memory(family: Family) -> Result<Record> {
+    let flows = 1_000_000;
+    let capacity = match family {
+        Family::Ipv4 => Capacity { v4: flows, v6: 1 },
+        Family::Ipv6 => Capacity { v4: 1, v6: flows },
+    };
+    let counting = Counting::default();
+    FlowTable::new(capacity, Key::new([0; 4]), None, &counting)
+        .map_err(|out| anyhow!("no memory for {} bytes", out.bytes))?;
+    Ok(Record {
+        suite: "step".into(),
+        case: "flow-memory".into(),
+        family: Some(family),
+        bytes: Some(counting.0.get() as f64 / flows as f64),
+        ..Record::default()
     })
 }
 
