@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::ground::{self, Memory};
 use crate::outcome::{Keep, Outcome};
 use crate::traffic::{Family, Mode};
+use crate::wire::{self, Effort};
 use crate::{baseline, interrupt, machine, page, sealed, step, table};
 
 /// How fast the data plane is
@@ -24,6 +25,8 @@ struct Arguments {
 enum Suite {
     /// The pipeline and its steps, in ns for each packet, without drivers
     Step(Step),
+    /// A device between two wires, drivers included: throughput without loss, latency, disturbances
+    Wire(WireSuite),
     /// Show results that were written before
     Table(Table),
     /// Forward with every system call forbidden: the program dies of the first that a worker makes
@@ -62,6 +65,14 @@ struct Step {
     /// Instead of measuring, forward for so many seconds, for a profiler to look at
     #[arg(long, value_name = "SECONDS")]
     profile_loop: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+struct WireSuite {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    selection: wire::Selection,
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +122,7 @@ pub fn main() -> Result<ExitCode> {
     interrupt::listen()?;
     match suite {
         Suite::Step(step) => run_step(&step),
+        Suite::Wire(suite) => run_wire(&suite),
         Suite::Table(table) => show(&table),
         Suite::Sealed(Sealed { mode, family, provoke }) => {
             let turns = sealed::forward(mode, family, provoke)?;
@@ -141,6 +153,21 @@ fn run_step(Step { common, selection, profile_loop }: &Step) -> Result<ExitCode>
     let mut outcome = Outcome::new(started.huge);
     let ended = step::run(&started.ground, &chosen, common.runs as usize, |it| outcome.add(it));
     outcome.finish(ended, &common.keep)
+}
+
+fn run_wire(WireSuite { common, selection }: &WireSuite) -> Result<ExitCode> {
+    let effort = Effort::new(common.quick, selection.trial, common.memory, common.core);
+    match selection.wire[..] {
+        [wire] => {
+            let mut outcome = None;
+            let ended = wire::run(wire, selection, effort, &mut outcome);
+            match outcome {
+                Some(outcome) => outcome.finish(ended, &common.keep),
+                None => ended.map(|()| ExitCode::SUCCESS),
+            }
+        }
+        _ => bail!("one --wire for now"),
+    }
 }
 
 fn show(Table { file, markdown, html }: &Table) -> Result<ExitCode> {

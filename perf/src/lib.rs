@@ -7,8 +7,10 @@
 //! 5. [`belt`]: wires that cost next to nothing; [`rig`]: a worker between them, and rounds of frames
 //! 6. [`step`]: the pipeline and its steps, in nanoseconds for each packet
 //!    [`sealed`]: the same with every system call forbidden
-//! 7. [`results`]: what came of it, on which [`machine`]; [`budgets`]: what should have
-//! 8. [`outcome`]: shown as a [`table`], as [`markdown`], as a [`page`], and compared with a [`baseline`]
+//! 7. [`wire`]: a device between two wires, drivers included; [`template`] writes frames fast, [`http`] speaks to the
+//!    appliance
+//! 8. [`results`]: what came of it, on which [`machine`]; [`budgets`]: what should have
+//! 9. [`outcome`]: shown as a [`table`], as [`markdown`], as a [`page`], and compared with a [`baseline`]
 
 pub mod command;
 
@@ -33,6 +35,12 @@ pub mod rig;
 pub mod step;
 
 pub mod sealed;
+
+pub mod wire;
+
+pub mod template;
+
+pub mod http;
 
 pub mod results;
 

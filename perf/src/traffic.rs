@@ -188,7 +188,7 @@ impl Scene {
     }
 
     /// The address of the server with this number, over all services.
-    fn server(&self, number: u32) -> Address {
+    pub fn server(&self, number: u32) -> Address {
         self.inside(16, number)
     }
 
