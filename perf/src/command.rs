@@ -1,17 +1,20 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::ground::{self, Memory};
 use crate::outcome::{Keep, Outcome};
+use crate::rivals::peer::{self, Manner};
+use crate::rivals::{self, Against};
 use crate::traffic::{Family, Mode};
-use crate::wire::{self, Effort};
-use crate::{baseline, interrupt, machine, page, sealed, step, table};
+use crate::wire::{self, Effort, Wire};
+use crate::{baseline, interrupt, machine, page, sealed, step, suites, table};
 
 /// How fast the data plane is
 #[derive(Debug, Parser)]
@@ -23,14 +26,21 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Suite {
+    /// Every suite
+    All(All),
     /// The pipeline and its steps, in ns for each packet, without drivers
     Step(Step),
     /// A device between two wires, drivers included: throughput without loss, latency, disturbances
     Wire(WireSuite),
+    /// Others in the appliance's place: testpmd, nftables, HAProxy
+    Rivals(RivalsSuite),
     /// Show results that were written before
     Table(Table),
     /// Forward with every system call forbidden: the program dies of the first that a worker makes
     Sealed(Sealed),
+    /// The clients and servers of suite rivals
+    #[command(hide = true, subcommand)]
+    Peer(Peer),
 }
 
 /// What every suite takes.
@@ -56,6 +66,18 @@ pub struct Common {
     pub keep: Keep,
 }
 
+impl Common {
+    /// What the parts of a whole are told too.
+    pub fn passed_on(&self) -> Vec<String> {
+        let mut words = vec!["--runs".into(), self.runs.to_string(), "--memory".into()];
+        words.push(if self.memory == Memory::Huge { "huge" } else { "plain" }.into());
+        words.extend(self.quick.then(|| "--quick".into()));
+        words.extend(self.core.iter().flat_map(|core| ["--core".into(), core.to_string()]));
+        words.extend(self.filter.iter().flat_map(|text| ["--filter".into(), text.clone()]));
+        words
+    }
+}
+
 #[derive(Debug, Args)]
 struct Step {
     #[command(flatten)]
@@ -73,6 +95,38 @@ struct WireSuite {
     common: Common,
     #[command(flatten)]
     selection: wire::Selection,
+}
+
+#[derive(Debug, Args)]
+struct RivalsSuite {
+    #[command(flatten)]
+    common: Common,
+    /// Only against these
+    #[arg(long, value_delimiter = ',', value_enum)]
+    against: Vec<Against>,
+    /// Seconds of one trial
+    #[arg(long, value_name = "SECONDS")]
+    trial: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+struct All {
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Subcommand)]
+enum Peer {
+    /// Answers
+    Serve { at: SocketAddr },
+    /// Asks, and tells how many answers a second came
+    Load {
+        to: SocketAddr,
+        #[arg(long, value_enum)]
+        manner: Manner,
+        #[arg(long)]
+        seconds: f64,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -119,9 +173,22 @@ pub fn options() -> Vec<String> {
 /// Whatever went wrong, in words for whoever typed it.
 pub fn main() -> Result<ExitCode> {
     let Arguments { suite } = Arguments::parse();
-    interrupt::listen()?;
+    if !matches!(suite, Suite::Peer(_)) {
+        interrupt::listen()?; // peers have nothing to put away
+    }
     match suite {
         Suite::Step(step) => run_step(&step),
+        Suite::All(All { common }) => {
+            let parts =
+                suites::ALL.iter().map(|part| part.iter().map(|it| it.to_string()).collect());
+            suites::run(&parts.collect::<Vec<_>>(), &common)
+        }
+        Suite::Rivals(suite) => run_rivals(&suite),
+        Suite::Peer(Peer::Serve { at }) => peer::serve(at).map(|()| ExitCode::SUCCESS),
+        Suite::Peer(Peer::Load { to, manner, seconds }) => {
+            println!("{}", peer::load(to, manner, Duration::from_secs_f64(seconds))?);
+            Ok(ExitCode::SUCCESS)
+        }
         Suite::Wire(suite) => run_wire(&suite),
         Suite::Table(table) => show(&table),
         Suite::Sealed(Sealed { mode, family, provoke }) => {
@@ -157,17 +224,45 @@ fn run_step(Step { common, selection, profile_loop }: &Step) -> Result<ExitCode>
 
 fn run_wire(WireSuite { common, selection }: &WireSuite) -> Result<ExitCode> {
     let effort = Effort::new(common.quick, selection.trial, common.memory, common.core);
-    match selection.wire[..] {
-        [wire] => {
-            let mut outcome = None;
-            let ended = wire::run(wire, selection, effort, &mut outcome);
-            match outcome {
-                Some(outcome) => outcome.finish(ended, &common.keep),
-                None => ended.map(|()| ExitCode::SUCCESS),
-            }
-        }
-        _ => bail!("one --wire for now"),
+    let [wire] = selection.wire[..] else {
+        let wires = or_all(&selection.wire);
+        let part = |wire: &Wire| {
+            let mut part = vec!["wire".into(), "--wire".into(), wire.name().into()];
+            part.extend(selection.passed_on());
+            part
+        };
+        return suites::run(&wires.iter().map(part).collect::<Vec<_>>(), common);
+    };
+    let mut outcome = None;
+    let ended = wire::run(wire, selection, effort, &mut outcome);
+    finished(outcome, ended, common)
+}
+
+fn run_rivals(RivalsSuite { common, against, trial }: &RivalsSuite) -> Result<ExitCode> {
+    let effort = Effort::new(common.quick, *trial, common.memory, common.core);
+    let [one] = against[..] else {
+        let part = |one: &Against| {
+            let name = one.to_possible_value().map(|value| value.get_name().to_owned());
+            let mut part = vec!["rivals".into(), "--against".into(), name.unwrap_or_default()];
+            part.extend(trial.iter().flat_map(|trial| ["--trial".into(), trial.to_string()]));
+            part
+        };
+        return suites::run(&or_all(against).iter().map(part).collect::<Vec<_>>(), common);
+    };
+    let mut outcome = None;
+    let ended = rivals::run(one, effort, &mut outcome);
+    finished(outcome, ended, common)
+}
+
+fn finished(outcome: Option<Outcome>, ended: Result<()>, common: &Common) -> Result<ExitCode> {
+    match outcome {
+        Some(outcome) => outcome.finish(ended, &common.keep),
+        None => ended.map(|()| ExitCode::SUCCESS),
     }
+}
+
+fn or_all<T: ValueEnum + 'static>(named: &[T]) -> &[T] {
+    if named.is_empty() { T::value_variants() } else { named }
 }
 
 fn show(Table { file, markdown, html }: &Table) -> Result<ExitCode> {

@@ -9,8 +9,9 @@
 //!    [`sealed`]: the same with every system call forbidden
 //! 7. [`wire`]: a device between two wires, drivers included; [`template`] writes frames fast, [`http`] speaks to the
 //!    appliance
-//! 8. [`results`]: what came of it, on which [`machine`]; [`budgets`]: what should have
-//! 9. [`outcome`]: shown as a [`table`], as [`markdown`], as a [`page`], and compared with a [`baseline`]
+//! 8. [`rivals`]: others in its place; [`suites`]: everything, one after another
+//! 9. [`results`]: what came of it, on which [`machine`]; [`budgets`]: what should have
+//! 10. [`outcome`]: shown as a [`table`], as [`markdown`], as a [`page`], and compared with a [`baseline`]
 
 pub mod command;
 
@@ -41,6 +42,10 @@ pub mod wire;
 pub mod template;
 
 pub mod http;
+
+pub mod rivals;
+
+pub mod suites;
 
 pub mod results;
 

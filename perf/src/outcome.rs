@@ -24,6 +24,9 @@ pub struct Keep {
     /// Keep the results as the baseline for this processor
     #[arg(long)]
     pub save_baseline: bool,
+    /// Leave the sum to whoever started this
+    #[arg(long, hide = true)]
+    pub part_of_whole: bool,
     /// Fail if anything is worse than the baseline by more than noise
     #[arg(long)]
     pub fail_on_regression: bool,
@@ -47,9 +50,10 @@ impl Outcome {
         self.0.results.push(record);
     }
 
-    /// What there is.
-    pub fn results(&self) -> &Results {
-        &self.0
+    /// Takes over what a part has found.
+    pub fn take(&mut self, part: Results) {
+        self.0.machine.huge_pages |= part.machine.huge_pages;
+        self.0.results.extend(part.results);
     }
 
     /// Sums up, writes what is to be written, and compares; also if the measuring has `ended` early.
@@ -58,6 +62,12 @@ impl Outcome {
     /// The one it ended with, unless that was an interruption; or a file that could not be written.
     pub fn finish(self, ended: Result<()>, keep: &Keep) -> Result<ExitCode> {
         let Self(results) = self;
+        if keep.part_of_whole {
+            if let Some(file) = &keep.json {
+                baseline::write(file, &results)?;
+            }
+            return ended.map(|()| ExitCode::SUCCESS);
+        }
         println!("{}", table::summary(&results.results));
         if let Some(file) = &keep.json {
             baseline::write(file, &results)?;

@@ -19,12 +19,22 @@ impl Pages {
     pub fn reserve(bytes: u64) -> Result<Option<Self>> {
         let record = PathBuf::from(format!("/run/sluice-perf-{}/pages.json", std::process::id()));
         let mut plan = Plan::new(&record);
-        plan.pages = vec![PageRequest::covering(bytes, PageSize::TwoMiB)];
+        let mut wanted = PageRequest::covering(bytes, PageSize::TwoMiB);
+        // Pages that are free now are somebody's who is about to start.
+        wanted.pages += free();
+        plan.pages = vec![wanted];
         plan.on_shortfall = OnShortfall::Plain;
         let pages = Self { record };
         let prepared = hugepages::prepare(&Host::real(), &plan).context("reserving huge pages")?;
         Ok(matches!(prepared.memory, Memory::Huge { .. }).then_some(pages))
     }
+}
+
+/// Pages of 2 MiB that nobody uses now.
+fn free() -> u64 {
+    let file = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.trim().parse().unwrap_or_default()
 }
 
 impl Drop for Pages {

@@ -53,6 +53,17 @@ pub struct Selection {
     pub trial: Option<f64>,
 }
 
+impl Selection {
+    /// What each wire's process is told too.
+    pub fn passed_on(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        words.extend(self.mode.iter().flat_map(|mode| ["--mode".into(), mode.name().to_owned()]));
+        words.extend(self.flows.iter().flat_map(|it| ["--flows".into(), it.to_string()]));
+        words.extend(self.trial.iter().flat_map(|it| ["--trial".into(), it.to_string()]));
+        words
+    }
+}
+
 /// How thoroughly is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
@@ -152,7 +163,7 @@ fn requests(scene: Scene, macs: [Mac; 2], size: Size) -> Stream {
 }
 
 /// Frames a second at which flows begin: slow enough for any worker.
-const BEGINNING: f64 = 1e6;
+const BEGINNING: f64 = 1.5e6;
 
 /// Begins every flow of `scene`. What is lost begins with its first packet later on.
 fn begin_flows(station: &mut Station, scene: Scene, macs: [Mac; 2]) -> Result<()> {

@@ -11,6 +11,7 @@ use dataplane::testing;
 
 use super::ports::{self, Wire};
 use crate::ground::Memory;
+use crate::interrupt;
 use crate::traffic::{Mode, Scene};
 
 /// How the appliance's worker waits.
@@ -85,7 +86,11 @@ impl Process {
         Ok(())
     }
 
-    fn start(mut command: Command, folder: PathBuf) -> Result<Self> {
+    /// Starts `command`; what it says goes to a file in `folder`, which is removed in the end.
+    ///
+    /// # Errors
+    /// If there is no such program.
+    pub fn start(mut command: Command, folder: PathBuf) -> Result<Self> {
         let log = fs::File::create(folder.join("log"))?;
         let program = command.get_program().to_string_lossy().into_owned();
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
@@ -187,32 +192,45 @@ impl Appliance {
         let folder = folder()?;
         let devices =
             [0, 1].map(|number| format!("vdev:{}", ports::at_device(wire, &folder, number)));
-        self.start_on([&devices[0], &devices[1]], folder)
+        self.start_on([&devices[0], &devices[1]], folder, |program| Command::new(program))
     }
 
-    /// Starts it on these two devices.
+    /// Starts it on these two devices, by the command that `within` makes for a program.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn start_on(&self, devices: [&str; 2], folder: PathBuf) -> Result<Process> {
+    pub fn start_on(
+        &self,
+        devices: [&str; 2],
+        folder: PathBuf,
+        within: impl FnOnce(&str) -> Command,
+    ) -> Result<Process> {
         let file = folder.join("sluice.toml");
         fs::write(&file, self.configuration(devices, &folder))?;
-        let mut command = Command::new(sluice()?);
+        let mut command = within(&sluice()?.display().to_string());
         command.args(["run", "--config"]).arg(&file).arg("--state").arg(folder.join("state"));
         Process::start(command, folder)
     }
 }
 
+/// What testpmd gets, in megabytes.
+pub const TESTPMD_MEMORY: u64 = 256;
+
 /// Starts testpmd between two wires, forwarding on `core`.
 ///
 /// # Errors
 /// If it is not there.
-pub fn testpmd(wire: Wire, what: Testpmd, core: usize) -> Result<Process> {
+pub fn testpmd(wire: Wire, what: Testpmd, core: usize, memory: Memory) -> Result<Process> {
     let folder = folder()?;
     let other = if core == 0 { 1 } else { 0 };
-    let mut command = Command::new("dpdk-testpmd");
-    command.arg(format!("--lcores={other},{core}")).arg(format!("--main-lcore={other}"));
-    command.args(["--no-pci", "--in-memory", "--no-telemetry", "-m", "256"]);
+    // Line by line, so that it can be seen when its ports have started.
+    let mut command = Command::new("stdbuf");
+    command
+        .args(["-oL", "dpdk-testpmd"])
+        .arg(format!("--lcores={other},{core}"))
+        .arg(format!("--main-lcore={other}"));
+    command.args(["--no-pci", "--no-telemetry", "-m", &TESTPMD_MEMORY.to_string()]);
+    command.arg(if memory == Memory::Huge { "--in-memory" } else { "--no-huge" });
     command.arg(format!("--file-prefix=sluice-perf-{}", std::process::id()));
     for number in 0..2 {
         command.arg(format!("--vdev={}", ports::at_device(wire, &folder, number)));
@@ -220,5 +238,16 @@ pub fn testpmd(wire: Wire, what: Testpmd, core: usize) -> Result<Process> {
     command.args(["--", "--nb-cores=1", "--auto-start", "--total-num-mbufs=16384"]);
     command.args(["--rxd=1024", "--txd=1024", "--burst=32", "--port-topology=paired"]);
     command.arg(format!("--forward-mode={}", what.name()));
-    Process::start(command, folder)
+    let mut process = Process::start(command, folder)?;
+    let log = process.folder.join("log");
+    let deadline = Instant::now() + PATIENCE;
+    while !fs::read_to_string(&log).unwrap_or_default().contains("Checking link statuses") {
+        process.check()?;
+        interrupt::check()?;
+        if Instant::now() > deadline {
+            bail!("testpmd has not started its ports after {PATIENCE:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(process)
 }

@@ -1,7 +1,6 @@
 //! The appliance itself, in a process of its own behind memif or vhost; and testpmd in its place.
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -12,8 +11,10 @@ use dpdk_sys::StartedPort;
 use super::outside::{self, Appliance, Polling, Process, Testpmd};
 use super::station::{Pace, Station};
 use super::{Effort, Selection, Wire, begin_flows, ports, record, requests, scene};
+use crate::ground::Memory;
 use crate::http;
 use crate::outcome::Outcome;
+use crate::pages::Pages;
 use crate::random::Random;
 use crate::results::{Percentiles, Record, Spread};
 use crate::rig::Ground;
@@ -59,11 +60,16 @@ pub fn against_testpmd(
     effort: Effort,
     outcome: &mut Outcome,
 ) -> Result<()> {
+    let pages = match effort.memory {
+        Memory::Huge => Pages::reserve((outside::TESTPMD_MEMORY + 64) << 20)?,
+        Memory::Plain => None,
+    };
+    let memory = if pages.is_some() { Memory::Huge } else { Memory::Plain };
     let flows: &[u32] = if effort.quick { &[100_000] } else { &[1_000, 1_000_000] };
     for &flows in flows {
         let scene = scene(Mode::Dr, Family::Ipv4, flows);
         let mut rival = |what| -> Result<f64> {
-            let mut bench = Bench::testpmd(ground, wire, what, effort)?;
+            let mut bench = Bench::testpmd(ground, wire, what, memory, effort)?;
             let stream = requests(scene, bench.macs, SMALL);
             let found = effort.search().run(&mut bench.station, &stream)?;
             outcome.add(Record {
@@ -127,8 +133,14 @@ impl Bench {
         Ok(bench)
     }
 
-    fn testpmd(ground: &Ground, wire: Wire, what: Testpmd, effort: Effort) -> Result<Self> {
-        let process = outside::testpmd(wire, what, effort.core)?;
+    fn testpmd(
+        ground: &Ground,
+        wire: Wire,
+        what: Testpmd,
+        memory: Memory,
+        effort: Effort,
+    ) -> Result<Self> {
+        let process = outside::testpmd(wire, what, effort.core, memory)?;
         let mut bench = Self::connect(ground, wire, process)?;
         // It begins to forward some time after its ports are there.
         let stream = requests(scene(Mode::Dr, Family::Ipv4, 1), bench.macs, SMALL);
@@ -219,10 +231,10 @@ impl Bench {
         begin_flows(&mut self.station, scene, self.macs)?;
         let seconds = if effort.quick { 1.0 } else { 5.0 };
         std::thread::sleep(Duration::from_secs(1)); // until it takes its longest naps
-        let before = ticks_of_worker(self.process.id())?;
+        let before = time_of_worker(self.process.id())?;
         std::thread::sleep(Duration::from_secs_f64(seconds));
-        let spent = ticks_of_worker(self.process.id())? - before;
-        let share = spent as f64 / TICKS / seconds;
+        let spent = time_of_worker(self.process.id())? - before;
+        let share = spent / 1e9 / seconds;
         let described = |case| record(case, self.wire, &scene, SMALL);
         outcome.add(Record { core_share: Some(share), ..described("idle") });
         let stream = requests(scene, self.macs, SMALL);
@@ -239,23 +251,15 @@ impl Bench {
     }
 }
 
-/// Ticks of the kernel's clock in a second, as /proc counts them (proc(5), USER_HZ).
-const TICKS: f64 = 100.0;
-
-/// Time that the worker's thread has spent, in ticks.
-fn ticks_of_worker(process: u32) -> Result<u64> {
+/// Time that the worker's thread has had its core, in nanoseconds (Linux, Documentation/scheduler/sched-stats.rst).
+fn time_of_worker(process: u32) -> Result<f64> {
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
         let folder = task?.path();
-        let read = |file: &Path| fs::read_to_string(file).unwrap_or_default();
-        if read(&folder.join("comm")).trim() != "worker-0" {
-            continue;
+        let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
+        if read("comm").trim() == "worker-0" {
+            let spent = read("schedstat").split(' ').next().and_then(|it| it.parse().ok());
+            return spent.context("a line of /proc/…/schedstat begins with a time");
         }
-        let stat = read(&folder.join("stat"));
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split(' ').collect();
-        // Fields 14 and 15 of the line, counted from 1; what is left begins with the third's space.
-        let ticks = |index: usize| fields.get(index).and_then(|it| it.parse::<u64>().ok());
-        let spent = ticks(12).zip(ticks(13)).map(|(user, system)| user + system);
-        return spent.context("a line of /proc/…/stat has its times");
     }
     bail!("the appliance has no worker")
 }
