@@ -157,11 +157,15 @@ struct Table {
 /// Every option of every command, as `--help` has it: for the test that compares the documentation.
 pub fn options() -> Vec<String> {
     let of_command = |command: &clap::Command| -> Vec<String> {
-        let long = command.get_arguments().filter_map(|argument| argument.get_long());
+        let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+        let long = shown.filter_map(|argument| argument.get_long());
         long.map(|name| format!("--{name}")).collect()
     };
-    let mut all: Vec<String> =
-        Arguments::command().get_subcommands().flat_map(of_command).collect();
+    let mut all: Vec<String> = Arguments::command()
+        .get_subcommands()
+        .filter(|it| !it.is_hide_set())
+        .flat_map(of_command)
+        .collect();
     all.sort();
     all.dedup();
     all

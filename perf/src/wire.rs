@@ -84,9 +84,9 @@ impl Effort {
         Self { quick, seconds, memory, core: core.unwrap_or_else(machine::last_core) }
     }
 
-    /// The generator's core.
+    /// The generator's core: another one, if there is one.
     pub fn other_core(&self) -> usize {
-        if self.core == 0 { 1 } else { 0 }
+        usize::from(self.core == 0 && machine::last_core() > 0)
     }
 
     /// How the highest rate is looked for.

@@ -174,7 +174,7 @@ fn rules(masquerades: bool) -> String {
 /// One thread, as the appliance has one worker.
 fn proxy() -> String {
     format!(
-        "global\n  nbthread 1\n  maxconn 10000\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
+        "global\n  nbthread 1\n  maxconn 5000\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
          timeout client 30s\n  timeout server 30s\nlisten balance\n  bind {SERVICE}\n  \
          server one {SERVER}\n"
     )
