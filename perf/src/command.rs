@@ -46,9 +46,9 @@ enum Suite {
 /// What every suite takes.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// How often each case is measured; what is shown is the median
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    pub runs: u64,
+    /// How often each case is measured; what is shown is the median. Default: 5, or 3 with --quick
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub runs: Option<u64>,
     /// Fewer cases
     #[arg(long)]
     pub quick: bool,
@@ -69,8 +69,9 @@ pub struct Common {
 impl Common {
     /// What the parts of a whole are told too.
     pub fn passed_on(&self) -> Vec<String> {
-        let mut words = vec!["--runs".into(), self.runs.to_string(), "--memory".into()];
-        words.push(if self.memory == Memory::Huge { "huge" } else { "plain" }.into());
+        let memory = if self.memory == Memory::Huge { "huge" } else { "plain" };
+        let mut words = vec!["--memory".into(), memory.into()];
+        words.extend(self.runs.iter().flat_map(|runs| ["--runs".into(), runs.to_string()]));
         words.extend(self.quick.then(|| "--quick".into()));
         words.extend(self.core.iter().flat_map(|core| ["--core".into(), core.to_string()]));
         words.extend(self.filter.iter().flat_map(|text| ["--filter".into(), text.clone()]));
@@ -222,7 +223,8 @@ fn run_step(Step { common, selection, profile_loop }: &Step) -> Result<ExitCode>
         return Ok(ExitCode::SUCCESS);
     }
     let mut outcome = Outcome::new(started.huge);
-    let ended = step::run(&started.ground, &chosen, common.runs as usize, |it| outcome.add(it));
+    let runs = common.runs.unwrap_or(if common.quick { 3 } else { 5 }) as usize;
+    let ended = step::run(&started.ground, &chosen, runs, |it| outcome.add(it));
     outcome.finish(ended, &common.keep)
 }
 

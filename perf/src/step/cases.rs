@@ -242,8 +242,8 @@ fn is_wanted(scene: &Scene, selection: &Selection, quick: bool) -> bool {
     if many && (scene.flows != FLOWS_OF_MANY || (quick && scene.mode != Mode::Dr)) {
         return false;
     }
-    let of_few_words = scene.family == Family::Ipv4
-        || (scene.mode == Mode::Dr && scene.flows == FLOWS_OF_MANY && !many);
+    let is_usual = scene.family == Family::Ipv4 && scene.flows == FLOWS_OF_MANY;
+    let of_few_words = is_usual || (scene.mode == Mode::Dr && !many);
     !quick || named || of_few_words
 }
 

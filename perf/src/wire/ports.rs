@@ -99,7 +99,9 @@ pub fn connect(
     }
     let shown = socket.display();
     let arguments = match wire {
-        Wire::Vhost => format!("net_virtio_user{number},path={shown},queues=1,queue_size=1024"),
+        Wire::Vhost => format!(
+            "net_virtio_user{number},path={shown},queues=1,queue_size=1024,mac=02:00:00:00:01:0{number}"
+        ),
         _ => {
             format!("net_memif{number},role=client,id=0,socket={shown},socket-abstract=no,rsize=10")
         }
