@@ -87,8 +87,8 @@ pub fn what(record: &Record) -> String {
 /// 1000000 as 1M.
 fn round(number: u32) -> String {
     match number {
-        1_000_000.. if number % 1_000_000 == 0 => format!("{}M", number / 1_000_000),
-        1_000.. if number % 1_000 == 0 => format!("{}k", number / 1_000),
+        1_000_000.. if number.is_multiple_of(1_000_000) => format!("{}M", number / 1_000_000),
+        1_000.. if number.is_multiple_of(1_000) => format!("{}k", number / 1_000),
         _ => number.to_string(),
     }
 }

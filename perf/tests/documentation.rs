@@ -12,7 +12,7 @@ fn page() -> String {
 /// The options of the page's tables: what stands in the first column.
 fn documented() -> BTreeSet<String> {
     let page = page();
-    let rows = page.lines().filter_map(|line| line.strip_prefix("| `--"));
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `perf --"));
     rows.map(|row| format!("--{}", row.split(['`', ' ']).next().unwrap())).collect()
 }
 

@@ -105,10 +105,10 @@ impl Plot {
                 escaped(&line.name)
             );
         }
-        let _ = write!(
+        let _ = writeln!(
             svg,
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
-             <text x=\"4\" y=\"{:.1}\">{}</text></svg></figure>\n",
+             <text x=\"4\" y=\"{:.1}\">{}</text></svg></figure>",
             left + (width - left - right) / 2.0,
             height - 6.0,
             self.across,
