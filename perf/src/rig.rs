@@ -318,6 +318,11 @@ impl<T: Turn> Rig<T> {
         }
     }
 
+    /// The frames that came out in the last round, in the order in which they went in.
+    pub fn sent(&self) -> Vec<Vec<u8>> {
+        self.belt.borrow().sent().iter().map(|frame| frame.bytes().to_vec()).collect()
+    }
+
     /// Frames dropped so far, by reason.
     pub fn dropped(&self) -> Vec<(&'static str, u64)> {
         Reason::ALL.iter().map(|it| (it.name(), self.counters.dropped(*it))).collect()
