@@ -1,7 +1,8 @@
 //! Small runs of the real program: what it writes has the shape that scripts and baselines rely on.
 
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -88,4 +89,23 @@ fn a_wire_has_its_throughput_its_loss_and_its_latency() {
         assert_numbers(latency, &["load"]);
         assert_numbers(&latency["ns"], &["p50", "p99", "p999", "max"]);
     }
+}
+
+#[test]
+fn an_interruption_leaves_what_there_was_so_far() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("out.json");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_perf"));
+    command.args(["step", "--flows", "100", "--runs", "50", "--memory", "plain", "--json"]);
+    let mut program = command.arg(&json).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("step forward"));
+    let id = program.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    assert!(rest.last().unwrap().starts_with("interrupted"), "{rest:?}");
+    assert_eq!(program.wait().unwrap().code(), Some(130));
+    let written: Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    let results = written["results"].as_array().unwrap().len();
+    assert!((1..100).contains(&results), "{results}");
 }

@@ -53,6 +53,7 @@ fn forward(rig: &mut Rig<Worker<BeltLink>>, case: &Case, runs: usize) -> Result<
     let load = Load { direction: case.direction, size: case.size, one_new_in: 0 };
     let mut all = Vec::new();
     for _ in 0..runs {
+        interrupt::check()?;
         all.push(one_run(rig, load, rounds(&case.scene))?);
     }
     let harness = Spread::of(all.iter().map(|run| run.past)).median;

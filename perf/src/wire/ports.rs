@@ -38,6 +38,8 @@ impl Wire {
 
 /// Frames that a wire holds.
 const DESCRIPTORS: u16 = 1_024;
+/// How long one attempt to reach it may take.
+const ATTEMPT: Duration = Duration::from_secs(2);
 /// How long a device may take to open its end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -106,15 +108,22 @@ pub fn connect(
             format!("net_memif{number},role=client,id=0,socket={shown},socket-abstract=no,rsize=10")
         }
     };
-    let opened = Port::open(eal, &Device::Virtual(arguments)).context("the generator's port")?;
-    let (port, end) = start(opened, pool)?;
-    while !port.link_up() {
-        if Instant::now() > deadline {
-            bail!("no link at {shown} after {PATIENCE:?}");
+    // A device that has made its socket and not yet started its port refuses whoever comes, once and for all.
+    while Instant::now() < deadline {
+        interrupt::check()?;
+        process.check()?;
+        let device = Device::Virtual(arguments.clone());
+        let opened = Port::open(eal, &device).context("the generator's port")?;
+        let (port, end) = start(opened, pool)?;
+        let attempt = Instant::now();
+        while attempt.elapsed() < ATTEMPT {
+            if port.link_up() {
+                return Ok((port, end));
+            }
+            thread::sleep(Duration::from_millis(10));
         }
-        thread::sleep(Duration::from_millis(10));
     }
-    Ok((port, end))
+    bail!("no link at {shown} after {PATIENCE:?}")
 }
 
 /// A device's end within this process, as a worker uses it.
