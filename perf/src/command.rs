@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::ground::{self, Memory};
 use crate::outcome::{Keep, Outcome};
+use crate::results::Results;
 use crate::rivals::peer::{self, Manner};
 use crate::rivals::{self, Against};
 use crate::traffic::{Family, Mode};
@@ -145,8 +146,9 @@ struct Sealed {
 
 #[derive(Debug, Args)]
 struct Table {
-    /// What `--json` has written
-    file: PathBuf,
+    /// What `--json` has written; several are shown as one
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
     /// As Markdown, with the rivals beside it
     #[arg(long)]
     markdown: bool,
@@ -271,8 +273,14 @@ fn or_all<T: ValueEnum + 'static>(named: &[T]) -> &[T] {
     if named.is_empty() { T::value_variants() } else { named }
 }
 
-fn show(Table { file, markdown, html }: &Table) -> Result<ExitCode> {
-    let results = baseline::read(file)?;
+fn show(Table { files, markdown, html }: &Table) -> Result<ExitCode> {
+    let mut all = files.iter().map(|file| baseline::read(file)).collect::<Result<Vec<_>>>()?;
+    let mut results = all.remove(0);
+    for Results { machine, results: more } in all {
+        results.machine.command += &format!("; {}", machine.command);
+        results.machine.huge_pages |= machine.huge_pages;
+        results.results.extend(more);
+    }
     if let Some(html) = html {
         std::fs::write(html, page::html(&results))?;
     }
