@@ -155,6 +155,9 @@ struct Table {
     /// As a page with plots, to this file
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Keep them as the baseline for their processor
+    #[arg(long)]
+    save_baseline: bool,
 }
 
 /// Every option of every command, as `--help` has it: for the test that compares the documentation.
@@ -180,6 +183,7 @@ pub fn options() -> Vec<String> {
 /// Whatever went wrong, in words for whoever typed it.
 pub fn main() -> Result<ExitCode> {
     let Arguments { suite } = Arguments::parse();
+    machine::cores();
     if !matches!(suite, Suite::Peer(_)) {
         interrupt::listen()?; // peers have nothing to put away
     }
@@ -273,7 +277,7 @@ fn or_all<T: ValueEnum + 'static>(named: &[T]) -> &[T] {
     if named.is_empty() { T::value_variants() } else { named }
 }
 
-fn show(Table { files, markdown, html }: &Table) -> Result<ExitCode> {
+fn show(Table { files, markdown, html, save_baseline }: &Table) -> Result<ExitCode> {
     let mut all = files.iter().map(|file| baseline::read(file)).collect::<Result<Vec<_>>>()?;
     let mut results = all.remove(0);
     for Results { machine, results: more } in all {
@@ -283,6 +287,9 @@ fn show(Table { files, markdown, html }: &Table) -> Result<ExitCode> {
     }
     if let Some(html) = html {
         std::fs::write(html, page::html(&results))?;
+    }
+    if *save_baseline {
+        baseline::write(&baseline::file_for(&results.machine), &results)?;
     }
     if *markdown {
         print!("{}", crate::markdown::tables(&results));

@@ -1,6 +1,7 @@
 //! Which machine and which program were measured.
 
 use std::process::Command;
+use std::sync::OnceLock;
 use std::{fs, thread};
 
 use crate::results::Machine;
@@ -9,7 +10,7 @@ use crate::results::Machine;
 pub fn look(huge_pages: bool) -> Machine {
     Machine {
         cpu: cpu(),
-        cores: thread::available_parallelism().map_or(1, usize::from),
+        cores: cores(),
         huge_pages,
         commit: commit(),
         date: output("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
@@ -17,9 +18,15 @@ pub fn look(huge_pages: bool) -> Machine {
     }
 }
 
+/// How many cores this program may use. Asked for the first time before it keeps itself to one of them.
+pub fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// The last core that this program may use: the first has the interrupts of most machines.
 pub fn last_core() -> usize {
-    thread::available_parallelism().map_or(0, |cores| usize::from(cores) - 1)
+    cores() - 1
 }
 
 /// The processor's name. Hypervisors often hide it, so family and model go with it.
