@@ -38,7 +38,7 @@ impl Verdict {
     }
 }
 
-/// The budgets of a result, if it has any.
+/// The budgets of a result, if it has any; none are held against one that was disturbed.
 pub fn verdicts(record: &Record) -> Vec<Verdict> {
     use Bound::{AtLeast, AtMost};
     let mut verdicts = Vec::new();
@@ -47,7 +47,7 @@ pub fn verdicts(record: &Record) -> Vec<Verdict> {
             verdicts.push(Verdict { figure, found, bound });
         }
     };
-    if record.rival.is_some() && record.suite != "rivals" {
+    if record.is_disturbed() || (record.rival.is_some() && record.suite != "rivals") {
         return Vec::new();
     }
     let milliseconds = record.milliseconds.map(|it| it.median);
@@ -138,6 +138,19 @@ mod tests {
         assert_eq!(bound(dr), Bound::AtMost(40.0));
         let snat = forward(Mode::Snat, Family::Ipv6, 10_000_000, 10_000, 0.0);
         assert_eq!(bound(snat), Bound::AtMost(60.0 + 12.0 + 8.0 + 3.0));
+    }
+
+    #[test]
+    fn what_was_disturbed_is_not_judged() {
+        let record = Record {
+            suite: "wire".into(),
+            case: "idle".into(),
+            core_share: Some(0.5),
+            waited: Some(0.3),
+            ..Record::default()
+        };
+        assert!(verdicts(&record).is_empty());
+        assert!(!verdicts(&Record { waited: Some(0.0), ..record })[0].is_met());
     }
 
     #[test]

@@ -33,7 +33,37 @@ pub struct Keep {
 }
 
 /// Results so far.
-pub struct Outcome(Results);
+pub struct Outcome {
+    results: Results,
+    /// What this thread had of its core when the last result was added.
+    core: Core,
+}
+
+/// Time that a thread has had a core, and time that it has waited for one, in nanoseconds (Linux,
+/// Documentation/scheduler/sched-stats.rst).
+#[derive(Debug, Clone, Copy, Default)]
+struct Core {
+    had: u64,
+    waited: u64,
+}
+
+/// Less than this says nothing about a share, in nanoseconds.
+const LEAST: u64 = 20_000_000;
+
+impl Core {
+    fn now() -> Self {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        let mut numbers = text.split_whitespace().map_while(|word| word.parse().ok());
+        Self { had: numbers.next().unwrap_or_default(), waited: numbers.next().unwrap_or_default() }
+    }
+
+    /// The share of waiting since `before`, if there was enough to tell.
+    fn share_since(self, before: Self) -> Option<f64> {
+        let (had, waited) = (self.had - before.had, self.waited - before.waited);
+        let total = had + waited;
+        (total > LEAST).then(|| waited as f64 / total as f64)
+    }
+}
 
 /// The exit status of a program that a signal has ended (128 + SIGINT).
 const INTERRUPTED: u8 = 130;
@@ -41,19 +71,24 @@ const INTERRUPTED: u8 = 130;
 impl Outcome {
     /// Nothing yet, on this machine.
     pub fn new(huge_pages: bool) -> Self {
-        Self(Results { machine: machine::look(huge_pages), results: Vec::new() })
+        let results = Results { machine: machine::look(huge_pages), results: Vec::new() };
+        Self { results, core: Core::now() }
     }
 
-    /// Shows a result and keeps it.
+    /// Shows a result and keeps it, with the share of the time since the last one that was spent waiting for a core.
+    /// To be called by the thread that measures.
     pub fn add(&mut self, record: Record) {
+        let now = Core::now();
+        let waited = now.share_since(std::mem::replace(&mut self.core, now));
+        let record = Record { waited, ..record };
         println!("{}", table::line(&record));
-        self.0.results.push(record);
+        self.results.results.push(record);
     }
 
     /// Takes over what a part has found.
     pub fn take(&mut self, part: Results) {
-        self.0.machine.huge_pages |= part.machine.huge_pages;
-        self.0.results.extend(part.results);
+        self.results.machine.huge_pages |= part.machine.huge_pages;
+        self.results.results.extend(part.results);
     }
 
     /// Sums up, writes what is to be written, and compares; also if the measuring has `ended` early.
@@ -61,7 +96,7 @@ impl Outcome {
     /// # Errors
     /// The one it ended with, unless that was an interruption; or a file that could not be written.
     pub fn finish(self, ended: Result<()>, keep: &Keep) -> Result<ExitCode> {
-        let Self(results) = self;
+        let results = self.results;
         if keep.part_of_whole {
             if let Some(file) = &keep.json {
                 baseline::write(file, &results)?;
@@ -101,4 +136,22 @@ fn compare(results: &Results, keep: &Keep) -> Result<bool> {
     let changes = baseline::changes(&baseline::read(file)?, results);
     println!("{}", table::comparison(&changes));
     Ok(changes.iter().any(|change| change.is_worse))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_works_has_its_core_and_one_that_sleeps_tells_nothing() {
+        let before = Core::now();
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        assert_eq!(Core::now().share_since(before), None);
+        let (start, mut sum) = (Core::now(), 0u64);
+        while Core::now().had - start.had < 2 * LEAST {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+        let share = Core::now().share_since(start);
+        assert!(share.is_some_and(|share| (0.0..1.0).contains(&share)), "{share:?}");
+    }
 }

@@ -102,9 +102,20 @@ pub struct Record {
     /// Share of a core.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub core_share: Option<f64>,
+    /// Share of the time in which the measuring thread had to wait for its core, because others had it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waited: Option<f64>,
     /// Bytes of memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<f64>,
+}
+
+impl Record {
+    /// Whether somebody else had the generator's core for so long that frames were lost on its account. (A step is
+    /// the median of many short rounds, and bears more.)
+    pub fn is_disturbed(&self) -> bool {
+        self.suite != "step" && self.waited > Some(0.01)
+    }
 }
 
 /// A frame size as results spell it: a number, or `"imix"`.

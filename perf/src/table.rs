@@ -13,6 +13,9 @@ pub fn line(record: &Record) -> String {
     for verdict in verdicts(record) {
         let _ = write!(line, "  | {}", in_words(&verdict));
     }
+    if record.is_disturbed() {
+        line.push_str("  | disturbed: not judged");
+    }
     line
 }
 
@@ -56,6 +59,10 @@ pub fn figures(record: &Record) -> Vec<String> {
         record.ratio.map(|it| format!("ratio {it:.3}")),
         record.core_share.map(|it| format!("{:.2} % of a core", it * 100.0)),
         record.bytes.map(|it| format!("{it:.1} bytes")),
+        record
+            .waited
+            .filter(|share| *share > 0.01)
+            .map(|it| format!("[waited {:.0} % for its core]", it * 100.0)),
         record.harness_ns.map(|it| format!("[belt {it:.1}]")),
     ];
     all.into_iter().flatten().collect()
