@@ -1,6 +1,6 @@
 //! What becomes of results: shown one by one, then summed up, kept and compared.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -35,9 +35,14 @@ pub struct Keep {
 /// Results so far.
 pub struct Outcome {
     results: Results,
-    /// What this thread had of its core when the last result was added.
-    core: Core,
+    /// What this thread and the device's had of their cores when the last result was added.
+    cores: Vec<(PathBuf, Core)>,
 }
+
+/// How the threads that forward are called: ours, the loop that swaps addresses, and testpmd's.
+const FORWARDING: [&str; 4] = ["worker", "macswap", "lcore-worker", "dpdk-worker"];
+/// This thread's own account.
+const OWN: &str = "/proc/thread-self/schedstat";
 
 /// Time that a thread has had a core, and time that it has waited for one, in nanoseconds (Linux,
 /// Documentation/scheduler/sched-stats.rst).
@@ -51,15 +56,16 @@ struct Core {
 const LEAST: u64 = 20_000_000;
 
 impl Core {
-    fn now() -> Self {
-        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    fn of(file: &Path) -> Self {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
         let mut numbers = text.split_whitespace().map_while(|word| word.parse().ok());
         Self { had: numbers.next().unwrap_or_default(), waited: numbers.next().unwrap_or_default() }
     }
 
     /// The share of waiting since `before`, if there was enough to tell.
     fn share_since(self, before: Self) -> Option<f64> {
-        let (had, waited) = (self.had - before.had, self.waited - before.waited);
+        let had = self.had.saturating_sub(before.had);
+        let waited = self.waited.saturating_sub(before.waited);
         let total = had + waited;
         (total > LEAST).then(|| waited as f64 / total as f64)
     }
@@ -72,14 +78,34 @@ impl Outcome {
     /// Nothing yet, on this machine.
     pub fn new(huge_pages: bool) -> Self {
         let results = Results { machine: machine::look(huge_pages), results: Vec::new() };
-        Self { results, core: Core::now() }
+        let own = PathBuf::from(OWN);
+        Self { results, cores: vec![(own.clone(), Core::of(&own))] }
     }
 
-    /// Shows a result and keeps it, with the share of the time since the last one that was spent waiting for a core.
-    /// To be called by the thread that measures.
+    /// From now on the threads that forward in this process are watched too.
+    pub fn watch(&mut self, process: u32) {
+        self.cores.truncate(1);
+        let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten();
+        for folder in tasks.flatten().map(|task| task.path()) {
+            let name = std::fs::read_to_string(folder.join("comm")).unwrap_or_default();
+            if FORWARDING.iter().any(|it| name.starts_with(it)) {
+                let file = folder.join("schedstat");
+                self.cores.push((file.clone(), Core::of(&file)));
+            }
+        }
+        for (file, core) in &mut self.cores {
+            *core = Core::of(file);
+        }
+    }
+
+    /// Shows a result and keeps it, with the share of the time since the last one that either thread has spent waiting
+    /// for its core. To be called by the thread that measures.
     pub fn add(&mut self, record: Record) {
-        let now = Core::now();
-        let waited = now.share_since(std::mem::replace(&mut self.core, now));
+        let share = |(file, before): &mut (PathBuf, Core)| {
+            let now = Core::of(file);
+            now.share_since(std::mem::replace(before, now))
+        };
+        let waited = self.cores.iter_mut().filter_map(share).reduce(f64::max);
         let record = Record { waited, ..record };
         println!("{}", table::line(&record));
         self.results.results.push(record);
@@ -144,14 +170,15 @@ mod tests {
 
     #[test]
     fn a_thread_that_works_has_its_core_and_one_that_sleeps_tells_nothing() {
-        let before = Core::now();
+        let now = || Core::of(Path::new(OWN));
+        let before = now();
         std::thread::sleep(std::time::Duration::from_millis(30));
-        assert_eq!(Core::now().share_since(before), None);
-        let (start, mut sum) = (Core::now(), 0u64);
-        while Core::now().had - start.had < 2 * LEAST {
+        assert_eq!(now().share_since(before), None);
+        let (start, mut sum) = (now(), 0u64);
+        while now().had - start.had < 2 * LEAST {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
-        let share = Core::now().share_since(start);
+        let share = now().share_since(start);
         assert!(share.is_some_and(|share| (0.0..1.0).contains(&share)), "{share:?}");
     }
 }

@@ -71,6 +71,7 @@ pub fn against_testpmd(
         let scene = scene(Mode::Dr, Family::Ipv4, flows);
         let mut rival = |what| -> Result<Found> {
             let mut bench = Bench::testpmd(ground, wire, what, memory, effort)?;
+            outcome.watch(bench.process.id());
             let stream = requests(scene, bench.macs, SMALL);
             let found = effort.search().run(&mut bench.station, &stream)?;
             outcome.add(Record {
@@ -90,6 +91,7 @@ pub fn against_testpmd(
             let scene = Scene { mode, ..scene };
             let mut bench = Bench::appliance(ground, wire, scene, Polling::Busy, effort)?;
             begin_flows(&mut bench.station, scene, bench.macs)?;
+            outcome.watch(bench.process.id());
             let stream = requests(scene, bench.macs, SMALL);
             let found = effort.search().run(&mut bench.station, &stream)?;
             outcome.add(Record {
@@ -172,6 +174,7 @@ impl Bench {
 
     fn throughput(&mut self, scene: Scene, effort: Effort, outcome: &mut Outcome) -> Result<f64> {
         begin_flows(&mut self.station, scene, self.macs)?;
+        outcome.watch(self.process.id());
         let stream = requests(scene, self.macs, SMALL);
         let found = effort.search().run(&mut self.station, &stream)?;
         self.process.check()?;
@@ -231,6 +234,7 @@ impl Bench {
     /// What the worker takes of its core when nothing comes, and how long the first packet after a pause waits.
     fn idle(&mut self, scene: Scene, effort: Effort, outcome: &mut Outcome) -> Result<()> {
         begin_flows(&mut self.station, scene, self.macs)?;
+        outcome.watch(self.process.id());
         let seconds = if effort.quick { 1.0 } else { 5.0 };
         std::thread::sleep(Duration::from_secs(1)); // until it takes its longest naps
         let before = time_of_worker(self.process.id())?;

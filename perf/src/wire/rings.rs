@@ -51,6 +51,7 @@ fn macs() -> [Mac; 2] {
 /// What the loop that swaps addresses does, in millions of frames a second: also what the generator can do at least.
 fn swapped(ground: &Ground, scene: Scene, effort: Effort, outcome: &mut Outcome) -> Result<f64> {
     let (_device, mut station) = inside::macswap(ground, effort.core)?;
+    outcome.watch(std::process::id());
     let stream = requests(scene, macs(), SMALL);
     let found = effort.search().run(&mut station, &stream)?;
     let of_loop = |case, record: Record| Record {
@@ -78,6 +79,7 @@ fn worker(
     begin_flows(&mut station, scene, macs())?;
     let begun = own.counters.flows.get();
     ensure!(begun > 0, "no flow has begun");
+    outcome.watch(std::process::id());
     let stream = requests(scene, macs(), SMALL);
     let found = effort.search().run(&mut station, &stream)?;
     let described = |case| record(case, Wire::Rings, &scene, SMALL);
@@ -121,6 +123,7 @@ fn added_latency(
     outcome: &mut Outcome,
 ) -> Result<()> {
     let (_device, mut station) = inside::macswap(ground, effort.core)?;
+    outcome.watch(std::process::id());
     let stream = requests(Scene { mode: Mode::Dr, ..scene }, macs(), SMALL);
     for &(load, rate, ns) in own {
         let bare = station.trial(&stream, effort.pace(Some(rate)), |_| {})?.percentiles();
