@@ -93,7 +93,7 @@ fn measured(balancer: Balancer, effort: Effort, runs: usize) -> Result<Vec<(Mann
     server.args(["peer", "serve", SERVER]);
     let _server = Process::start(server, folder()?)?;
     let mut device = start(balancer, &lab, effort)?;
-    let seconds = effort.seconds.max(1.0);
+    let seconds = effort.seconds.max(0.5);
     let mut all = Vec::new();
     for manner in [Manner::Requests, Manner::Connections] {
         let mut rates = Vec::new();
