@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use dataplane::wire::checksum::Change;
 use dataplane::wire::ipv4::Ipv4;
 use dataplane::wire::{Family, gue};
 use pktgen::cps;
@@ -43,13 +42,9 @@ fn connections_are_opened_and_closed_through_a_translator() {
             assert_eq!(frame.bytes()[26 + 4..34], from[4..], "it is for whom it should be");
             let (mut ip, payload) = Ipv4::split(&mut frame.bytes_mut()[14..]).expect("IPv4");
             let [a, b, c, d, e, f, g, h] = to;
-            let change = Change::of_address(ip.source(), [a, b, c, d].into());
-            let change = change.and(Change::of_address(ip.destination(), [e, f, g, h].into()));
-            ip.set_source([a, b, c, d].into());
-            ip.set_destination([e, f, g, h].into());
+            let change = ip.set_addresses([a, b, c, d].into(), [e, f, g, h].into());
             let mut tcp = dataplane::wire::tcp::Tcp::split(payload).expect("TCP");
-            let port = tcp.source();
-            tcp.set_source(port, change);
+            tcp.addresses_changed(change);
             out.push_back((now, frame));
         })
     };

@@ -1,6 +1,5 @@
 //! Packets recognised after translation and inside tunnels.
 
-use dataplane::wire::checksum::Change;
 use dataplane::wire::ipv4::Ipv4;
 use dataplane::wire::udp::Udp;
 use dataplane::wire::{Address, Family, gue, ipv4, ipv6, protocol};
@@ -34,12 +33,10 @@ fn packets_are_recognised_whatever_a_translator_does_to_them() {
 fn translate(frame: &mut [u8], protocol: Protocol) {
     frame[..12].copy_from_slice(&[2, 9, 9, 9, 9, 1, 2, 9, 9, 9, 9, 2]);
     let (mut ip, payload) = Ipv4::split(&mut frame[14..]).expect("pktgen sends IPv4");
-    ip.set_source([10, 9, 8, 7].into());
-    ip.set_destination([10, 9, 8, 6].into());
+    let change = ip.set_addresses([10, 9, 8, 7].into(), [10, 9, 8, 6].into());
     if protocol == Protocol::Udp {
         let mut udp = Udp::split(payload).expect("pktgen sends UDP");
-        udp.set_source(7777, Change::default());
-        udp.set_destination(8888, Change::default());
+        udp.set_ports(7777, 8888, change);
     } else if protocol == Protocol::Tcp {
         payload[..4].copy_from_slice(&[0x11, 0x11, 0x22, 0x22]);
     }
