@@ -196,11 +196,11 @@ pub fn approach<F>(parsed: &mut Burst<Parsed<F>>, flows: &FlowTable) {
     }
     let mut spilled = false;
     for it in parsed.iter_mut() {
-        spilled |= flows.come_nearer(&it.packet.flow, &mut it.near);
+        spilled |= flows.come_nearer(&mut it.near);
     }
     if spilled {
         for it in parsed.iter_mut() {
-            flows.come_round(&it.packet.flow, &mut it.near);
+            flows.come_round(&mut it.near);
         }
     }
 }
@@ -284,7 +284,7 @@ impl<'s> Step<'_, 's> {
     ) -> Result<(), Fate> {
         let known = match belongs {
             Belongs::Known if self.ended == self.memory.flows.ended() => {
-                let (place, direction) = self.memory.flows.nearest(self.near, &it.packet.flow);
+                let (place, direction) = self.memory.flows.nearest(self.near);
                 match direction {
                     Direction::Original => self.known(place, None, &it.packet, &mut it.towards),
                     Direction::Reply => self.known_reply(place, it)?,

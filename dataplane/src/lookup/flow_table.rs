@@ -82,11 +82,13 @@ pub struct Near {
     /// The number that places the flow in the table.
     pub hash: u64,
     hint: Hint,
+    /// Whether it is a flow of IPv4. The packet says so too, but may just have been put where it is.
+    is_v4: bool,
 }
 
 impl Near {
     /// Not at all.
-    pub const NOT: Self = Self { hash: 0, hint: Hint::NONE };
+    pub const NOT: Self = Self { hash: 0, hint: Hint::NONE, is_v4: false };
 }
 
 /// Why a flow could not be remembered.
@@ -279,7 +281,7 @@ impl FlowTable {
     /// such packets are that flow's and nobody else's.
     #[inline]
     pub(super) fn settled(&self, near: Near, flow: &Flow) -> Option<ServerId> {
-        if flow.destination.is_v4() {
+        if near.is_v4 {
             self.v4.settled(near.hint, flow, self.edition)
         } else {
             self.v6.settled(near.hint, flow, self.edition)
@@ -289,9 +291,9 @@ impl FlowTable {
     /// The flow that a packet is near to, and which way the packet goes, where [`FlowTable::settled`] has said that
     /// it is there and no flow has ended since.
     #[inline]
-    pub(super) fn nearest(&self, near: Near, flow: &Flow) -> (Place, Direction) {
+    pub(super) fn nearest(&self, near: Near) -> (Place, Direction) {
         let (place, direction) = near.hint.place();
-        (Place(if flow.destination.is_v4() { place } else { place | IPV6 }), direction)
+        (Place(if near.is_v4 { place } else { place | IPV6 }), direction)
     }
 
     /// It is settled under the configuration in force that packets like one that came are the flow's at `place`.
@@ -410,20 +412,20 @@ impl FlowTable {
     /// Starts loading what [`FlowTable::come_nearer`] looks at.
     #[inline]
     pub fn approach(&self, flow: &Flow) -> Near {
-        let hash = self.hash(flow);
-        if flow.destination.is_v4() {
+        let (hash, is_v4) = (self.hash(flow), flow.destination.is_v4());
+        if is_v4 {
             self.v4.prefetch_bucket(hash);
         } else {
             self.v6.prefetch_bucket(hash);
         }
-        Near { hash, hint: Hint::NONE }
+        Near { hash, hint: Hint::NONE, is_v4 }
     }
 
     /// Starts loading what [`FlowTable::settled`] and [`FlowTable::find_near`] look at; `true` if that is the flow's
     /// other bucket, for [`FlowTable::come_round`] to go on from.
     #[inline]
-    pub fn come_nearer(&self, flow: &Flow, near: &mut Near) -> bool {
-        near.hint = if flow.destination.is_v4() {
+    pub fn come_nearer(&self, near: &mut Near) -> bool {
+        near.hint = if near.is_v4 {
             self.v4.prefetch_entry(near.hash)
         } else {
             self.v6.prefetch_entry(near.hash)
@@ -433,9 +435,9 @@ impl FlowTable {
 
     /// Starts loading the entry by the flow's other bucket, if it was that which [`FlowTable::come_nearer`] asked for.
     #[inline]
-    pub fn come_round(&self, flow: &Flow, near: &mut Near) {
+    pub fn come_round(&self, near: &mut Near) {
         if near.hint == Hint::SPILLED {
-            near.hint = if flow.destination.is_v4() {
+            near.hint = if near.is_v4 {
                 self.v4.prefetch_spilled(near.hash)
             } else {
                 self.v6.prefetch_spilled(near.hash)
@@ -446,7 +448,7 @@ impl FlowTable {
     /// Where a flow is, if it is known; where it has been approached most probably.
     #[inline]
     pub fn find_near(&self, near: Near, flow: &Flow, direction: Direction) -> Option<Place> {
-        let found = if flow.destination.is_v4() {
+        let found = if near.is_v4 {
             self.v4.at_hint(near.hint, flow, direction).map(Place)
         } else {
             self.v6.at_hint(near.hint, flow, direction).map(|place| Place(place | IPV6))

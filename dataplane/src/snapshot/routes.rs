@@ -25,7 +25,24 @@ pub struct Routes {
     /// Prefix lengths in use, the longest first: IPv4's, then IPv6's.
     lengths: [Vec<u8>; 2],
     /// All routes of a family that has few, the longest prefix first: IPv4's, then IPv6's.
-    few: [Vec<Route>; 2],
+    few: [Vec<Compared>; 2],
+}
+
+/// A route with what a destination is compared with.
+#[derive(Debug, Clone, Copy)]
+struct Compared {
+    network: Address,
+    mask: Address,
+    route: Route,
+}
+
+impl From<&Route> for Compared {
+    fn from(&route: &Route) -> Self {
+        let network = route.to.subnet().address();
+        let all = Address::from_bits(u128::MAX);
+        let others = if network.is_v4() { 128 - 32 } else { 0 };
+        Self { network, mask: all.network(others + route.to.length()), route }
+    }
 }
 
 impl Routes {
@@ -43,8 +60,8 @@ impl Routes {
         }
         for (is_v6, few) in all.few.iter_mut().enumerate() {
             let own = |route: &&Route| usize::from(!route.to.address().is_v4()) == is_v6;
-            few.extend(all.by_prefix.values().filter(own));
-            few.sort_unstable_by_key(|route| std::cmp::Reverse(route.to.length()));
+            few.extend(all.by_prefix.values().filter(own).map(Compared::from));
+            few.sort_unstable_by_key(|it| std::cmp::Reverse(it.route.to.length()));
             if few.len() > FEW {
                 few.clear();
             }
@@ -58,7 +75,8 @@ impl Routes {
         let family = usize::from(!destination.is_v4());
         let few = &self.few[family];
         if !few.is_empty() {
-            return few.iter().find(|route| route.to.contains(destination));
+            let found = few.iter().find(|it| destination.masked(it.mask) == it.network);
+            return found.map(|it| &it.route);
         }
         self.among_many(destination, family)
     }

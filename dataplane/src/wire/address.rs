@@ -84,6 +84,12 @@ impl Address {
         }
     }
 
+    /// The bits that `mask` has too.
+    #[inline]
+    pub const fn masked(self, mask: Self) -> Self {
+        Self { high: self.high & mask.high, low: self.low & mask.low }
+    }
+
     /// Its first `length` bits (0 to 32, or to 128 for IPv6), the others zero.
     #[inline]
     pub fn network(self, length: u8) -> Self {
