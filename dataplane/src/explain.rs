@@ -18,6 +18,7 @@ use crate::classify::{self, Answer, Belongs, Matched};
 use crate::counters::{Counters, REASONS, Reason};
 use crate::fragments::Fragments;
 use crate::frame::{Burst, Frame, Link};
+use crate::lookup::flow_table::Near;
 use crate::lookup::{self, ErrorTowards, Memory, Towards};
 use crate::moment::Moment;
 use crate::parse::{self, Content, Packet, Part, ip_packet};
@@ -228,7 +229,8 @@ impl Stage {
         };
         memory.journal.note(|| Decision::Belongs(Owner::of(&belongs, &packet, snapshot)));
         let before = Seen::of(&mut sketch, &packet);
-        let near = memory.flows.approach(&packet.flow);
+        let mut near = Near::NOT;
+        memory.flows.approach(&packet.flow, &mut near);
         let matched = Matched { frame: sketch, packet, near, belongs, ingress, handed: 0 };
         let mut routed = looked_up(matched, snapshot, memory, now, counters);
         let Some(it) = routed.first() else { return Ok(()) };

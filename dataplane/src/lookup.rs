@@ -192,7 +192,7 @@ pub const NOWHERE_YET: (u64, Hop) =
 /// memory together; and once more for those few that may lie in their other bucket.
 pub fn approach<F>(parsed: &mut Burst<Parsed<F>>, flows: &FlowTable) {
     for it in parsed.iter_mut() {
-        it.near = flows.approach(&it.packet.flow);
+        flows.approach(&it.packet.flow, &mut it.near);
     }
     let mut spilled = false;
     for it in parsed.iter_mut() {
@@ -340,7 +340,7 @@ impl<'s> Step<'_, 's> {
             Belongs::Through => self.through(packet, frame),
             Belongs::Error => {
                 // It came with the error's own ends, and has the flow's since `classify`.
-                self.near = self.memory.flows.approach(&packet.flow);
+                self.memory.flows.approach(&packet.flow, &mut self.near);
                 self.error(packet, frame)
             }
         }

@@ -411,14 +411,15 @@ impl FlowTable {
 
     /// Starts loading what [`FlowTable::come_nearer`] looks at.
     #[inline]
-    pub fn approach(&self, flow: &Flow) -> Near {
-        let (hash, is_v4) = (self.hash(flow), flow.destination.is_v4());
-        if is_v4 {
-            self.v4.prefetch_bucket(hash);
+    pub fn approach(&self, flow: &Flow, near: &mut Near) {
+        near.hash = self.hash(flow);
+        near.hint = Hint::NONE;
+        near.is_v4 = flow.destination.is_v4();
+        if near.is_v4 {
+            self.v4.prefetch_bucket(near.hash);
         } else {
-            self.v6.prefetch_bucket(hash);
+            self.v6.prefetch_bucket(near.hash);
         }
-        Near { hash, hint: Hint::NONE, is_v4 }
     }
 
     /// Starts loading what [`FlowTable::settled`] and [`FlowTable::find_near`] look at; `true` if that is the flow's
