@@ -1,10 +1,8 @@
 //! Results as one HTML page that needs nothing else: plots, and the whole table.
 
-mod plot;
-
 use std::fmt::Write;
 
-use plot::Plot;
+use pktgen::plot::{Axis, Line, Plot};
 
 use crate::budgets::verdicts;
 use crate::results::{Record, Results, SizeName};
@@ -13,8 +11,7 @@ use crate::traffic::{Direction, Family};
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}\
 table{border-collapse:collapse;width:100%;font-size:13px}td,th{padding:.2rem .5rem;text-align:left;\
-border-bottom:1px solid #ddd}td.missed{color:#b00020}td.met{color:#1b7a3d}figure{margin:1.5rem 0}\
-figcaption{font-weight:600}svg text{font:12px system-ui,sans-serif}";
+border-bottom:1px solid #ddd}td.missed{color:#b00020}td.met{color:#1b7a3d}svg{display:block}";
 
 /// The page.
 pub fn html(results: &Results) -> String {
@@ -30,7 +27,7 @@ pub fn html(results: &Results) -> String {
         escaped(&machine.date),
     );
     for plot in plots(&results.results) {
-        page.push_str(&plot.figure());
+        page.push_str(&plot.svg());
     }
     page.push_str("<h2>Everything</h2>\n<table><tr><th>what<th>figures<th>budget</tr>\n");
     for record in &results.results {
@@ -61,15 +58,15 @@ fn plots(records: &[Record]) -> Vec<Plot> {
     let mut plots: Vec<Plot> =
         [Family::Ipv4, Family::Ipv6].map(|family| pipeline(records, family)).into();
     plots.push(throughput(records));
-    plots.retain(|plot| plot.has_points());
+    plots.retain(|plot| !plot.lines.is_empty());
     plots
 }
 
 fn pipeline(records: &[Record], family: Family) -> Plot {
-    let mut plot = Plot::new(
-        &format!("The whole pipeline, 64-byte frames, {}", format!("{family:?}").to_lowercase()),
-        "flows",
-        "ns for a packet",
+    let family_name = format!("{family:?}").to_lowercase();
+    let mut plot = by_flows(
+        format!("The whole pipeline, 64-byte frames, {family_name}"),
+        "nanoseconds for a packet",
     );
     let wanted = |it: &&Record| {
         it.suite == "step"
@@ -82,24 +79,38 @@ fn pipeline(records: &[Record], family: Family) -> Plot {
         let way = if record.direction == Some(Direction::Reply) { " reply" } else { "" };
         let name = format!("{}{way}", record.mode.map(|mode| mode.name()).unwrap_or_default());
         if let (Some(flows), Some(ns)) = (record.flows, record.ns_per_packet) {
-            plot.add(&name, (f64::from(flows), ns.median));
+            add(&mut plot, &name, (f64::from(flows), ns.median));
         }
     }
     plot
 }
 
 fn throughput(records: &[Record]) -> Plot {
-    let mut plot = Plot::new("Throughput without loss, 64-byte frames", "flows", "Mpps");
+    let title = "Throughput without loss, 64-byte frames".to_owned();
+    let mut plot = by_flows(title, "million packets a second");
     let wanted = |it: &&Record| it.case == "throughput" && it.size == Some(SizeName::Bytes(64));
     for record in records.iter().filter(wanted) {
         let name =
             [record.rival.as_deref(), record.mode.map(|mode| mode.name()), record.link.as_deref()];
         let name: Vec<&str> = name.into_iter().flatten().collect();
         if let (Some(flows), Some(mpps)) = (record.flows, record.mpps) {
-            plot.add(&name.join(" "), (f64::from(flows), mpps));
+            add(&mut plot, &name.join(" "), (f64::from(flows), mpps));
         }
     }
     plot
+}
+
+/// A plot without lines.
+fn by_flows(title: String, up: &str) -> Plot {
+    Plot { title, x: Axis::logarithmic("flows"), y: Axis::linear(up), lines: Vec::new() }
+}
+
+/// Adds a point to the line of this name.
+fn add(plot: &mut Plot, name: &str, point: (f64, f64)) {
+    match plot.lines.iter_mut().find(|line| line.name == name) {
+        Some(line) => line.points.push(point),
+        None => plot.lines.push(Line { name: name.into(), points: vec![point], dots: true }),
+    }
 }
 
 /// `text` as it may stand in a page.
@@ -137,6 +148,8 @@ mod tests {
         assert_eq!(page.matches("<tr>").count(), 3);
         assert!(page.contains("a &lt;fast&gt; one"));
         assert!(page.contains("class=\"missed\"") && page.contains("class=\"met\""));
-        assert!(!page.contains("http"), "nothing is fetched");
+        for elsewhere in ["href", "src=", "url(", "@import"] {
+            assert!(!page.contains(elsewhere), "nothing is fetched: {elsewhere}");
+        }
     }
 }
