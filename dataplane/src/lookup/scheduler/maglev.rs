@@ -112,6 +112,29 @@ impl Table {
 
 /// Lets the servers take turns until no entry is left.
 fn fill(entries: usize, preferences: &mut [Preference]) -> Box<[u16]> {
+    match preferences.windows(2).all(|pair| pair[0].pause == pair[1].pause) {
+        true => fill_in_order(entries, preferences),
+        false => fill_by_time(entries, preferences),
+    }
+}
+
+/// Servers of one weight: each in turn, without a look at the time.
+fn fill_in_order(entries: usize, preferences: &mut [Preference]) -> Box<[u16]> {
+    let mut table = vec![0; if preferences.is_empty() { 0 } else { entries }];
+    let mut taken = vec![0u64; entries.div_ceil(64)];
+    let mut left = table.len();
+    while left > 0 {
+        for preference in preferences.iter_mut().take(left) {
+            let entry = preference.take_first_free(entries as u32, &mut taken);
+            table[entry] = preference.server;
+        }
+        left = left.saturating_sub(preferences.len());
+    }
+    table.into()
+}
+
+/// Servers of different weights: whoever has waited longest for its weight.
+fn fill_by_time(entries: usize, preferences: &mut [Preference]) -> Box<[u16]> {
     let mut turns: BinaryHeap<Reverse<(u64, usize)>> =
         preferences.iter().enumerate().map(|(order, it)| Reverse((it.pause / 2, order))).collect();
     let mut table = vec![0; if turns.is_empty() { 0 } else { entries }];
@@ -202,6 +225,24 @@ mod tests {
     /// The table as its keys, which mean the same in every list.
     fn keys(table: &Table, servers: &[(u64, u16)]) -> Vec<u64> {
         table.entries().iter().map(|&server| servers[usize::from(server)].0).collect()
+    }
+
+    #[test]
+    fn servers_of_one_weight_get_what_they_would_get_by_time() {
+        for servers in [0, 1, 2, 7, 100, 300] {
+            let preferences = || -> Vec<Preference> {
+                let one = |server| Preference {
+                    server,
+                    pause: PAUSE,
+                    next: (mix(server.into()) % 1_021) as u32,
+                    skip: (mix(mix(server.into())) % 1_020) as u32 + 1,
+                };
+                (0..servers).map(one).collect()
+            };
+            let in_order = fill_in_order(1_021, &mut preferences());
+            assert_eq!(in_order, fill_by_time(1_021, &mut preferences()), "{servers}");
+            assert_eq!(in_order, fill(1_021, &mut preferences()));
+        }
     }
 
     #[test]
