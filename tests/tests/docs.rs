@@ -370,15 +370,17 @@ fn anchors(page: &str) -> BTreeSet<String> {
     prose(page).lines().filter(|line| line.starts_with('#')).map(anchor).collect()
 }
 
-/// A command of the program, as its `--help` describes it.
+/// A command of a program, as its `--help` describes it.
 struct Help {
     options: BTreeSet<String>,
     commands: BTreeMap<String, Help>,
 }
 
 impl Help {
-    fn of(path: &[&str]) -> Self {
-        let output = sluice(&[path, &["--help"]].concat());
+    /// `name` is that of a program that is built together with the appliance.
+    fn of(name: &str, path: &[&str]) -> Self {
+        let program = program().with_file_name(name);
+        let output = process::output(Command::new(program).args(path).arg("--help"));
         assert!(output.status.success(), "{path:?}: {}", said(&output));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let options = text.lines().flat_map(str::split_whitespace).filter_map(option).collect();
@@ -389,7 +391,7 @@ impl Help {
             .take_while(|line| line.starts_with("  "))
             .filter_map(|line| line.split_whitespace().next().filter(|_| !line.starts_with("   ")))
             .filter(|name| *name != "help")
-            .map(|name| (name.to_owned(), Self::of(&[path, &[name]].concat())))
+            .map(|command| (command.to_owned(), Self::of(name, &[path, &[command]].concat())))
             .collect();
         Self { options, commands }
     }
@@ -408,9 +410,12 @@ fn option(word: &str) -> Option<String> {
 
 #[test]
 fn every_command_has_help_and_the_pages_name_no_command_or_option_that_it_lacks() {
-    let program = Help::of(&[]);
+    let programs = ["sluice", "pktgen"].map(|name| (name, Help::of(name, &[])));
+    let help = |name: &str| programs.iter().find(|it| it.0 == name).map(|it| &it.1);
     let mut judged = 0;
     for (page, text) in pages() {
+        // On a program's own page an option that stands alone is that program's.
+        let own = page.file_stem().and_then(|name| help(name.to_str()?));
         let mut lines: Vec<String> = code_spans(&text);
         for block in blocks(&text) {
             if block.info.starts_with("sh") || block.info == "console" {
@@ -420,20 +425,21 @@ fn every_command_has_help_and_the_pages_name_no_command_or_option_that_it_lacks(
         for line in &lines {
             let place = format!("{}: {line}", page.display());
             if let Some(option) = option(line) {
+                let program = own.or_else(|| help("sluice")).expect("it is there");
                 assert!(program.has_anywhere(&option), "{place}");
             }
             let words: Vec<_> = line
                 .split_whitespace()
                 .take_while(|word| *word != "#" || line.starts_with('#'))
                 .collect();
-            let start = words.iter().position(|word| *word == "sluice");
+            let start = words.iter().position(|word| help(word).is_some());
             let Some(start) =
                 start.filter(|start| words[..*start].iter().all(|it| may_precede(it)))
             else {
                 continue;
             };
             judged += 1;
-            let mut command = &program;
+            let mut command = help(words[start]).expect("it has been looked for");
             for (number, word) in words[start + 1..].iter().enumerate() {
                 if let Some(option) = option(word) {
                     assert!(command.options.contains(&option), "{place}: {option}");
@@ -448,7 +454,7 @@ fn every_command_has_help_and_the_pages_name_no_command_or_option_that_it_lacks(
     assert!(judged > 20, "{judged}");
 }
 
-/// What may stand before `sluice` on a command line: a prompt, and a program that starts another.
+/// What may stand before a program of ours on a command line: a prompt, and a program that starts another.
 fn may_precede(word: &str) -> bool {
     ["$", "#", "timeout", "--preserve-status"].contains(&word) || word.parse::<u32>().is_ok()
 }
