@@ -15,6 +15,12 @@
 //! - [`echo`]: answers to pings of our own and the virtual addresses
 //! - [`icmpv6`]: the messages of both, over IPv6
 //!
+//! What is asked of the servers, and what comes of it:
+//!
+//! - [`net`]: what questions travel over
+//! - [`health`]: whether servers are well
+//! - [`events`]: what changed, when and why
+//!
 //! Who talks to whom:
 //!
 //! - [`plumbing`]: the ends of the workers' rings and counters, handed over by the wiring
@@ -44,6 +50,12 @@ pub mod neighbours;
 pub mod echo;
 
 pub mod icmpv6;
+
+pub mod net;
+
+pub mod health;
+
+pub mod events;
 
 pub mod plumbing;
 
