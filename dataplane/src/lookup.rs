@@ -30,7 +30,7 @@ use crate::explain::{Decision, Journal};
 use crate::frame::{Burst, Frame};
 use crate::moment::Moment;
 use crate::parse::{self, Content, Packet, Parsed, ip_packet};
-use crate::punt::FlowState;
+use crate::punt::{Class, FlowState};
 use crate::snapshot::{
     Admission, Hop, InterfaceId, Limits, Mode, Protocol, Scheduler, Server, ServerId, Service,
     ServiceId, Snapshot,
@@ -145,6 +145,17 @@ pub enum Fate {
     Drop(Reason),
     /// It is another worker's.
     HandOver(WorkerId),
+    /// It is the control plane's.
+    Punt(Class),
+}
+
+/// Who takes a packet that does not go on from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taker {
+    /// The worker that has its flow.
+    Colleague(WorkerId),
+    /// The control plane.
+    Control(Class),
 }
 
 impl From<Reason> for Fate {
@@ -223,7 +234,7 @@ pub fn is_recognised(
     true
 }
 
-/// Finds the server of every packet in a burst and adds them to `routed`.
+/// Finds the server of every packet in a burst and adds them to `routed`. What somebody else takes goes to `leave_to`.
 pub fn servers<'s, F: Frame>(
     matched: &mut Burst<Matched<'s, F>>,
     routed: &mut Burst<Routed<'s, F>>,
@@ -231,7 +242,7 @@ pub fn servers<'s, F: Frame>(
     memory: &mut Memory,
     now: Moment,
     counters: &Counters,
-    mut hand_over: impl FnMut(WorkerId, Matched<'s, F>),
+    mut leave_to: impl FnMut(Taker, Matched<'s, F>),
 ) {
     let (ingress, handed, near) = (InterfaceId(0), 0, Near::NOT);
     let ended = memory.flows.ended();
@@ -244,14 +255,16 @@ pub fn servers<'s, F: Frame>(
         let decided = routed.last_mut().map(|it| step.decide(belongs, it));
         let Some(Err(fate)) = decided else { continue };
         let undone = routed.pop();
-        match fate {
-            Fate::Drop(reason) => counters.drop_one(reason),
-            Fate::HandOver(worker) => {
-                if let Some(Routed { frame, packet, .. }) = undone {
-                    let it = Matched { frame, packet, near, belongs, ingress, handed };
-                    hand_over(worker, it);
-                }
+        let taker = match fate {
+            Fate::Drop(reason) => {
+                counters.drop_one(reason);
+                continue;
             }
+            Fate::HandOver(worker) => Taker::Colleague(worker),
+            Fate::Punt(class) => Taker::Control(class),
+        };
+        if let Some(Routed { frame, packet, .. }) = undone {
+            leave_to(taker, Matched { frame, packet, near, belongs, ingress, handed });
         }
     }
 }
@@ -310,8 +323,7 @@ impl<'s> Step<'_, 's> {
                 Ok(it.towards)
             }
             Answer::Drop(reason) => Err(reason.into()),
-            // No flow that is settled has ends that the control plane listens at.
-            Answer::Punt(_) => Err(Reason::NoFlow.into()),
+            Answer::Punt(class) => Err(Fate::Punt(class)),
         }
     }
 
@@ -527,8 +539,7 @@ impl<'s> Step<'_, 's> {
         if self.snapshot.locals.contains(&source) {
             return Err(Reason::BadSource.into());
         }
-        let connected = self.snapshot.routes.to(source).filter(|route| route.via.is_none());
-        if connected.is_some_and(|route| route.interface != self.ingress) {
+        if classify::comes_another_way(source, self.ingress, self.snapshot) {
             return Err(Reason::SpoofedSource.into());
         }
         Ok(())
@@ -911,19 +922,25 @@ impl<'s> Step<'_, 's> {
         if let Some(worker) = flows.elsewhere(self.near.hash) {
             return Err(Fate::HandOver(worker));
         }
+        if classify::is_about_our_own(&error, self.snapshot) && self.service_of(&flow).is_none() {
+            return Err(Fate::Punt(Class::Local));
+        }
         // In DR and TUN another worker may have the flow: each is asked in turn, and all agree on the
         // server of one that none has.
         if self.handed + 1 < self.memory.workers {
             let next = (self.memory.worker.0 + 1) % self.memory.workers;
             return Err(Fate::HandOver(WorkerId(next)));
         }
-        let services = &self.snapshot.services;
-        let service = services.at(flow.destination, flow.protocol, flow.destination_port);
+        let service = self.service_of(&flow);
         let server = service
             .and_then(|service| scheduler::agreed(service, &flow, self.snapshot))
             .filter(|it| matches!(it.mode, Mode::DirectReturn | Mode::Tunnel { .. }))
             .ok_or(Fate::Drop(Reason::UnrelatedError))?;
         Ok(Towards::Error(ErrorTowards::Server(server)))
+    }
+
+    fn service_of(&self, flow: &crate::parse::Flow) -> Option<&'s Service> {
+        self.snapshot.services.at(flow.destination, flow.protocol, flow.destination_port)
     }
 }
 

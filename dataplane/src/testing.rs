@@ -350,7 +350,8 @@ impl TestWorker {
 pub fn snapshot(text: &str) -> Snapshot {
     let mut services = Services::new();
     let mut servers: Vec<Option<Server>> = Vec::new();
-    let mut locals: Set<Address> = [OUTSIDE, INSIDE].into_iter().flat_map(our_addresses).collect();
+    let own: Set<Address> = [OUTSIDE, INSIDE].into_iter().flat_map(our_addresses).collect();
+    let mut locals = own.clone();
     let mut neighbours: Neighbours = Neighbours::default();
     for gateway in [GATEWAY.into(), GATEWAY_V6.into()] {
         neighbours.insert((OUTSIDE, gateway), mac_of(gateway));
@@ -469,6 +470,7 @@ pub fn snapshot(text: &str) -> Snapshot {
         generation: 1,
         interfaces: [interface(OUTSIDE), interface(INSIDE)].into(),
         locals: Arc::new(locals),
+        own: Arc::new(own),
         services: Arc::new(services),
         servers: servers.into(),
         routes: Arc::new(Routes::new(

@@ -186,6 +186,7 @@ impl<'v> Names<'v> {
                 Class::Arp => "arp",
                 Class::Neighbour => "neighbour_discovery",
                 Class::Icmp => "icmp",
+                Class::Local => "local",
             } }),
             Decision::KnownFlow { server, state } => {
                 json!({ "server": self.server(server), "state": state.map(FlowState::name) })

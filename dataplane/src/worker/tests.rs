@@ -687,6 +687,8 @@ mod ftp;
 
 mod hostile;
 
+mod local;
+
 mod reference;
 
 mod segment;
