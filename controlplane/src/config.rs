@@ -4,8 +4,8 @@
 //! 1. [`system`]: the node, the data plane's and the admin API's settings, each by itself
 //! 2. [`network`]: interfaces, then routes and neighbours, which must be on their subnets
 //! 3. [`nat`]: translation for stations that reach out through us
-//! 4. [`service`]: virtual services, their [`settings`], and their servers ([`server`]), which must be
-//!    within reach; what concerns two services at once is settled last ([`claims`])
+//! 4. [`service`]: virtual services, their [`settings`], how they are asked whether they are well
+//!    ([`check`]), and their servers ([`server`]), which must be within reach; what concerns two services at once is settled last ([`claims`])
 //!
 //! [`address`] reads what stands in all of them; [`difference`] says what one configuration changes about another.
 
@@ -18,6 +18,8 @@ mod nat;
 mod service;
 
 mod settings;
+
+mod check;
 
 mod server;
 
@@ -34,9 +36,14 @@ use dataplane::snapshot::{self, InterfaceId, PortId};
 use dataplane::wire::{Address, Mac, Prefix};
 use serde_json::Value;
 
+pub use check::{
+    Check, Expect, Http, Kind, Login, Method, OwnCheck, Pace, Payload, Record, Secret, Session,
+    Status, Tls,
+};
+
 use crate::document;
 pub use crate::document::{
-    CheckKind, Encapsulation, Helper, Memory, Mode, NatKind, Polling, Protocol, Scheduler, State,
+    Encapsulation, Helper, Memory, Mode, NatKind, Polling, Protocol, Scheduler, State,
 };
 use crate::field::{self, Field, Invalid, Refusals, Shape};
 
@@ -226,7 +233,7 @@ pub struct Service {
     /// Addresses of ours or virtual ones that packets leave with (SNAT), if the operator says so.
     pub sources: Vec<Address>,
     /// How servers are asked whether they are well.
-    pub check: CheckKind,
+    pub check: Check,
     /// Whether a server that is found not to be well keeps its flows (HC-15).
     pub quiescent: bool,
     /// Whether it takes new flows (VS-20).
@@ -319,6 +326,9 @@ pub struct Server {
     pub max_connections: u32,
     /// What is wanted of it.
     pub state: State,
+    /// How it is asked whether it is well, where that is not as the service says; [`Service::check_of`] is
+    /// what counts.
+    pub check: Option<OwnCheck>,
 }
 
 /// How packets reach a real server. Only NAT can change the port (FWD-02).
@@ -563,7 +573,7 @@ impl Service {
             clamp_mss: self.clamp_mss,
             helper: self.helper,
             sources: self.sources.iter().map(|source| source.ip()).collect(),
-            check: document::Check { kind: self.check },
+            check: self.check.document(),
             quiescent: self.quiescent,
             enabled: self.enabled,
             slow_start: address::seconds(self.slow_start),
@@ -661,6 +671,7 @@ impl Server {
             min_connections: self.min_connections,
             max_connections: self.max_connections,
             state: self.state,
+            check: self.check.as_ref().map(|own| own.written.clone()).unwrap_or_default(),
         }
     }
 

@@ -2,6 +2,8 @@
 //! description and its client. What comes in is judged by [`crate::config`], not by these types,
 //! because they would stop at the first mistake.
 
+mod check;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -9,6 +11,8 @@ use dataplane::wire::Prefix;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use check::{Check, CheckKind};
 
 /// A whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -452,6 +456,9 @@ pub struct Server {
     /// What is wanted of it.
     #[serde(default)]
     pub state: State,
+    /// How it is asked whether it is well, where that is not as the service says.
+    #[serde(default, skip_serializing_if = "Check::is_empty")]
+    pub check: Check,
 }
 
 fn default_weight() -> u16 {
@@ -548,26 +555,6 @@ pub enum Scheduler {
     Maglev,
     /// Every datagram on its own, each server in turn by weight; UDP only.
     Ops,
-}
-
-/// How servers are asked whether they are well.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Check {
-    /// What is asked.
-    #[serde(rename = "type", default)]
-    pub kind: CheckKind,
-}
-
-/// What servers are asked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum CheckKind {
-    /// Nothing: they count as well.
-    #[default]
-    On,
-    /// Nothing: they count as not well.
-    Off,
 }
 
 /// A prefix as documents hold it.

@@ -11,7 +11,7 @@ use dataplane::wire::Address;
 
 use super::keys;
 use super::tables::Tables;
-use crate::config::{self, CheckKind, Config, Forwarding, State};
+use crate::config::{self, Config, Forwarding, State};
 
 /// A service of the configuration with its identities.
 pub(super) struct Compiling<'c> {
@@ -181,12 +181,13 @@ impl Compiling<'_> {
 
 /// Which flows a server takes: what is wanted, unless it is not well.
 pub fn admission(service: &config::Service, server: &config::Server) -> Admission {
-    match (server.wanted(), service.check) {
+    let down = service.check_of(server).kind == config::Kind::Off;
+    match (server.wanted(), down) {
         (State::Halt, _) => Admission::Halted,
         // HC-15.
-        (_, CheckKind::Off) if !service.quiescent => Admission::Halted,
-        (State::Drain, _) | (_, CheckKind::Off) => Admission::Draining,
-        (State::Online, CheckKind::On) => Admission::Open,
+        (_, true) if !service.quiescent => Admission::Halted,
+        (State::Drain, _) | (_, true) => Admission::Draining,
+        (State::Online, false) => Admission::Open,
     }
 }
 

@@ -130,7 +130,7 @@ fn service(old: &Service, new: &Service, told: &mut Vec<String>) {
     differs(old.hairpin != new.hairpin, "hairpin");
     differs(old.helper != new.helper, "helper");
     differs(old.sources != new.sources, "sources");
-    differs((old.check, old.quiescent) != (new.check, new.quiescent), "check");
+    differs((&old.check, old.quiescent) != (&new.check, new.quiescent), "check");
     differs(old.slow_start != new.slow_start, "slow_start");
     if old.enabled != new.enabled {
         told.push(format!("service {name}: {}", if new.enabled { "enabled" } else { "disabled" }));
@@ -158,6 +158,9 @@ fn server(kind: &str, old: &Server, new: &Server, told: &mut Vec<String>) {
     }
     if old.priority != new.priority {
         told.push(format!("{kind} {name}: priority {} becomes {}", old.priority, new.priority));
+    }
+    if old.check != new.check {
+        told.push(format!("{kind} {name}: check changed"));
     }
     let connections = |it: &Server| (it.min_connections, it.max_connections);
     if connections(old) != connections(new) {

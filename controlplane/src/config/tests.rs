@@ -554,7 +554,7 @@ fn a_value_out_of_its_range_is_refused_by_its_path() {
             &[json!("10.1.0.9"), json!("10.1.0.1"), json!("10.1.0.50"), json!("wan")],
         ),
         ("service[1].sources", &[json!(["10.1.0.2"])]),
-        ("service[0].check.type", &[json!("connect"), json!("http")]),
+        ("service[0].check.type", &[json!("pong"), json!(5), json!("")]),
         ("service[0].slow_start", &[json!("2h"), json!(-1)]),
         ("service[0].server[0].name", &[json!("a/b"), json!(""), json!(".."), json!(long)]),
         (
@@ -602,8 +602,10 @@ fn a_refusal_says_what_was_expected_and_what_was_found() {
          expected an address, such as 10.0.0.7, found \"10.0.0.7:80\""
     );
     assert_eq!(
-        told("service[0].check.type", json!("ping")),
-        "service[0].check.type: expected on or off (servers are not asked yet), found \"ping\""
+        told("service[0].check.type", json!("pong")),
+        "service[0].check.type: expected on, off, connect, ping, http, https, http2, grpc, ftp, imap, \
+         pop, smtp, ldap, nntp, dns, mysql, sip, telnet, redis, amqp, tcp, udp, script, 5 or 10, \
+         found \"pong\""
     );
     assert_eq!(
         told("route[0].to", json!("10.3.0.7/24")),
