@@ -478,6 +478,10 @@ impl<'s> Step<'_, 's> {
         {
             return Ok(towards);
         }
+        if self.gets_a_page(service, packet) {
+            self.memory.journal.note(|| Decision::Page);
+            return Err(Fate::Punt(Class::Local));
+        }
         if packet.flags.closes() {
             // The end of a connection that we forgot: nothing to remember.
             let server = self.agreed(service, packet)?;
@@ -531,6 +535,18 @@ impl<'s> Step<'_, 's> {
             }
         }
         Err(Reason::AmbiguousFlow.into())
+    }
+
+    /// Whether no server takes the flow of a client's packet, but the control plane does, which has a page for it.
+    fn gets_a_page(&mut self, service: &Service, packet: &Packet) -> bool {
+        let Service { options, candidates, persistence, .. } = service;
+        let has_page = options.page && !options.closed && packet.flow.protocol == Protocol::Tcp;
+        let returns = |it: &mut Self| {
+            persistence.is_some_and(|persistence| {
+                it.had_before(service, &persistence, packet.flow.source).is_some()
+            })
+        };
+        has_page && candidates.servers().is_empty() && !returns(self)
     }
 
     /// Whether a new flow may come from this address, on the interface that it came in on.
@@ -932,6 +948,9 @@ impl<'s> Step<'_, 's> {
             return Err(Fate::HandOver(WorkerId(next)));
         }
         let service = self.service_of(&flow);
+        if service.is_some_and(|service| self.gets_a_page(service, packet)) {
+            return Err(Fate::Punt(Class::Local));
+        }
         let server = service
             .and_then(|service| scheduler::agreed(service, &flow, self.snapshot))
             .filter(|it| matches!(it.mode, Mode::DirectReturn | Mode::Tunnel { .. }))
