@@ -39,7 +39,7 @@ use crate::toeplitz::Spreading;
 use crate::wire::{Address, Prefix, checksum};
 use challenge::Entrance;
 use flow_table::mark;
-use flow_table::{Direction, FlowTable, Near, NewFlow, Place, Refused, WorkerId};
+use flow_table::{Direction, FlowTable, Near, NewFlow, News, Place, Refused, WorkerId};
 use load::Loads;
 use persistence::{Persistence, Remembered, Share};
 use scheduler::Schedules;
@@ -403,10 +403,14 @@ impl<'s> Step<'_, 's> {
         journal.note(|| Decision::KnownFlow { server: server.id, state: state.state() });
         let translated = state.translated();
         if !journal.is_open() {
-            state.note(packet, self.now);
-            if let Some(next) = state.changes_with(packet, Direction::Original) {
-                let timeouts = self.snapshot.services.timeouts(server.service);
-                flows.advance(place, next, &timeouts, self.counters);
+            let (direction, now) = (Direction::Original, self.now);
+            match state.changes_with(packet, direction) {
+                None => state.note(packet, now),
+                Some(next) => {
+                    let timeouts = self.snapshot.services.timeouts(server.service);
+                    let news = News { packet, direction, now };
+                    flows.advance(place, next, news, &timeouts, self.counters);
+                }
             }
         }
         count(server.id, packet, self.counters);
@@ -514,6 +518,9 @@ impl<'s> Step<'_, 's> {
             match self.remember(service, server, packet) {
                 Ok(place) => {
                     count(server.id, packet, self.counters);
+                    if in_mid_flow {
+                        self.memory.flows.state(place).mark(mark::JUDGED);
+                    }
                     if let Some(proof) = proof {
                         return self.opened(place, proof);
                     }
@@ -773,7 +780,12 @@ impl<'s> Step<'_, 's> {
     fn reply<F: Frame>(&mut self, it: &mut Routed<'s, F>) -> Result<bool, Fate> {
         let found = self.find(&it.packet.flow, Direction::Reply);
         let Some(place) = found else { return Ok(false) };
+        let accepts = it.packet.flags.accepts();
+        let idle = accepts.then(|| self.memory.flows.idle(place, self.now));
         let known = self.known_reply(place, it)?;
+        if let Some(milliseconds) = idle {
+            self.memory.flows.accepted(place, milliseconds, self.counters);
+        }
         // Not those of stations behind us, nor of servers that we answer ourselves.
         if let Towards::Translated(Translation { ages: false, .. }) = it.towards {
             self.memory.flows.settle(place, Direction::Reply);
