@@ -39,7 +39,7 @@ use crate::toeplitz::Spreading;
 use crate::wire::{Address, Prefix, checksum};
 use challenge::Entrance;
 use flow_table::mark;
-use flow_table::{Direction, FlowTable, Near, NewFlow, Place, Refused, WorkerId};
+use flow_table::{Direction, FlowTable, Near, NewFlow, News, Place, Refused, WorkerId};
 use load::Loads;
 use persistence::{Persistence, Remembered, Share};
 use scheduler::Schedules;
@@ -403,10 +403,14 @@ impl<'s> Step<'_, 's> {
         journal.note(|| Decision::KnownFlow { server: server.id, state: state.state() });
         let translated = state.translated();
         if !journal.is_open() {
-            state.note(packet, self.now);
-            if let Some(next) = state.changes_with(packet, Direction::Original) {
-                let timeouts = self.snapshot.services.timeouts(server.service);
-                flows.advance(place, next, &timeouts, self.counters);
+            let (direction, now) = (Direction::Original, self.now);
+            match state.changes_with(packet, direction) {
+                None => state.note(packet, now),
+                Some(next) => {
+                    let timeouts = self.snapshot.services.timeouts(server.service);
+                    let news = News { packet, direction, now };
+                    flows.advance(place, next, news, &timeouts, self.counters);
+                }
             }
         }
         count(server.id, packet, self.counters);
@@ -478,6 +482,10 @@ impl<'s> Step<'_, 's> {
         {
             return Ok(towards);
         }
+        if self.gets_a_page(service, packet) {
+            self.memory.journal.note(|| Decision::Page);
+            return Err(Fate::Punt(Class::Local));
+        }
         if packet.flags.closes() {
             // The end of a connection that we forgot: nothing to remember.
             let server = self.agreed(service, packet)?;
@@ -510,6 +518,9 @@ impl<'s> Step<'_, 's> {
             match self.remember(service, server, packet) {
                 Ok(place) => {
                     count(server.id, packet, self.counters);
+                    if in_mid_flow {
+                        self.memory.flows.state(place).mark(mark::JUDGED);
+                    }
                     if let Some(proof) = proof {
                         return self.opened(place, proof);
                     }
@@ -531,6 +542,18 @@ impl<'s> Step<'_, 's> {
             }
         }
         Err(Reason::AmbiguousFlow.into())
+    }
+
+    /// Whether no server takes the flow of a client's packet, but the control plane does, which has a page for it.
+    fn gets_a_page(&mut self, service: &Service, packet: &Packet) -> bool {
+        let Service { options, candidates, persistence, .. } = service;
+        let has_page = options.page && !options.closed && packet.flow.protocol == Protocol::Tcp;
+        let returns = |it: &mut Self| {
+            persistence.is_some_and(|persistence| {
+                it.had_before(service, &persistence, packet.flow.source).is_some()
+            })
+        };
+        has_page && candidates.servers().is_empty() && !returns(self)
     }
 
     /// Whether a new flow may come from this address, on the interface that it came in on.
@@ -757,7 +780,12 @@ impl<'s> Step<'_, 's> {
     fn reply<F: Frame>(&mut self, it: &mut Routed<'s, F>) -> Result<bool, Fate> {
         let found = self.find(&it.packet.flow, Direction::Reply);
         let Some(place) = found else { return Ok(false) };
+        let accepts = it.packet.flags.accepts();
+        let idle = accepts.then(|| self.memory.flows.idle(place, self.now));
         let known = self.known_reply(place, it)?;
+        if let Some(milliseconds) = idle {
+            self.memory.flows.accepted(place, milliseconds, self.counters);
+        }
         // Not those of stations behind us, nor of servers that we answer ourselves.
         if let Towards::Translated(Translation { ages: false, .. }) = it.towards {
             self.memory.flows.settle(place, Direction::Reply);
@@ -932,6 +960,9 @@ impl<'s> Step<'_, 's> {
             return Err(Fate::HandOver(WorkerId(next)));
         }
         let service = self.service_of(&flow);
+        if service.is_some_and(|service| self.gets_a_page(service, packet)) {
+            return Err(Fate::Punt(Class::Local));
+        }
         let server = service
             .and_then(|service| scheduler::agreed(service, &flow, self.snapshot))
             .filter(|it| matches!(it.mode, Mode::DirectReturn | Mode::Tunnel { .. }))

@@ -261,7 +261,8 @@ impl<'v> Names<'v> {
             | Decision::Reset
             | Decision::Challenged
             | Decision::Proxied
-            | Decision::Unreachable => Value::Null,
+            | Decision::Unreachable
+            | Decision::Page => Value::Null,
         }
     }
 

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use super::flow_table::{Direction, FlowTable, NewFlow, Place, Refused};
+use super::flow_table::{self, Direction, FlowTable, NewFlow, Place, Refused};
 use super::{Fate, Memory, Step, Towards, Translation, count, transport_is_right};
 use crate::classify;
 use crate::counters::Reason;
@@ -480,7 +480,12 @@ impl<'s> Step<'_, 's> {
             }
             match self.remember_data(&new, hash) {
                 Err(Fate::HandOver(_)) => {} // another worker's connection has this port
-                done => return done,
+                Err(fate) => return Err(fate),
+                Ok(place) => {
+                    // It is the client that has to answer.
+                    self.memory.flows.state(place).mark(flow_table::mark::JUDGED);
+                    return Ok(place);
+                }
             }
         }
         Err(Reason::AmbiguousFlow.into())

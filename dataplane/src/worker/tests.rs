@@ -694,6 +694,9 @@ mod reference;
 mod segment;
 
 mod settled;
+
+mod signals;
+
 mod syn_flood;
 
 mod workers;

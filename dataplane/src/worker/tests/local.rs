@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::punt::Class;
+use crate::snapshot::Protocol;
 use crate::testing::our_address_for;
 
 const SERVICE: &str = "192.0.2.1:80 dr 10.0.0.7";
@@ -183,5 +184,84 @@ fn it_is_the_same_over_ipv6() {
     assert_eq!(punted(&mut worker), [(OUTSIDE, frame)]);
     worker.receives(&syn_to("2001:db8:0:1::100".parse().unwrap()));
     assert_eq!((punted(&mut worker), worker.dropped(Reason::NoService)), (vec![], 1));
+    worker.balances();
+}
+
+/// All servers of a service with a page drain.
+const PAGE: &str = "192.0.2.1:80 nat page 10.0.0.7!";
+
+#[test]
+fn a_client_that_no_server_takes_gets_the_control_plane_s_page_as_long_as_it_stays_so() {
+    let mut worker = TestWorker::serving(PAGE);
+    let frames = [SYN, ACK, FIN | ACK].map(|flags| tcp(CLIENT, "192.0.2.1:80", flags));
+    frames.iter().for_each(|frame| worker.receives(frame));
+    assert_eq!(punted(&mut worker), frames.map(|frame| (OUTSIDE, frame)));
+    let other_port = syn("192.0.2.1:81");
+    worker.receives(&other_port);
+    assert_eq!((punted(&mut worker), worker.dropped(Reason::NoService)), (vec![], 1));
+    worker.reconfigure("192.0.2.1:80 nat page 10.0.0.7", 2);
+    worker.receives(&syn("192.0.2.1:80"));
+    assert_eq!((worker.transmitted().len(), punted(&mut worker)), (1, vec![]));
+    worker.balances();
+}
+
+#[test]
+fn connections_that_a_server_has_go_on_beside_the_page() {
+    let mut worker = TestWorker::serving("192.0.2.1:80 nat page 10.0.0.7");
+    worker.receives(&syn("192.0.2.1:80"));
+    worker.reconfigure(PAGE, 2);
+    worker.receives(&tcp(CLIENT, "192.0.2.1:80", ACK));
+    assert_eq!((worker.transmitted().len(), punted(&mut worker)), (2, vec![]));
+    worker.receives(&tcp("198.51.100.9:40001", "192.0.2.1:80", SYN));
+    assert_eq!(punted(&mut worker).len(), 1);
+    worker.balances();
+}
+
+#[test]
+fn a_client_that_returns_to_a_draining_server_gets_no_page() {
+    let services = |drains: &str| format!("192.0.2.1:80 nat sticky page 10.0.0.7{drains}");
+    let through = |text: &str| {
+        let mut snapshot = snapshot(text);
+        let services = std::sync::Arc::get_mut(&mut snapshot.services).unwrap();
+        let mut service = services
+            .at(address("192.0.2.1:80").ip().to_owned().into(), Protocol::Tcp, 80)
+            .unwrap()
+            .clone();
+        service.persistence.as_mut().unwrap().through_drain = true;
+        services.insert(service);
+        snapshot
+    };
+    let mut worker = TestWorker::with(through(&services("")), 64);
+    worker.receives(&syn("192.0.2.1:80"));
+    worker.publisher.publish(Snapshot { generation: 2, ..through(&services("!")) });
+    worker.receives(&tcp("198.51.100.9:40001", "192.0.2.1:80", SYN));
+    assert_eq!((worker.transmitted().len(), punted(&mut worker)), (2, vec![]));
+    worker.receives(&tcp("198.51.100.10:40001", "192.0.2.1:80", SYN));
+    assert_eq!(punted(&mut worker).len(), 1);
+    worker.balances();
+}
+
+#[test]
+fn without_a_page_or_when_it_is_closed_a_service_without_servers_takes_nothing() {
+    for (services, reason) in [
+        ("192.0.2.1:80 nat 10.0.0.7!", Reason::NoServer),
+        ("192.0.2.1:80 nat page closed 10.0.0.7!", Reason::ServiceClosed),
+        ("192.0.2.1:80/udp nat page 10.0.0.7!", Reason::NoServer),
+    ] {
+        let mut worker = TestWorker::serving(services);
+        worker.receives(&syn("192.0.2.1:80"));
+        worker.receives(&udp(CLIENT, "192.0.2.1:80", b"hello"));
+        assert_eq!((punted(&mut worker), worker.dropped(reason)), (vec![], 1), "{services}");
+        worker.balances();
+    }
+}
+
+#[test]
+fn an_error_about_a_page_goes_to_whoever_sends_it() {
+    let mut worker = TestWorker::serving(PAGE);
+    let page = reply("192.0.2.1:80", CLIENT, ACK)[14..42].to_vec();
+    let error = icmp_error("192.0.2.1", &page);
+    worker.receives(&error);
+    assert_eq!(punted(&mut worker), [(OUTSIDE, error)]);
     worker.balances();
 }

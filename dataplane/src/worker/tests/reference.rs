@@ -180,6 +180,7 @@ fn service(bytes: &[u8; 24], next_slot: &mut u16, plan: &Plan) -> model::Service
         through_drain: draw.once_in(3),
     });
     let (hairpin, closed) = (draw.once_in(2), draw.once_in(12));
+    let page = draw.once_in(3);
     let mut service = model::Service {
         address: virtual_address(number, v6),
         protocol,
@@ -188,6 +189,7 @@ fn service(bytes: &[u8; 24], next_slot: &mut u16, plan: &Plan) -> model::Service
         sticky,
         hairpin,
         closed,
+        page,
         servers: Vec::new(),
     };
     for _ in 0..draw.of(&[1, 2, 3, 3, 2, 3, 3, 2, 3, 1, 2, 0]) {
@@ -257,8 +259,12 @@ fn published(plan: &Plan, generation: u64) -> Snapshot {
         let keys = candidates.servers().iter();
         let keys = keys.map(|&(server, weight)| (server.slot() as u64 + 1, weight));
         let table = Arc::new(Table::new(Size::for_servers(hosts.len()), keys));
-        let options =
-            Options { hairpin: service.hairpin, closed: service.closed, ..Options::default() };
+        let options = Options {
+            hairpin: service.hairpin,
+            closed: service.closed,
+            page: service.page,
+            ..Options::default()
+        };
         services.insert(Service {
             id,
             scheduler: scheduler(service.scheduler),

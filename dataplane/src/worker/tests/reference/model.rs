@@ -42,6 +42,8 @@ pub struct Service {
     pub sticky: Option<Sticky>,
     pub hairpin: bool,
     pub closed: bool,
+    /// Whether TCP connections are ours where no server takes them.
+    pub page: bool,
     pub servers: Vec<Server>,
 }
 
@@ -538,6 +540,9 @@ impl Model {
     ) -> Done<Outcome> {
         let ip = &arrival.ip;
         self.may_come_from(ip.source, arrival.wire)?;
+        if self.has_page(service, ip) {
+            return Ok(for_control());
+        }
         let ends = ip.protocol() == TCP && flags & (FIN | RST) != 0;
         if ends {
             let server = self.without_memory(service, ip, choices).ok_or(Reason::NoServer)?;
@@ -582,6 +587,15 @@ impl Model {
             return self.send(arrival, &flow, &server, choices);
         }
         Err(Reason::AmbiguousFlow)
+    }
+
+    fn has_page(&self, service: usize, ip: &Ip) -> bool {
+        let it = &self.plan.services[service];
+        it.page
+            && !it.closed
+            && it.protocol == TCP
+            && it.candidates().is_empty()
+            && self.had_before(service, ip).is_none()
     }
 
     /// A new flow of this packet to a server, that keeps its client's address.
@@ -1134,6 +1148,9 @@ impl Model {
         // Of a flow that nobody remembers, the server that every node would choose.
         let service = service.ok_or(Reason::UnrelatedError)?;
         let original = quoted.between((quoted.destination, to), (quoted.source, from));
+        if self.has_page(service, &original) {
+            return Ok(for_control());
+        }
         let server = self.agreed(service, &original, choices).ok_or(Reason::UnrelatedError)?;
         if matches!(server.mode, Mode::Nat(_) | Mode::Snat(_)) {
             return Err(Reason::UnrelatedError);
