@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use dataplane::wire::Address;
 use tokio::sync::broadcast;
 use tracing::info;
 
@@ -51,6 +52,18 @@ pub enum Subject {
     Service {
         /// Its name.
         service: String,
+    },
+    /// The configuration: from one entity tag to the next.
+    Configuration,
+    /// A thread that forwards: how full its flow table is.
+    Worker {
+        /// Its number.
+        worker: usize,
+    },
+    /// An address of ours that another station claims.
+    Address {
+        /// The address.
+        address: Address,
     },
 }
 
@@ -112,6 +125,9 @@ impl std::fmt::Display for Subject {
         match self {
             Self::Server { service, server } => write!(f, "server {service}/{server}"),
             Self::Service { service } => write!(f, "service {service}"),
+            Self::Configuration => f.write_str("configuration"),
+            Self::Worker { worker } => write!(f, "worker {worker}"),
+            Self::Address { address } => write!(f, "address {address}"),
         }
     }
 }
