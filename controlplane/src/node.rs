@@ -38,6 +38,7 @@ use crate::compile::{self, Compiler};
 use crate::config::{self, Config};
 use crate::document::{self, Configuration};
 use crate::echo;
+use crate::events::{self, Events, Subject};
 use crate::field::Invalid;
 use crate::icmpv6;
 use crate::identities::Identities;
@@ -61,8 +62,13 @@ const BURST: usize = 1024;
 const QUESTIONS: usize = 8;
 /// How long the workers may take to answer one.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two records of other stations that claim our addresses.
+const CONFLICT: Duration = Duration::from_secs(1);
 /// How many changes of one configuration are logged one by one.
 const LOGGED: usize = 50;
+/// How many of them the event of the change tells.
+const TOLD: usize = 3;
+
 /// Why a request was refused; nothing has changed.
 #[derive(Debug, Error)]
 pub enum Refusal {
@@ -256,6 +262,8 @@ pub struct Node {
     counters: Vec<Counters>,
     started: Moment,
     compiler: Compiler,
+    /// What changed, when and why.
+    events: Events,
     /// Locked for the whole of a change, so that there is one at a time.
     changing: Arc<tokio::sync::Mutex<Identities>>,
     /// Locked for moments only, and never across an `await`.
@@ -270,6 +278,8 @@ struct Inner {
     outdated: bool,
     accounts: Accounts,
     alarm: Alarm,
+    /// When another station's claim to an address of ours was last recorded.
+    told_conflict: Option<Moment>,
     rings: Vec<ControlEnd>,
     interfaces: Vec<LiveInterface>,
     buffers: Box<dyn Fn() -> Buffers + Send>,
@@ -322,7 +332,8 @@ impl Node {
         let publication = Publication::new(publisher, compiled, &neighbours.known(), now);
         let mut accounts = Accounts::new(counters.clone(), now);
         accounts.follow(&view);
-        let alarm = Alarm::new(counters.clone(), now);
+        let events = Events::default();
+        let alarm = Alarm::new(counters.clone(), events.clone(), now);
         let inner = Inner {
             view,
             publication,
@@ -330,6 +341,7 @@ impl Node {
             outdated: false,
             accounts,
             alarm,
+            told_conflict: None,
             rings,
             interfaces,
             buffers,
@@ -344,6 +356,7 @@ impl Node {
             counters,
             started: now,
             compiler,
+            events,
             changing: Arc::new(tokio::sync::Mutex::new(identities)),
             inner: Mutex::new(inner),
         })
@@ -391,6 +404,7 @@ impl Node {
         inner.publication.reclaim();
         inner.accounts.tick(now);
         inner.alarm.tick(now);
+        inner.tell_conflicts(now, &self.events);
         inner.questions.retain(|_, question| !question.answer.is_closed());
         inner.explanations.retain(|_, explaining| explaining.is_wanted());
     }
@@ -398,6 +412,11 @@ impl Node {
     /// The configuration in force.
     pub fn view(&self) -> Arc<View> {
         Arc::clone(&self.inner().view)
+    }
+
+    /// What changed, when and why.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// Where the state lies.
@@ -498,9 +517,11 @@ impl Node {
             let mut assigned = identities.clone();
             assigned.assign(&next);
             node.store.save(&next, file)?;
-            log_changes(&view.config.changes(&next));
+            let changes = view.config.changes(&next);
+            log_changes(&changes);
             let next = Arc::new(View::new(next, &assigned));
             node.take_up(&next, &assigned);
+            node.events.record(reconfigured(&view, &next, &changes));
             *identities = assigned;
             Ok((next, edited))
         })
@@ -531,6 +552,23 @@ impl Node {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is to be remembered of a change of configuration: the entity tags without their quotes, and the
+/// first things that changed.
+fn reconfigured(old: &View, new: &View, changes: &[String]) -> events::Change {
+    let tag = |view: &View| view.etag.trim_matches('"').to_owned();
+    let reason = match changes {
+        [first, rest @ ..] if rest.len() >= TOLD => {
+            format!(
+                "{first}; {}; and {} more changes",
+                rest[..TOLD - 1].join("; "),
+                changes.len() - TOLD
+            )
+        }
+        all => all.join("; "),
+    };
+    events::Change { subject: Subject::Configuration, old: tag(old), new: tag(new), reason }
 }
 
 /// The first of them, and how many there are.
@@ -642,6 +680,22 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Records who claims an address of ours, but not as often as a hostile station likes: the counters
+    /// have them all.
+    fn tell_conflicts(&mut self, now: Moment, events: &Events) {
+        if self.told_conflict.is_some_and(|last| now.since(last) < CONFLICT) {
+            return;
+        }
+        let Some((address, mac)) = self.neighbours.take_conflict() else { return };
+        self.told_conflict = Some(now);
+        events.record(events::Change {
+            subject: Subject::Address { address },
+            old: "ours".into(),
+            new: "claimed".into(),
+            reason: format!("the station {mac} claims it as well"),
+        });
     }
 
     /// Hands what the neighbours have to say to the workers. What finds no room waits for the next turn.

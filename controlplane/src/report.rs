@@ -1,5 +1,7 @@
 //! What the node says about itself: the answers of the admin API, which its client reads back.
 
+mod event;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,6 +12,8 @@ use utoipa::ToSchema;
 
 use crate::document::{Mode, NatKind, Protocol, Scheduler};
 use crate::plumbing::{Buffers, PortStatistics};
+
+pub use self::event::{Event, Notice};
 
 /// `GET /status`: the node at a glance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -62,6 +62,10 @@ pub fn text(node: &Node) -> String {
         page.counter(name, help);
         page.sample(name, &[], value);
     }
+    page.counter("events_total", "Events, by what changed and its new state.");
+    for (subject, new, count) in node.events().counts() {
+        page.sample("events_total", &[("subject", &subject), ("new", &new)], count);
+    }
     for (name, kind, help, value) in INTERFACE {
         page.family(name, kind, help);
         for interface in &status.interfaces {
