@@ -2,6 +2,8 @@
 //! description and its client. What comes in is judged by [`crate::config`], not by these types,
 //! because they would stop at the first mistake.
 
+mod agent;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -9,6 +11,8 @@ use dataplane::wire::Prefix;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use self::agent::{Agent, AgentFormula, AgentMethod};
 
 /// A whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -306,6 +310,9 @@ pub struct Service {
     #[serde(default = "none")]
     #[schema(default = "0", example = "30s")]
     pub slow_start: String,
+    /// What its servers are asked about their load.
+    #[serde(default, skip_serializing_if = "Agent::is_none")]
+    pub agent: Agent,
     /// Its real servers.
     #[serde(default)]
     pub server: Vec<Server>,
