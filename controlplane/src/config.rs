@@ -7,7 +7,7 @@
 //! 4. [`service`]: virtual services, their [`settings`], how they are asked whether they are well
 //!    ([`check`]), and their servers ([`server`]), which must be within reach; what concerns two services at once is settled last ([`claims`])
 //!
-//! [`address`] reads what stands in all of them; [`difference`] says what one configuration changes about another.
+//! A service's [`agent`] stands in a file of its own. [`address`] reads what stands in all of them; [`difference`] says what one configuration changes about another.
 
 mod system;
 
@@ -22,6 +22,8 @@ mod settings;
 mod check;
 
 mod server;
+
+mod agent;
 
 mod claims;
 
@@ -41,9 +43,10 @@ pub use check::{
     Status, Tls,
 };
 
+pub use self::agent::{Agent, Method as AgentMethod};
 use crate::document;
 pub use crate::document::{
-    Encapsulation, Helper, Memory, Mode, NatKind, Polling, Protocol, Scheduler, State,
+    AgentFormula, Encapsulation, Helper, Memory, Mode, NatKind, Polling, Protocol, Scheduler, State,
 };
 use crate::field::{self, Field, Invalid, Refusals, Shape};
 
@@ -240,6 +243,8 @@ pub struct Service {
     pub enabled: bool,
     /// How long a server that comes back takes to reach its weight, in seconds.
     pub slow_start: u32,
+    /// What its servers are asked about their load, if they are.
+    pub agent: Option<Agent>,
     /// Its real servers.
     pub servers: Vec<Server>,
 }
@@ -577,6 +582,7 @@ impl Service {
             quiescent: self.quiescent,
             enabled: self.enabled,
             slow_start: address::seconds(self.slow_start),
+            agent: self.agent.as_ref().map(Agent::document).unwrap_or_default(),
             server: self.servers.iter().map(|server| server.document(self.mode)).collect(),
         }
     }

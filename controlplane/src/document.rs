@@ -2,6 +2,7 @@
 //! description and its client. What comes in is judged by [`crate::config`], not by these types,
 //! because they would stop at the first mistake.
 
+mod agent;
 mod check;
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use self::agent::{Agent, AgentFormula, AgentMethod};
 pub use check::{Check, CheckKind};
 
 /// A whole configuration.
@@ -310,6 +312,9 @@ pub struct Service {
     #[serde(default = "none")]
     #[schema(default = "0", example = "30s")]
     pub slow_start: String,
+    /// What its servers are asked about their load.
+    #[serde(default, skip_serializing_if = "Agent::is_none")]
+    pub agent: Agent,
     /// Its real servers.
     #[serde(default)]
     pub server: Vec<Server>,

@@ -19,6 +19,7 @@
 //!
 //! - [`net`]: what questions travel over
 //! - [`health`]: whether servers are well
+//! - [`agent`]: how idle servers are, and the weights that follow
 //! - [`events`]: what changed, when and why
 //!
 //! Who talks to whom:
@@ -54,6 +55,8 @@ pub mod icmpv6;
 pub mod net;
 
 pub mod health;
+
+pub mod agent;
 
 pub mod events;
 

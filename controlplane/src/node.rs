@@ -34,6 +34,7 @@ use tracing::{error, info};
 use self::alarm::Alarm;
 use self::explain::Explaining;
 use self::traffic::Accounts;
+use crate::agent::Agents;
 use crate::compile::{self, Compiler};
 use crate::config::{self, Config};
 use crate::document::{self, Configuration};
@@ -264,6 +265,7 @@ pub struct Node {
     compiler: Compiler,
     /// What changed, when and why.
     events: Events,
+    agents: Agents,
     /// Locked for the whole of a change, so that there is one at a time.
     changing: Arc<tokio::sync::Mutex<Identities>>,
     /// Locked for moments only, and never across an `await`.
@@ -325,7 +327,9 @@ impl Node {
         let mut identities = Identities::new();
         identities.assign(&config);
         let view = Arc::new(View::new(config, &identities));
-        let compiler = Compiler::new(rings.len());
+        let agents = Agents::default();
+        agents.follow(&view.config);
+        let compiler = Compiler::new(rings.len()).with_agents(agents.clone());
         let compiled = compiler.compile(&view.config, &identities, &live(&interfaces), now);
         let mut neighbours = Neighbours::new(u64::from_ne_bytes(random()));
         neighbours.configure(now, compiled.plan());
@@ -357,6 +361,7 @@ impl Node {
             started: now,
             compiler,
             events,
+            agents,
             changing: Arc::new(tokio::sync::Mutex::new(identities)),
             inner: Mutex::new(inner),
         })
@@ -378,7 +383,7 @@ impl Node {
         }
     }
 
-    /// Gives servers that have come back more of their weight. A change under way does that itself.
+    /// Gives servers that have come back more of their weight, and those whose agents say so another. A change under way does that itself.
     async fn ramp(self: Arc<Self>) {
         let Ok(identities) = Arc::clone(&self.changing).try_lock_owned() else { return };
         let raised = helped(move || {
@@ -417,6 +422,11 @@ impl Node {
     /// What changed, when and why.
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// What the servers' agents have said.
+    pub fn agents(&self) -> &Agents {
+        &self.agents
     }
 
     /// Where the state lies.
@@ -533,6 +543,7 @@ impl Node {
             let inner = self.inner();
             (live(&inner.interfaces), (inner.clock)())
         };
+        self.agents.follow(&view.config);
         let compiled = self.compiler.compile(&view.config, identities, &live, now);
         let replaced = {
             let mut inner = self.inner();

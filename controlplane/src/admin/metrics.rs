@@ -85,6 +85,22 @@ pub fn text(node: &Node) -> String {
     each_server(&status.services, |labels, server| {
         page.sample("server_weight", labels, server.weight);
     });
+    page.gauge("server_effective_weight", "The server's share of new connections now.");
+    each_server(&status.services, |labels, server| {
+        page.sample("server_effective_weight", labels, server.effective_weight);
+    });
+    page.gauge("agent_idle_percent", "How idle the server's agent says that it is.");
+    each_server(&status.services, |labels, server| {
+        if let Some(idle) = server.agent.as_ref().and_then(|agent| agent.idle) {
+            page.sample("agent_idle_percent", labels, idle);
+        }
+    });
+    page.gauge("agent_misses", "Questions in a row that the server's agent has not answered.");
+    each_server(&status.services, |labels, server| {
+        if let Some(agent) = &server.agent {
+            page.sample("agent_misses", labels, agent.missed);
+        }
+    });
     for (name, kind, help, value) in TRAFFIC {
         let service_name = format!("service_{name}");
         page.family(&service_name, kind, help);

@@ -59,13 +59,27 @@ impl Compiling<'_> {
     /// Positions of the servers that take new flows: those of the best priority that has any (ST-12).
     fn open(&self) -> impl Iterator<Item = usize> {
         let servers = &self.service.servers;
-        let is_open = |position: &usize| {
-            admission(self.service, &servers[*position]) == Admission::Open
-                && servers[*position].weight > 0
-        };
+        let is_open = |position: &usize| self.admission(*position) == Admission::Open;
         let open: Vec<_> = (0..servers.len()).filter(is_open).collect();
         let best = open.iter().map(|&position| servers[position].priority).min();
         open.into_iter().filter(move |&position| Some(servers[position].priority) == best)
+    }
+
+    /// As [`admission`] says, but a server whose own weight is not 0 and has become 0 drains: its agent asks
+    /// for that.
+    fn admission(&self, position: usize) -> Admission {
+        match admission(self.service, &self.service.servers[position]) {
+            Admission::Open if self.weights[position] == 0 => Admission::Draining,
+            admission => admission,
+        }
+    }
+
+    /// Its part of new flows, in proportion to the others' of its service: nothing if it takes none.
+    pub fn share(&self, position: usize) -> u16 {
+        match self.admission(position) {
+            Admission::Open => self.weights[position],
+            Admission::Draining | Admission::Halted => 0,
+        }
     }
 
     /// In the candidates' order. Schedulers that leave weights out leave them out here, too.
@@ -138,7 +152,7 @@ impl Compiling<'_> {
             address: server.address,
             mode: self.mode(server, hop),
             hop,
-            admission: admission(self.service, server),
+            admission: self.admission(position),
             host: keys::host(self.service, server),
             max_connections: server.max_connections,
             min_connections: server.min_connections,

@@ -7,6 +7,7 @@ use dataplane::snapshot::{MAX_SERVERS, MAX_SERVICES};
 use dataplane::wire::{Address, Prefix};
 
 use super::address::{address, each};
+use super::agent::agent;
 use super::claims::Claims;
 use super::network::Network;
 use super::server::{Inherited, default_mode, servers};
@@ -48,6 +49,7 @@ const SERVICE: Shape = Shape {
         "quiescent",
         "enabled",
         "slow_start",
+        "agent",
         "server",
     ],
     later: &[],
@@ -120,6 +122,7 @@ fn service<'v>(
     let slow_start = refusals.keep(table.at("slow_start").or(0, settings::slow_start));
     let addresses_read = addresses.as_deref().unwrap_or_default();
     let inherited = Inherited { mode, addresses: addresses_read, check: &check_field };
+    let agent = agent(&table.at("agent"), refusals);
     let servers = servers(&table.at("server"), &inherited, network, claims, refusals);
     // A claim is made even if its maker's name, or anything else, cannot be read.
     let complete = name.is_some() && mode.is_some() && scheduler.is_some() && servers.is_some();
@@ -143,6 +146,7 @@ fn service<'v>(
         quiescent: quiescent.unwrap_or_default(),
         enabled: enabled.unwrap_or_default(),
         slow_start: slow_start.unwrap_or_default(),
+        agent: agent.unwrap_or_default(),
         servers: servers.unwrap_or_default(),
     };
     refusals.keep(claims.publish(ports_field, &service));
