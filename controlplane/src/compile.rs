@@ -30,6 +30,7 @@ use self::tables::Tables;
 use crate::config::{self, Config, NatRule};
 use crate::identities::Identities;
 use crate::neighbours::{Own, Plan, link_local};
+use crate::net::in_band::Paths;
 
 pub use self::service::admission;
 
@@ -146,6 +147,11 @@ impl Compiled {
             neighbours: Arc::new(neighbours.clone()),
             ..self.shared.clone()
         }
+    }
+
+    /// Where packets of our own go.
+    pub fn paths(&self) -> Paths {
+        Paths::new(Arc::clone(&self.shared.interfaces), Arc::clone(&self.shared.routes))
     }
 
     /// Whose hardware addresses are needed, and whom we answer.
