@@ -19,6 +19,8 @@ mod service;
 
 mod settings;
 
+mod passive;
+
 mod server;
 
 mod claims;
@@ -33,6 +35,8 @@ use std::path::PathBuf;
 use dataplane::snapshot::{self, InterfaceId, PortId};
 use dataplane::wire::{Address, Mac, Prefix};
 use serde_json::Value;
+
+pub use passive::{MostEjected, Passive};
 
 use crate::document;
 pub use crate::document::{
@@ -227,6 +231,8 @@ pub struct Service {
     pub sources: Vec<Address>,
     /// How servers are asked whether they are well.
     pub check: CheckKind,
+    /// When a server is left out because of what its connections tell.
+    pub passive: Option<Passive>,
     /// Whether a server that is found not to be well keeps its flows (HC-15).
     pub quiescent: bool,
     /// Whether it takes new flows (VS-20).
@@ -564,6 +570,7 @@ impl Service {
             helper: self.helper,
             sources: self.sources.iter().map(|source| source.ip()).collect(),
             check: document::Check { kind: self.check },
+            passive: self.passive.map(Passive::document),
             quiescent: self.quiescent,
             enabled: self.enabled,
             slow_start: address::seconds(self.slow_start),

@@ -2,6 +2,8 @@
 //! description and its client. What comes in is judged by [`crate::config`], not by these types,
 //! because they would stop at the first mistake.
 
+mod passive;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -9,6 +11,8 @@ use dataplane::wire::Prefix;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use passive::{MostEjected, Passive};
 
 /// A whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -294,6 +298,9 @@ pub struct Service {
     /// How its servers are asked whether they are well.
     #[serde(default)]
     pub check: Check,
+    /// Whether servers are judged by their connections, too; they are not if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive: Option<Passive>,
     /// Whether a server that is found not to be well keeps the connections that it has.
     #[serde(default = "yes")]
     #[schema(default = true)]
