@@ -20,6 +20,7 @@ mod service;
 mod settings;
 
 mod check;
+mod passive;
 
 mod server;
 
@@ -44,6 +45,8 @@ pub use check::{
 };
 
 pub use self::agent::{Agent, Method as AgentMethod};
+pub use passive::{MostEjected, Passive};
+
 use crate::document;
 pub use crate::document::{
     AgentFormula, Encapsulation, Helper, Memory, Mode, NatKind, Polling, Protocol, Scheduler, State,
@@ -239,6 +242,8 @@ pub struct Service {
     pub sources: Vec<Address>,
     /// How servers are asked whether they are well.
     pub check: Check,
+    /// When a server is left out because of what its connections tell.
+    pub passive: Option<Passive>,
     /// Whether a server that is found not to be well keeps its flows (HC-15).
     pub quiescent: bool,
     /// Whether it takes new flows (VS-20).
@@ -581,6 +586,7 @@ impl Service {
             helper: self.helper,
             sources: self.sources.iter().map(|source| source.ip()).collect(),
             check: self.check.document(),
+            passive: self.passive.map(Passive::document),
             quiescent: self.quiescent,
             enabled: self.enabled,
             slow_start: address::seconds(self.slow_start),

@@ -4,6 +4,7 @@
 
 mod agent;
 mod check;
+mod passive;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use utoipa::ToSchema;
 
 pub use self::agent::{Agent, AgentFormula, AgentMethod};
 pub use check::{Check, CheckKind};
+pub use passive::{MostEjected, Passive};
 
 /// A whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -300,6 +302,9 @@ pub struct Service {
     /// How its servers are asked whether they are well.
     #[serde(default)]
     pub check: Check,
+    /// Whether servers are judged by their connections, too; they are not if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive: Option<Passive>,
     /// Whether a server that is found not to be well keeps the connections that it has.
     #[serde(default = "yes")]
     #[schema(default = true)]

@@ -132,6 +132,7 @@ fn service(old: &Service, new: &Service, told: &mut Vec<String>) {
     differs(old.helper != new.helper, "helper");
     differs(old.sources != new.sources, "sources");
     differs((&old.check, old.quiescent) != (&new.check, new.quiescent), "check");
+    differs(old.passive != new.passive, "passive");
     differs(old.slow_start != new.slow_start, "slow_start");
     differs(old.agent != new.agent, "agent");
     if old.enabled != new.enabled {

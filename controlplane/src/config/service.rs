@@ -10,6 +10,7 @@ use super::address::{address, each};
 use super::agent::agent;
 use super::claims::Claims;
 use super::network::Network;
+use super::passive::passive;
 use super::server::{Inherited, default_mode, servers};
 use super::{
     Encapsulation, Forwarding, Helper, Mode, Protocol, Scheduler, Service, check, name, settings,
@@ -46,6 +47,7 @@ const SERVICE: Shape = Shape {
         "helper",
         "sources",
         "check",
+        "passive",
         "quiescent",
         "enabled",
         "slow_start",
@@ -117,6 +119,7 @@ fn service<'v>(
     let sources = sources(&table.at("sources"), network, claims, refusals);
     let check_field = table.at("check");
     let check = check::check(&check_field, refusals);
+    let passive = passive(&table.at("passive"), refusals);
     let quiescent = refusals.keep(table.at("quiescent").or(true, Field::truth));
     let enabled = refusals.keep(table.at("enabled").or(true, Field::truth));
     let slow_start = refusals.keep(table.at("slow_start").or(0, settings::slow_start));
@@ -143,6 +146,7 @@ fn service<'v>(
         helper: helper.unwrap_or_default(),
         sources: sources.unwrap_or_default(),
         check: check.unwrap_or_default(),
+        passive: passive.unwrap_or_default(),
         quiescent: quiescent.unwrap_or_default(),
         enabled: enabled.unwrap_or_default(),
         slow_start: slow_start.unwrap_or_default(),
@@ -250,6 +254,8 @@ fn together<'v>(
     let mut leaving = service.servers.iter().filter(|it| it.forwarding.mode() == Mode::Snat);
     let wrong = !service.sources.is_empty() && leaving.any(|it| !is_sourced(it.address.is_v4()));
     refuse(wrong, "sources", "an address of the servers' family as well");
+    let wrong = service.passive.is_some() && service.protocol == Protocol::Udp;
+    refuse(wrong, "passive", "none: only connections over tcp tell whether servers answer");
     checks(table, service, refusals);
     if service.scheduler == Scheduler::Ops {
         one_packet(table, service, claims, refusals);

@@ -103,6 +103,13 @@ fn full_services() -> Value {
             "helper": "ftp",
             "sources": ["10.1.0.2"],
             "check": { "type": "on" },
+            "passive": {
+                "eject": true,
+                "unanswered": 3,
+                "window": "20s",
+                "eject_for": "1m",
+                "max_ejected": "50%",
+            },
             "quiescent": false,
             "enabled": false,
             "slow_start": "30s",
@@ -946,6 +953,7 @@ fn one_packet_scheduling_takes_what_it_can_tell_apart() {
         (json!({ "persistence": {} }), "service[0].persistence"),
         (json!({ "address": "10.1.0.100/31" }), "service[0].scheduler"),
         (json!({ "ports": "53,54" }), "service[0].ports"),
+        (json!({ "passive": {} }), "service[0].passive"),
         (json!({ "ports": "*", "server": [{ "address": "10.2.0.21" }] }), "service[0].ports"),
     ] {
         assert_eq!(refused(&serving(json!([ops(changes.clone())]))), [path], "{changes}");
