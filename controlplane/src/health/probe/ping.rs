@@ -1,12 +1,12 @@
 //! An ICMP echo request that is answered.
 
 use super::connect::outcome;
-use super::{Failure, Target};
+use super::{Asking, Failure};
 use crate::net::Net;
 
-pub(super) async fn ask<N: Net>(net: &N, target: &Target) -> Result<(), Failure> {
-    let address = target.at.ip();
-    match net.ping(address).await {
+pub(super) async fn ask<N: Net>(asking: &Asking<'_, N>) -> Result<(), Failure> {
+    let address = asking.target.at.ip();
+    match asking.net.ping(address).await {
         Ok(_) => Ok(()),
         Err(error) => Err(Failure(format!("ping of {address} {}", outcome(&error)))),
     }
