@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use dataplane::moment::Moment;
 use dataplane::snapshot::{
-    Hop, Interface, InterfaceId, Masquerade, NatRules, Neighbours, Routes, Server, Services,
-    Snapshot,
+    Hop, Interface, InterfaceId, Masquerade, NatRules, Neighbours, Routes, Server, ServerId,
+    ServiceId, Services, Snapshot,
 };
 use dataplane::wire::{Address, Mac, Prefix};
 
@@ -28,10 +28,8 @@ use self::ramp::Ramps;
 use self::service::Compiling;
 use self::tables::Tables;
 use crate::config::{self, Config, NatRule};
-use crate::identities::Identities;
 use crate::neighbours::{Own, Plan, link_local};
-
-pub use self::service::admission;
+use crate::states::Standings;
 
 /// What an opened device says of itself.
 #[derive(Debug, Clone, Copy)]
@@ -69,42 +67,44 @@ impl Compiler {
         Self { workers, tables: Tables::default(), ramps: Ramps::default() }
     }
 
-    /// Compiles `config`, to which `identities` were assigned last; `live` has its interfaces in
-    /// the same order.
+    /// Compiles `config`, whose servers have these `identities` and take these flows; `live` has its
+    /// interfaces in the same order.
     pub fn compile(
         &self,
         config: &Config,
-        identities: &Identities,
+        identities: &[(ServiceId, Vec<ServerId>)],
+        standings: &Standings,
         live: &[LiveInterface],
         now: Moment,
     ) -> Compiled {
         let routes = config.ways();
-        let identities = identities.of(config);
-        let weights = self.ramps.weights(config, &identities, now);
+        let weights = self.ramps.weights(config, identities, standings, now);
         let interfaces = interfaces(config, live);
         let mut services = Services::new();
         let mut servers = Vec::new();
         let all = config.services.iter().zip(identities).zip(weights);
         for ((service, (id, server_ids)), weights) in all {
-            let compiling = Compiling { config, service, id, servers: server_ids, weights };
+            let (id, servers_of) = (*id, server_ids);
+            let compiling =
+                Compiling { config, service, id, servers: servers_of, standings, weights };
             services.insert(compiling.record(&self.tables, self.workers));
             compiling.publish(&mut services);
-            for (position, server) in service.servers.iter().enumerate() {
+            for (server, &id) in service.with_fallback().zip(server_ids) {
                 let Some(hop) = hop(&routes, server.address) else { continue };
-                let server = compiling.server(position, hop);
-                if let dataplane::snapshot::Mode::Snat { sources, .. } = &server.mode {
+                let own = compiling.server(server, id, hop);
+                if let dataplane::snapshot::Mode::Snat { sources, .. } = &own.mode {
                     sources.iter().for_each(|&source| services.expect_replies_to(source));
                 }
                 if service.hairpin {
                     let interface = interfaces.get(usize::from(hop.interface.0));
-                    let own = interface.and_then(|it| it.source_for(server.address));
-                    own.into_iter().for_each(|source| services.expect_replies_to(source));
+                    let source = interface.and_then(|it| it.source_for(server.address));
+                    source.into_iter().for_each(|source| services.expect_replies_to(source));
                 }
-                let slot = server.id.slot();
+                let slot = own.id.slot();
                 if servers.len() <= slot {
                     servers.resize(slot + 1, None);
                 }
-                servers[slot] = Some(server);
+                servers[slot] = Some(own);
             }
         }
         self.tables.tidy();

@@ -23,6 +23,8 @@ mod check;
 
 mod server;
 
+mod fallback;
+
 mod claims;
 
 mod address;
@@ -41,9 +43,11 @@ pub use check::{
     Status, Tls,
 };
 
+pub use fallback::{FALLBACK, Fallback};
+
 use crate::document;
 pub use crate::document::{
-    Encapsulation, Helper, Memory, Mode, NatKind, Polling, Protocol, Scheduler, State,
+    Encapsulation, Helper, LastServer, Memory, Mode, NatKind, Polling, Protocol, Scheduler, State,
 };
 use crate::field::{self, Field, Invalid, Refusals, Shape};
 
@@ -236,6 +240,10 @@ pub struct Service {
     pub check: Check,
     /// Whether a server that is found not to be well keeps its flows (HC-15).
     pub quiescent: bool,
+    /// Whether the last of its servers that fails stays in service (ST-05).
+    pub last_server: LastServer,
+    /// What answers when all its servers have failed (ST-06).
+    pub fallback: Fallback,
     /// Whether it takes new flows (VS-20).
     pub enabled: bool,
     /// How long a server that comes back takes to reach its weight, in seconds.
@@ -575,6 +583,8 @@ impl Service {
             sources: self.sources.iter().map(|source| source.ip()).collect(),
             check: self.check.document(),
             quiescent: self.quiescent,
+            last_server: self.last_server,
+            fallback: Some(self.fallback.document(self.mode)),
             enabled: self.enabled,
             slow_start: address::seconds(self.slow_start),
             server: self.servers.iter().map(|server| server.document(self.mode)).collect(),
@@ -619,6 +629,13 @@ impl Service {
             Some(helper) => helper == Helper::Ftp,
             None => translated && self.protocol != Protocol::Udp && self.ports.contain(21),
         }
+    }
+}
+
+impl Service {
+    /// Its servers, and last the one that stands for all of them when they have failed.
+    pub fn with_fallback(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter().chain(self.fallback_server())
     }
 }
 

@@ -19,6 +19,7 @@
 //!
 //! - [`net`]: what questions travel over
 //! - [`health`]: whether servers are well
+//! - [`states`]: what is wanted of servers, what there is, and which flows they take
 //! - [`events`]: what changed, when and why
 //!
 //! Who talks to whom:
@@ -54,6 +55,8 @@ pub mod icmpv6;
 pub mod net;
 
 pub mod health;
+
+pub mod states;
 
 pub mod events;
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use dataplane::moment::Moment;
 use dataplane::snapshot::{Admission, ServerId, ServiceId};
 
-use super::admission;
 use crate::config::{Config, Server, Service};
+use crate::states::Standings;
 
 /// Who took new flows in the configuration before, and who has only begun to.
 #[derive(Debug, Default)]
@@ -30,6 +30,7 @@ impl Ramps {
         &self,
         config: &Config,
         identities: &[(ServiceId, Vec<ServerId>)],
+        standings: &Standings,
         now: Moment,
     ) -> Vec<Vec<u16>> {
         let mut state = self.lock();
@@ -38,7 +39,12 @@ impl Ramps {
         let mut open = HashSet::new();
         let mut under_way = HashMap::new();
         let mut weight = |service: &Service, id: ServerId, server: &Server| {
-            if !is_open(service, server) {
+            let standing = standings.server(id);
+            if standing.admission != Admission::Open {
+                // Whoever has only not been asked yet does not come back from anywhere.
+                if standing.is_unknown && before.as_ref().is_none_or(|it| it.contains(&id)) {
+                    open.insert(id);
+                }
                 return server.weight;
             }
             open.insert(id);
@@ -76,10 +82,6 @@ impl Ramps {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn is_open(service: &Service, server: &Server) -> bool {
-    admission(service, server) == Admission::Open
 }
 
 /// From a tenth to all of it, and never nothing.

@@ -11,14 +11,18 @@ use dataplane::wire::Address;
 
 use super::keys;
 use super::tables::Tables;
-use crate::config::{self, Config, Forwarding, State};
+use crate::config::{self, Config, Forwarding};
+use crate::states::Standings;
 
 /// A service of the configuration with its identities.
 pub(super) struct Compiling<'c> {
     pub config: &'c Config,
     pub service: &'c config::Service,
     pub id: ServiceId,
-    pub servers: Vec<ServerId>,
+    /// In the order of the servers, and last the fallback's, if that is a server.
+    pub servers: &'c [ServerId],
+    /// Which flows servers take.
+    pub standings: &'c Standings,
     /// Weights now, in the order of the servers: a server that comes back begins with less than its own.
     pub weights: Vec<u16>,
 }
@@ -26,9 +30,7 @@ pub(super) struct Compiling<'c> {
 impl Compiling<'_> {
     /// The service's own record.
     pub fn record(&self, tables: &Tables, workers: u32) -> Service {
-        let candidates = Candidates::new(
-            self.open().map(|position| (self.servers[position], self.weights[position])),
-        );
+        let candidates = Candidates::new(self.open());
         let table = self.table(&candidates, tables);
         let service = self.service;
         Service {
@@ -55,16 +57,33 @@ impl Compiling<'_> {
         }
     }
 
-    /// Positions of the servers that take new flows: those of the best priority that has any (ST-12).
-    fn open(&self) -> impl Iterator<Item = usize> {
+    /// Who takes new flows, with weights: the servers of the best priority that has any (ST-12), or the fallback
+    /// where all have failed (ST-06).
+    fn open(&self) -> Vec<(ServerId, u16)> {
         let servers = &self.service.servers;
         let is_open = |position: &usize| {
-            admission(self.service, &servers[*position]) == Admission::Open
-                && servers[*position].weight > 0
+            self.admission(self.servers[*position]) == Admission::Open
+                && self.weights[*position] > 0
         };
         let open: Vec<_> = (0..servers.len()).filter(is_open).collect();
         let best = open.iter().map(|&position| servers[position].priority).min();
-        open.into_iter().filter(move |&position| Some(servers[position].priority) == best)
+        let best = open.into_iter().filter(|&position| Some(servers[position].priority) == best);
+        let fallback =
+            self.servers.get(servers.len()).filter(|&&id| self.admission(id) == Admission::Open);
+        best.map(|position| (self.servers[position], self.weights[position]))
+            .chain(fallback.map(|&id| (id, 1)))
+            .collect()
+    }
+
+    /// Which flows a server takes. The fallback keeps those that it has when the others come back.
+    fn admission(&self, id: ServerId) -> Admission {
+        match self.servers.get(self.service.servers.len()) {
+            Some(&fallback) if fallback == id => match self.standings.falls_back(self.id) {
+                true => Admission::Open,
+                false => Admission::Draining,
+            },
+            _ => self.standings.server(id).admission,
+        }
     }
 
     /// In the candidates' order. Schedulers that leave weights out leave them out here, too.
@@ -72,7 +91,7 @@ impl Compiling<'_> {
         let unweighted =
             matches!(self.service.scheduler, config::Scheduler::Rr | config::Scheduler::Lc);
         let by_id: std::collections::HashMap<ServerId, &config::Server> =
-            self.servers.iter().copied().zip(&self.service.servers).collect();
+            self.servers.iter().copied().zip(self.service.with_fallback()).collect();
         let servers: Vec<_> = candidates
             .servers()
             .iter()
@@ -87,8 +106,7 @@ impl Compiling<'_> {
 
     fn hosts(&self) -> Box<[(Host, ServerId)]> {
         let host = |(server, &id)| (keys::host(self.service, server), id);
-        let mut hosts: Box<[_]> =
-            self.service.servers.iter().zip(&self.servers).map(host).collect();
+        let mut hosts: Box<[_]> = self.service.servers.iter().zip(self.servers).map(host).collect();
         hosts.sort_unstable();
         hosts
     }
@@ -102,7 +120,7 @@ impl Compiling<'_> {
                 }
             }
         }
-        for server in &self.service.servers {
+        for server in self.service.with_fallback() {
             if let Forwarding::Nat { port } = server.forwarding {
                 services.expect_replies_from(server.address);
                 if self.service.scheduler == config::Scheduler::Ops {
@@ -129,15 +147,14 @@ impl Compiling<'_> {
     }
 
     /// A server as packets meet it, by way of `hop`.
-    pub fn server(&self, position: usize, hop: Hop) -> Server {
-        let server = &self.service.servers[position];
+    pub fn server(&self, server: &config::Server, id: ServerId, hop: Hop) -> Server {
         Server {
-            id: self.servers[position],
+            id,
             service: self.id,
             address: server.address,
             mode: self.mode(server, hop),
             hop,
-            admission: admission(self.service, server),
+            admission: self.admission(id),
             host: keys::host(self.service, server),
             max_connections: server.max_connections,
             min_connections: server.min_connections,
@@ -176,18 +193,6 @@ impl Compiling<'_> {
     /// find us.
     fn source_towards(&self, hop: Hop) -> Address {
         self.config.connected(hop.address).map_or(Address::default(), |(_, own)| own.address())
-    }
-}
-
-/// Which flows a server takes: what is wanted, unless it is not well.
-pub fn admission(service: &config::Service, server: &config::Server) -> Admission {
-    let down = service.check_of(server).kind == config::Kind::Off;
-    match (server.wanted(), down) {
-        (State::Halt, _) => Admission::Halted,
-        // HC-15.
-        (_, true) if !service.quiescent => Admission::Halted,
-        (State::Drain, _) | (_, true) => Admission::Draining,
-        (State::Online, false) => Admission::Open,
     }
 }
 

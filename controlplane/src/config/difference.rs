@@ -131,6 +131,8 @@ fn service(old: &Service, new: &Service, told: &mut Vec<String>) {
     differs(old.helper != new.helper, "helper");
     differs(old.sources != new.sources, "sources");
     differs((&old.check, old.quiescent) != (&new.check, new.quiescent), "check");
+    differs(old.last_server != new.last_server, "last_server");
+    differs(old.fallback != new.fallback, "fallback");
     differs(old.slow_start != new.slow_start, "slow_start");
     if old.enabled != new.enabled {
         told.push(format!("service {name}: {}", if new.enabled { "enabled" } else { "disabled" }));
