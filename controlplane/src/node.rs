@@ -41,7 +41,7 @@ use crate::compile::{self, Compiled, Compiler};
 use crate::config::{self, Config};
 use crate::document::{self, Configuration};
 use crate::echo;
-use crate::events::Events;
+use crate::events::{self, Events, Subject};
 use crate::field::Invalid;
 use crate::health::engine::{self, Engine, Order};
 use crate::health::memory::Memory;
@@ -70,8 +70,13 @@ const BURST: usize = 1024;
 const QUESTIONS: usize = 8;
 /// How long the workers may take to answer one.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two records of other stations that claim our addresses.
+const CONFLICT: Duration = Duration::from_secs(1);
 /// How many changes of one configuration are logged one by one.
 const LOGGED: usize = 50;
+/// How many of them the event of the change tells.
+const TOLD: usize = 3;
+
 /// Why a request was refused; nothing has changed.
 #[derive(Debug, Error)]
 pub enum Refusal {
@@ -294,6 +299,8 @@ struct Inner {
     gaps: Gaps,
     /// When the servers were last looked at.
     reviewed: Moment,
+    /// When another station's claim to an address of ours was last recorded.
+    told_conflict: Option<Moment>,
     rings: Vec<ControlEnd>,
     interfaces: Vec<LiveInterface>,
     buffers: Box<dyn Fn() -> Buffers + Send>,
@@ -351,7 +358,7 @@ impl Node {
         let publication = Publication::new(publisher, compiled, &neighbours.known(), now);
         let mut accounts = Accounts::new(counters.clone(), now);
         accounts.follow(&view);
-        let alarm = Alarm::new(counters.clone(), now);
+        let alarm = Alarm::new(counters.clone(), events.clone(), now);
         let inner = Inner {
             view,
             publication,
@@ -361,6 +368,7 @@ impl Node {
             alarm,
             gaps: Gaps::new(now),
             reviewed: now,
+            told_conflict: None,
             rings,
             interfaces,
             buffers,
@@ -482,6 +490,7 @@ impl Node {
             inner.reviewed = now;
             inner.review(&self.states);
         }
+        inner.tell_conflicts(now, &self.events);
         inner.questions.retain(|_, question| !question.answer.is_closed());
         inner.explanations.retain(|_, explaining| explaining.is_wanted());
     }
@@ -604,9 +613,11 @@ impl Node {
             let mut assigned = identities.clone();
             assigned.assign(&next);
             node.store.save(&next, file)?;
-            log_changes(&view.config.changes(&next));
+            let changes = view.config.changes(&next);
+            log_changes(&changes);
             let next = Arc::new(View::new(next, &assigned));
             node.take_up(&next);
+            node.events.record(reconfigured(&view, &next, &changes));
             *identities = assigned;
             Ok((next, edited))
         })
@@ -639,6 +650,23 @@ impl Node {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is to be remembered of a change of configuration: the entity tags without their quotes, and the
+/// first things that changed.
+fn reconfigured(old: &View, new: &View, changes: &[String]) -> events::Change {
+    let tag = |view: &View| view.etag.trim_matches('"').to_owned();
+    let reason = match changes {
+        [first, rest @ ..] if rest.len() >= TOLD => {
+            format!(
+                "{first}; {}; and {} more changes",
+                rest[..TOLD - 1].join("; "),
+                changes.len() - TOLD
+            )
+        }
+        all => all.join("; "),
+    };
+    events::Change { subject: Subject::Configuration, old: tag(old), new: tag(new), reason }
 }
 
 /// The first of them, and how many there are.
@@ -765,6 +793,22 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Records who claims an address of ours, but not as often as a hostile station likes: the counters
+    /// have them all.
+    fn tell_conflicts(&mut self, now: Moment, events: &Events) {
+        if self.told_conflict.is_some_and(|last| now.since(last) < CONFLICT) {
+            return;
+        }
+        let Some((address, mac)) = self.neighbours.take_conflict() else { return };
+        self.told_conflict = Some(now);
+        events.record(events::Change {
+            subject: Subject::Address { address },
+            old: "ours".into(),
+            new: "claimed".into(),
+            reason: format!("the station {mac} claims it as well"),
+        });
     }
 
     /// Hands what the neighbours have to say to the workers. What finds no room waits for the next turn.

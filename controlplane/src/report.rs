@@ -1,5 +1,7 @@
 //! What the node says about itself: the answers of the admin API, which its client reads back.
 
+mod event;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,6 +12,8 @@ use utoipa::ToSchema;
 
 use crate::document::{Mode, NatKind, Protocol, Scheduler};
 use crate::plumbing::{Buffers, PortStatistics};
+
+pub use self::event::{Event, Notice};
 
 /// `GET /status`: the node at a glance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -203,6 +207,22 @@ pub struct Totals {
     pub reply_packets: u64,
     /// Bytes in those, from the IP header on.
     pub reply_bytes: u64,
+    /// TCP connections of which the client's first SYN got no answer before it asked again or gave up.
+    #[serde(default)]
+    pub unanswered: u64,
+    /// TCP connections that the server refused, as far as its packets pass through here.
+    #[serde(default)]
+    pub refused: u64,
+    /// TCP connections that the server reset, refusals among them, as far as its packets pass through here.
+    #[serde(default)]
+    pub resets: u64,
+    /// TCP connections of which the first SYN was answered: by the server or, where its packets do not pass
+    /// through here, as the client's acknowledgement says.
+    #[serde(default)]
+    pub handshakes: u64,
+    /// How long those answers took in all; divided by `handshakes`, the mean.
+    #[serde(default)]
+    pub handshake_milliseconds: u64,
 }
 
 impl Totals {
@@ -214,6 +234,11 @@ impl Totals {
             bytes: of(self.bytes, other.bytes),
             reply_packets: of(self.reply_packets, other.reply_packets),
             reply_bytes: of(self.reply_bytes, other.reply_bytes),
+            unanswered: of(self.unanswered, other.unanswered),
+            refused: of(self.refused, other.refused),
+            resets: of(self.resets, other.resets),
+            handshakes: of(self.handshakes, other.handshakes),
+            handshake_milliseconds: of(self.handshake_milliseconds, other.handshake_milliseconds),
         }
     }
 }

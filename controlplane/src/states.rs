@@ -80,12 +80,16 @@ pub struct Standing {
     pub admission: Admission,
     /// Nothing is known of it yet: it takes no new flows, and does not come back from anywhere when it does.
     pub is_unknown: bool,
+    /// Clients that it had before may return to it, if the service lets them return to a server that drains: to
+    /// one that fails they must not.
+    pub keeps_clients: bool,
 }
 
 impl Standings {
     /// Of one server; one that nobody has heard of takes no new flows.
     pub fn server(&self, id: ServerId) -> Standing {
-        let nobody = Standing { admission: Admission::Draining, is_unknown: true };
+        let (admission, is_unknown) = (Admission::Draining, true);
+        let nobody = Standing { admission, is_unknown, keeps_clients: false };
         self.servers.get(&id).copied().unwrap_or(nobody)
     }
 

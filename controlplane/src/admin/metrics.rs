@@ -68,6 +68,10 @@ pub fn text(node: &Node) -> String {
         page.counter(name, help);
         page.sample(name, &[], value);
     }
+    page.counter("events_total", "Events, by what changed and its new state.");
+    for (subject, new, count) in node.events().counts() {
+        page.sample("events_total", &[("subject", &subject), ("new", &new)], count);
+    }
     for (name, kind, help, value) in INTERFACE {
         page.family(name, kind, help);
         for interface in &status.interfaces {
@@ -182,6 +186,13 @@ const TRAFFIC: &[Family<Traffic>] = &[
     ("bytes_total", "counter", "Bytes from clients.", |t| t.totals.bytes),
     ("reply_packets_total", "counter", "Packets back to clients.", |t| t.totals.reply_packets),
     ("reply_bytes_total", "counter", "Bytes back to clients.", |t| t.totals.reply_bytes),
+    ("unanswered_total", "counter", "First SYNs without an answer.", |t| t.totals.unanswered),
+    ("refused_total", "counter", "Connections that servers refused.", |t| t.totals.refused),
+    ("resets_total", "counter", "Connections that servers reset.", |t| t.totals.resets),
+    ("handshakes_total", "counter", "First SYNs that were answered.", |t| t.totals.handshakes),
+    ("handshake_milliseconds_total", "counter", "How long those answers took.", |t| {
+        t.totals.handshake_milliseconds
+    }),
 ];
 
 type Labels<'l> = &'l [(&'l str, &'l dyn Display)];

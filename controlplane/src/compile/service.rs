@@ -11,7 +11,7 @@ use dataplane::wire::Address;
 
 use super::keys;
 use super::tables::Tables;
-use crate::config::{self, Config, Forwarding};
+use crate::config::{self, Config, Fallback, Forwarding};
 use crate::states::Standings;
 
 /// A service of the configuration with its identities.
@@ -53,6 +53,8 @@ impl Compiling<'_> {
                 clamp_mss: service.clamp_mss,
                 ftp: service.is_ftp(),
                 closed: !service.enabled,
+                page: matches!(service.fallback, Fallback::Page(_))
+                    && self.standings.falls_back(self.id),
             },
         }
     }
@@ -104,9 +106,12 @@ impl Compiling<'_> {
         tables.of(size, servers)
     }
 
+    /// Those that clients may return to.
     fn hosts(&self) -> Box<[(Host, ServerId)]> {
         let host = |(server, &id)| (keys::host(self.service, server), id);
-        let mut hosts: Box<[_]> = self.service.servers.iter().zip(self.servers).map(host).collect();
+        let servers = self.service.servers.iter().zip(self.servers);
+        let kept = servers.filter(|(_, id)| self.standings.server(**id).keeps_clients);
+        let mut hosts: Box<[_]> = kept.map(host).collect();
         hosts.sort_unstable();
         hosts
     }

@@ -135,7 +135,9 @@ impl Server {
     }
 
     pub fn standing(&self) -> Standing {
-        Standing { admission: self.admission, is_unknown: self.health == Health::Unknown }
+        let is_unknown = self.health == Health::Unknown;
+        let keeps_clients = self.admission == Admission::Open || !is_unknown && !self.is_failing();
+        Standing { admission: self.admission, is_unknown, keeps_clients }
     }
 
     fn actual(&self) -> Actual {
