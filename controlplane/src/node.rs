@@ -366,7 +366,7 @@ impl Node {
             outdated: false,
             accounts,
             alarm,
-            gaps: Gaps::new(now),
+            gaps: Gaps::new(),
             reviewed: now,
             told_conflict: None,
             rings,

@@ -13,21 +13,21 @@ const PIECE: Duration = Duration::from_secs(1);
 
 /// The gaps between turns.
 pub struct Gaps {
-    last: Moment,
+    last: Option<Moment>,
     /// The longest gap of each second that had one, with the end of that second.
     longest: VecDeque<(Moment, Duration)>,
 }
 
 impl Gaps {
     /// There has been no turn yet.
-    pub fn new(now: Moment) -> Self {
-        Self { last: now, longest: VecDeque::new() }
+    pub fn new() -> Self {
+        Self { last: None, longest: VecDeque::new() }
     }
 
     /// A turn begins.
     pub fn turn(&mut self, now: Moment) {
-        let gap = now.since(self.last);
-        self.last = now;
+        let gap = self.last.map_or(Duration::ZERO, |last| now.since(last));
+        self.last = Some(now);
         while self.longest.front().is_some_and(|&(end, _)| now.since(end) > REACH) {
             self.longest.pop_front();
         }
@@ -40,7 +40,7 @@ impl Gaps {
     /// The longest of the last minute, and of the time since the last turn.
     pub fn longest(&self, now: Moment) -> Duration {
         let longest = self.longest.iter().map(|&(_, gap)| gap).max().unwrap_or_default();
-        longest.max(now.since(self.last))
+        longest.max(self.last.map_or(Duration::ZERO, |last| now.since(last)))
     }
 }
 
@@ -51,7 +51,8 @@ mod tests {
     #[test]
     fn the_longest_gap_is_told_for_a_minute_and_then_forgotten() {
         let at = |milliseconds| Moment::START.plus(Duration::from_millis(milliseconds));
-        let mut gaps = Gaps::new(at(0));
+        let mut gaps = Gaps::new();
+        gaps.turn(at(0));
         let turn = |gaps: &mut Gaps, millisecond| gaps.turn(at(millisecond));
         (1..=1000).for_each(|millisecond| turn(&mut gaps, millisecond));
         assert_eq!(gaps.longest(at(1000)), Duration::from_millis(1));
