@@ -565,7 +565,7 @@ fn services(all: &[Service]) -> String {
         "BITS/S",
     ]);
     for service in all {
-        let online = service.servers.iter().filter(|server| server.actual == "online").count();
+        let online = service.servers.iter().filter(|server| server.actual == "up").count();
         let mut cells = service_cells(service);
         cells.push(format!("{online}/{}", service.servers.len()));
         cells.extend(traffic(&service.traffic));

@@ -25,6 +25,7 @@ mod passive;
 mod server;
 
 mod agent;
+mod fallback;
 
 mod claims;
 
@@ -45,11 +46,13 @@ pub use check::{
 };
 
 pub use self::agent::{Agent, Method as AgentMethod};
+pub use fallback::{FALLBACK, Fallback};
 pub use passive::{MostEjected, Passive};
 
 use crate::document;
 pub use crate::document::{
-    AgentFormula, Encapsulation, Helper, Memory, Mode, NatKind, Polling, Protocol, Scheduler, State,
+    AgentFormula, Encapsulation, Helper, LastServer, Memory, Mode, NatKind, Polling, Protocol,
+    Scheduler, State,
 };
 use crate::field::{self, Field, Invalid, Refusals, Shape};
 
@@ -246,6 +249,10 @@ pub struct Service {
     pub passive: Option<Passive>,
     /// Whether a server that is found not to be well keeps its flows (HC-15).
     pub quiescent: bool,
+    /// Whether the last of its servers that fails stays in service (ST-05).
+    pub last_server: LastServer,
+    /// What answers when all its servers have failed (ST-06).
+    pub fallback: Fallback,
     /// Whether it takes new flows (VS-20).
     pub enabled: bool,
     /// How long a server that comes back takes to reach its weight, in seconds.
@@ -588,6 +595,8 @@ impl Service {
             check: self.check.document(),
             passive: self.passive.map(Passive::document),
             quiescent: self.quiescent,
+            last_server: self.last_server,
+            fallback: Some(self.fallback.document(self.mode)),
             enabled: self.enabled,
             slow_start: address::seconds(self.slow_start),
             agent: self.agent.as_ref().map(Agent::document).unwrap_or_default(),
@@ -633,6 +642,13 @@ impl Service {
             Some(helper) => helper == Helper::Ftp,
             None => translated && self.protocol != Protocol::Udp && self.ports.contain(21),
         }
+    }
+}
+
+impl Service {
+    /// Its servers, and last the one that stands for all of them when they have failed.
+    pub fn with_fallback(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter().chain(self.fallback_server())
     }
 }
 

@@ -20,6 +20,7 @@
 //! - [`net`]: what questions travel over
 //! - [`health`]: whether servers are well
 //! - [`agent`]: how idle servers are, and the weights that follow
+//! - [`states`]: what is wanted of servers, what there is, and which flows they take
 //! - [`events`]: what changed, when and why
 //!
 //! Who talks to whom:
@@ -57,6 +58,7 @@ pub mod net;
 pub mod health;
 
 pub mod agent;
+pub mod states;
 
 pub mod events;
 

@@ -20,6 +20,12 @@ pub fn text(node: &Node) -> String {
     page.sample("generation", &[], status.generation);
     page.gauge("current", "Whether every worker has taken up the newest snapshot.");
     page.sample("current", &[], u8::from(status.current));
+    page.gauge("control_longest_gap_seconds", "The control thread's longest gap in a minute.");
+    page.sample("control_longest_gap_seconds", &[], status.control_longest_gap);
+    page.counter("checks_total", "Checks of servers.");
+    page.sample("checks_total", &[], node.asked().asked());
+    page.counter("checks_failed_total", "Checks that servers have failed.");
+    page.sample("checks_failed_total", &[], node.asked().failed());
     page.gauge("buffers", "Packet buffers.");
     page.sample("buffers", &[], status.buffers.capacity);
     page.gauge("buffers_available", "Packet buffers that are free.");
@@ -81,11 +87,15 @@ pub fn text(node: &Node) -> String {
 
     page.gauge("service_up", "Whether a server of the service takes new connections.");
     for service in &status.services {
-        page.sample("service_up", &[("service", &service.name)], u8::from(service.state == "up"));
+        page.sample(
+            "service_up",
+            &[("service", &service.name)],
+            u8::from(["up", "degraded"].contains(&service.state.as_str())),
+        );
     }
-    page.gauge("server_up", "Whether the server can be reached.");
+    page.gauge("server_up", "Whether the server can be reached and passes its check.");
     each_server(&status.services, |labels, server| {
-        page.sample("server_up", labels, u8::from(server.actual != "unreachable"));
+        page.sample("server_up", labels, u8::from(is_well(server)));
     });
     page.gauge("server_weight", "The server's share of new connections.");
     each_server(&status.services, |labels, server| {
@@ -120,6 +130,10 @@ pub fn text(node: &Node) -> String {
         });
     }
     page.0
+}
+
+fn is_well(server: &Server) -> bool {
+    !["unreachable", "unknown", "closing", "down"].contains(&server.actual.as_str())
 }
 
 fn each_server(services: &[Service], mut show: impl FnMut(Labels, &Server)) {

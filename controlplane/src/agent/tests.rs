@@ -15,8 +15,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::compile::{Compiler, LiveInterface};
+use crate::events::Events;
+use crate::health::memory::Memory;
 use crate::identities::Identities;
-use crate::net::{Datagrams, Way};
+use crate::net::Way;
+use crate::states::States;
 
 /// The kernel's own sockets.
 #[derive(Clone)]
@@ -38,16 +41,6 @@ impl Net for Kernel {
 
     async fn ping(&self, _: IpAddr) -> io::Result<Duration> {
         Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-impl Datagrams for UdpSocket {
-    async fn send(&self, datagram: &[u8]) -> io::Result<()> {
-        Self::send(self, datagram).await.map(drop)
-    }
-
-    async fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
-        self.recv(into).await
     }
 }
 
@@ -238,7 +231,11 @@ async fn weights_follow_the_answers_and_return_after_too_many_misses() {
     let compiler = Compiler::new(1).with_agents(agents.clone());
     let live = [LiveInterface { mac: Default::default(), mtu: 1500, quiet: false }];
     let compiled = || {
-        let compiled = compiler.compile(&config, &identities, &live, Moment::START);
+        let identities = identities.of(&config);
+        let (states, _) = States::new(Events::default(), Memory::default());
+        states.follow(&config, &identities);
+        let standings = states.standings();
+        let compiled = compiler.compile(&config, &identities, &standings, &live, Moment::START);
         compiled.snapshot(&Neighbours::default(), 1)
     };
     let weight = |position: usize| agents.weight(service, &service.servers[position]);

@@ -9,8 +9,12 @@ mod configuration;
 
 mod explain;
 
+mod health;
+
 mod hostile;
 
 mod rig;
+
+mod script;
 
 mod state;
