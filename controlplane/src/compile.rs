@@ -27,8 +27,10 @@ use dataplane::wire::{Address, Mac, Prefix};
 use self::ramp::Ramps;
 use self::service::Compiling;
 use self::tables::Tables;
+use crate::agent::Agents;
 use crate::config::{self, Config, NatRule};
 use crate::neighbours::{Own, Plan, link_local};
+use crate::net::in_band::Paths;
 use crate::states::Standings;
 
 /// What an opened device says of itself.
@@ -48,6 +50,7 @@ pub struct Compiler {
     workers: u32,
     tables: Tables,
     ramps: Ramps,
+    agents: Agents,
 }
 
 /// A configuration in the form that workers need, but for the neighbours.
@@ -57,6 +60,8 @@ pub struct Compiled {
     shared: Snapshot,
     /// By slot, without hardware addresses.
     servers: Vec<Option<Server>>,
+    /// By slot: shares of new flows now.
+    weights: Arc<[u16]>,
     plan: Plan,
 }
 
@@ -64,7 +69,17 @@ impl Compiler {
     /// For a node with so many workers.
     pub fn new(workers: usize) -> Self {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
-        Self { workers, tables: Tables::default(), ramps: Ramps::default() }
+        Self {
+            workers,
+            tables: Tables::default(),
+            ramps: Ramps::default(),
+            agents: Agents::default(),
+        }
+    }
+
+    /// With weights that follow what these agents say.
+    pub fn with_agents(self, agents: Agents) -> Self {
+        Self { agents, ..self }
     }
 
     /// Compiles `config`, whose servers have these `identities` and take these flows; `live` has its
@@ -78,10 +93,13 @@ impl Compiler {
         now: Moment,
     ) -> Compiled {
         let routes = config.ways();
-        let weights = self.ramps.weights(config, identities, standings, now);
+        self.agents.take_news();
+        let own = |service: &_, server: &_| self.agents.weight(service, server);
+        let weights = self.ramps.weights(config, identities, standings, own, now);
         let interfaces = interfaces(config, live);
         let mut services = Services::new();
         let mut servers = Vec::new();
+        let mut shares = Vec::new();
         let all = config.services.iter().zip(identities).zip(weights);
         for ((service, (id, server_ids)), weights) in all {
             let (id, servers_of) = (*id, server_ids);
@@ -89,9 +107,9 @@ impl Compiler {
                 Compiling { config, service, id, servers: servers_of, standings, weights };
             services.insert(compiling.record(&self.tables, self.workers));
             compiling.publish(&mut services);
-            for (server, &id) in service.with_fallback().zip(server_ids) {
+            for (position, server) in service.with_fallback().enumerate() {
                 let Some(hop) = hop(&routes, server.address) else { continue };
-                let own = compiling.server(server, id, hop);
+                let own = compiling.server(server, position, hop);
                 if let dataplane::snapshot::Mode::Snat { sources, .. } = &own.mode {
                     sources.iter().for_each(|&source| services.expect_replies_to(source));
                 }
@@ -103,7 +121,9 @@ impl Compiler {
                 let slot = own.id.slot();
                 if servers.len() <= slot {
                     servers.resize(slot + 1, None);
+                    shares.resize(slot + 1, 0);
                 }
+                shares[slot] = compiling.share(position);
                 servers[slot] = Some(own);
             }
         }
@@ -123,12 +143,13 @@ impl Compiler {
             nat: Arc::new(nat),
             ..Snapshot::default()
         };
-        Compiled { shared, servers, plan }
+        Compiled { shared, servers, weights: shares.into(), plan }
     }
 
-    /// Whether a server has less than its own weight still, and another look at it is due.
+    /// Whether a server has less than its own weight still, or an agent has something else to say, and
+    /// another look at it is due.
     pub fn is_ramping(&self) -> bool {
-        self.ramps.are_under_way()
+        self.ramps.are_under_way() || self.agents.have_news()
     }
 }
 
@@ -146,6 +167,16 @@ impl Compiled {
             neighbours: Arc::new(neighbours.clone()),
             ..self.shared.clone()
         }
+    }
+
+    /// By slot: what share of new flows each server gets, in proportion to the others'.
+    pub fn weights(&self) -> Arc<[u16]> {
+        Arc::clone(&self.weights)
+    }
+
+    /// Where packets of our own go.
+    pub fn paths(&self) -> Paths {
+        Paths::new(Arc::clone(&self.shared.interfaces), Arc::clone(&self.shared.routes))
     }
 
     /// Whose hardware addresses are needed, and whom we answer.

@@ -7,7 +7,7 @@
 //! 4. [`service`]: virtual services, their [`settings`], how they are asked whether they are well
 //!    ([`check`]), and their servers ([`server`]), which must be within reach; what concerns two services at once is settled last ([`claims`])
 //!
-//! [`address`] reads what stands in all of them; [`difference`] says what one configuration changes about another.
+//! A service's [`agent`] stands in a file of its own. [`address`] reads what stands in all of them; [`difference`] says what one configuration changes about another.
 
 mod system;
 
@@ -24,6 +24,8 @@ mod check;
 mod server;
 
 mod fallback;
+
+mod agent;
 
 mod claims;
 
@@ -43,11 +45,13 @@ pub use check::{
     Status, Tls,
 };
 
+pub use self::agent::{Agent, Method as AgentMethod};
 pub use fallback::{FALLBACK, Fallback};
 
 use crate::document;
 pub use crate::document::{
-    Encapsulation, Helper, LastServer, Memory, Mode, NatKind, Polling, Protocol, Scheduler, State,
+    AgentFormula, Encapsulation, Helper, LastServer, Memory, Mode, NatKind, Polling, Protocol,
+    Scheduler, State,
 };
 use crate::field::{self, Field, Invalid, Refusals, Shape};
 
@@ -110,6 +114,8 @@ impl Dataplane {
 pub struct Admin {
     /// HTTPS, on the kernel's network interfaces.
     pub listen: Vec<SocketAddr>,
+    /// On the data ports' own addresses as well, at the same ports.
+    pub in_band: bool,
     /// The Unix socket.
     pub socket: PathBuf,
     /// The operator's certificate, if there is one.
@@ -248,6 +254,8 @@ pub struct Service {
     pub enabled: bool,
     /// How long a server that comes back takes to reach its weight, in seconds.
     pub slow_start: u32,
+    /// What its servers are asked about their load, if they are.
+    pub agent: Option<Agent>,
     /// Its real servers.
     pub servers: Vec<Server>,
 }
@@ -462,7 +470,7 @@ impl Config {
             },
             admin: document::Admin {
                 listen: self.admin.listen.clone(),
-                in_band: false,
+                in_band: self.admin.in_band,
                 socket: self.admin.socket.clone(),
                 certificate: self.admin.certificate.as_ref().map(|files| files.chain.clone()),
                 key: self.admin.certificate.as_ref().map(|files| files.key.clone()),
@@ -587,6 +595,7 @@ impl Service {
             fallback: Some(self.fallback.document(self.mode)),
             enabled: self.enabled,
             slow_start: address::seconds(self.slow_start),
+            agent: self.agent.as_ref().map(Agent::document).unwrap_or_default(),
             server: self.servers.iter().map(|server| server.document(self.mode)).collect(),
         }
     }

@@ -2,6 +2,7 @@
 //! description and its client. What comes in is judged by [`crate::config`], not by these types,
 //! because they would stop at the first mistake.
 
+mod agent;
 mod check;
 
 mod fallback;
@@ -14,6 +15,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use self::agent::{Agent, AgentFormula, AgentMethod};
 pub use check::{Check, CheckKind};
 pub use fallback::{Fallback, FallbackPage, FallbackServer, LastServer, PlainFallback};
 
@@ -124,7 +126,7 @@ pub struct Admin {
     /// HTTPS, on the kernel's network interfaces.
     #[schema(value_type = Vec<String>, example = json!(["127.0.0.1:9443"]))]
     pub listen: Vec<SocketAddr>,
-    /// Also on the data ports' addresses; not there yet.
+    /// Also on the data ports' own addresses, at the ports of `listen`.
     pub in_band: bool,
     /// A Unix socket for root, which needs no token.
     #[schema(value_type = String, example = "/run/sluice/admin.sock")]
@@ -319,6 +321,9 @@ pub struct Service {
     #[serde(default = "none")]
     #[schema(default = "0", example = "30s")]
     pub slow_start: String,
+    /// What its servers are asked about their load.
+    #[serde(default, skip_serializing_if = "Agent::is_none")]
+    pub agent: Agent,
     /// Its real servers.
     #[serde(default)]
     pub server: Vec<Server>,

@@ -20,6 +20,7 @@
 //! - [`net`]: what questions travel over
 //! - [`health`]: whether servers are well
 //! - [`states`]: what is wanted of servers, what there is, and which flows they take
+//! - [`agent`]: how idle servers are, and the weights that follow
 //! - [`events`]: what changed, when and why
 //!
 //! Who talks to whom:
@@ -57,6 +58,8 @@ pub mod net;
 pub mod health;
 
 pub mod states;
+
+pub mod agent;
 
 pub mod events;
 

@@ -11,6 +11,8 @@ mod explain;
 
 mod gaps;
 
+mod in_band;
+
 mod reports;
 
 mod traffic;
@@ -26,6 +28,7 @@ use dataplane::moment::Moment;
 use dataplane::punt::{Command, ControlEnd, Copied, Event, FlowReport};
 use dataplane::snapshot::{InterfaceId, ServerId, ServiceId};
 use dataplane::wire::ethernet::{self, ethertype};
+use dataplane::wire::protocol;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -37,6 +40,7 @@ use self::alarm::Alarm;
 use self::explain::Explaining;
 use self::gaps::Gaps;
 use self::traffic::Accounts;
+use crate::agent::Agents;
 use crate::compile::{self, Compiled, Compiler};
 use crate::config::{self, Config};
 use crate::document::{self, Configuration};
@@ -50,6 +54,7 @@ use crate::icmpv6;
 use crate::identities::Identities;
 use crate::neighbours::{self, Neighbours};
 use crate::net::Net;
+use crate::net::in_band::{Egress, InBand, Stack};
 use crate::plumbing::{Buffers, LiveInterface, Plumbing};
 use crate::publish::Publication;
 use crate::random;
@@ -282,6 +287,8 @@ pub struct Node {
     /// What the engine of health checks is to do, until there is one.
     orders: Mutex<Option<mpsc::UnboundedReceiver<Vec<Order>>>>,
     asked: Arc<engine::Totals>,
+    agents: Agents,
+    stack: Stack,
     /// Locked for the whole of a change, so that there is one at a time.
     changing: Arc<tokio::sync::Mutex<Identities>>,
     /// Locked for moments only, and never across an `await`.
@@ -292,6 +299,8 @@ struct Inner {
     view: Arc<View>,
     publication: Publication,
     neighbours: Neighbours,
+    stack: Stack,
+    egress: Egress,
     /// Neighbours have changed since the last snapshot.
     outdated: bool,
     accounts: Accounts,
@@ -346,7 +355,9 @@ impl Node {
         let mut identities = Identities::new();
         identities.assign(&config);
         let view = Arc::new(View::new(config, &identities));
-        let compiler = Compiler::new(rings.len());
+        let agents = Agents::default();
+        agents.follow(&view.config);
+        let compiler = Compiler::new(rings.len()).with_agents(agents.clone());
         let events = Events::default();
         let (states, orders) = States::new(events.clone(), Memory::read(&store));
         states.follow(&view.config, &view.identities);
@@ -355,6 +366,10 @@ impl Node {
         let compiled = compiler.compile(&view.config, &view.identities, &standings, &live, now);
         let mut neighbours = Neighbours::new(u64::from_ne_bytes(random()));
         neighbours.configure(now, compiled.plan());
+        let (stack, mut egress) = (Stack::new(random()), Egress::default());
+        let paths = Arc::new(compiled.paths());
+        stack.configure(Arc::clone(&paths));
+        egress.configure(paths);
         let publication = Publication::new(publisher, compiled, &neighbours.known(), now);
         let mut accounts = Accounts::new(counters.clone(), now);
         accounts.follow(&view);
@@ -363,6 +378,8 @@ impl Node {
             view,
             publication,
             neighbours,
+            stack: stack.clone(),
+            egress,
             outdated: false,
             accounts,
             alarm,
@@ -388,6 +405,8 @@ impl Node {
             states,
             orders: Mutex::new(Some(orders)),
             asked: Arc::default(),
+            agents,
+            stack,
             changing: Arc::new(tokio::sync::Mutex::new(identities)),
             inner: Mutex::new(inner),
         })
@@ -458,12 +477,24 @@ impl Node {
         }
     }
 
+    /// The servers whose agents ask for new flows to stay away.
+    fn drained_by_agents(&self, view: &View) -> HashSet<ServerId> {
+        let asking = view.services().filter(|service| service.config.agent.is_some());
+        let drained = asking.flat_map(|service| {
+            service.servers().filter(move |(_, server)| {
+                server.weight > 0 && self.agents.weight(service.config, server) == 0
+            })
+        });
+        drained.map(|(id, _)| id).collect()
+    }
+
     /// A configuration with the states of servers now, and which version those are.
     fn compile(&self, view: &View) -> (Compiled, u64) {
         let (live, now) = {
             let inner = self.inner();
             (live(&inner.interfaces), (inner.clock)())
         };
+        self.states.heed(&self.drained_by_agents(view));
         let standings = self.states.standings();
         let View { config, identities, .. } = view;
         (self.compiler.compile(config, identities, &standings, &live, now), standings.version)
@@ -476,7 +507,9 @@ impl Node {
         inner.gaps.turn(now);
         inner.listen(now);
         inner.neighbours.tick(now);
+        inner.stack.turn(now);
         inner.speak();
+        inner.speak_in_band(now);
         inner.outdated |= inner.neighbours.take_changed();
         if inner.outdated && inner.publication.may_refresh(now) {
             inner.outdated = false;
@@ -513,6 +546,16 @@ impl Node {
     /// How much servers have been asked.
     pub fn asked(&self) -> &engine::Totals {
         &self.asked
+    }
+
+    /// What the servers' agents have said.
+    pub fn agents(&self) -> &Agents {
+        &self.agents
+    }
+
+    /// The network on the data ports.
+    pub fn net(&self) -> InBand {
+        self.stack.clone().into()
     }
 
     /// Where the state lies.
@@ -625,6 +668,7 @@ impl Node {
     }
 
     fn take_up(&self, view: &Arc<View>) {
+        self.agents.follow(&view.config);
         self.states.follow(&view.config, &view.identities);
         let (compiled, version) = self.compile(view);
         let replaced = {
@@ -632,6 +676,9 @@ impl Node {
             let inner = &mut *inner;
             let now = (inner.clock)();
             inner.neighbours.configure(now, compiled.plan());
+            let paths = Arc::new(compiled.paths());
+            inner.stack.configure(Arc::clone(&paths));
+            inner.egress.configure(paths);
             inner.outdated = false;
             inner.neighbours.take_changed();
             inner.accounts.follow(view);
@@ -748,10 +795,12 @@ impl Inner {
                 self.neighbours.receive(now, frame.interface, bytes);
             }
             (Some(ethertype::IPV4 | ethertype::IPV6), _) => {
-                self.frames.icmp_received += 1;
+                self.frames.icmp_received += u64::from(is_icmp(bytes));
                 if let Some(reply) = echo::reply(bytes) {
                     self.frames.echoes_answered += 1;
                     self.send(frame.interface, &reply);
+                } else if let Some(packet) = bytes.get(ethernet::HEADER..) {
+                    self.stack.receive(now, packet);
                 }
             }
             _ => {}
@@ -843,6 +892,14 @@ fn live(interfaces: &[LiveInterface]) -> Vec<compile::LiveInterface> {
         compile::LiveInterface { mac, mtu, quiet }
     };
     interfaces.iter().map(live).collect()
+}
+
+/// Whether a frame carries an ICMP message, of either family.
+fn is_icmp(frame: &[u8]) -> bool {
+    const PROTOCOL: usize = 9; // of an IPv4 header
+    let carried = frame.get(ethernet::HEADER + PROTOCOL);
+    let is_v4 = ethertype_of(frame) == Some(ethertype::IPV4);
+    icmpv6::kind(frame).is_some() || is_v4 && carried == Some(&protocol::ICMP)
 }
 
 /// What a frame carries; `None` if it is too short to say.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::document::{Mode, NatKind, Protocol, Scheduler};
+use crate::net::in_band::StackStats;
 use crate::plumbing::{Buffers, PortStatistics};
 
 pub use self::event::{Event, Notice};
@@ -160,8 +161,13 @@ pub struct Server {
     pub port: Option<u16>,
     /// How packets reach it.
     pub mode: Mode,
-    /// Its share of new connections.
+    /// Its share of new connections, as configured.
     pub weight: u16,
+    /// Its share of them now: less while it comes back, as its agent says, and 0 while it takes none.
+    pub effective_weight: u16,
+    /// What its agent says, if it is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
     /// Servers of the lowest number that has any online take the new connections.
     pub priority: u8,
     /// What the operator wants: `online`, `drain` (weight 0, too) or `halt`.
@@ -179,6 +185,27 @@ pub struct Server {
     /// What it has carried.
     #[serde(flatten)]
     pub traffic: Traffic,
+}
+
+/// What a server's agent says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = AgentStatus)]
+pub struct Agent {
+    /// The answer that counts: a number of percent, or `drain`; absent after too many misses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "92 %")]
+    pub answer: Option<String>,
+    /// The same as a number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<u8>,
+    /// Seconds since the last question came to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<f64>,
+    /// How many questions in a row have had no answer.
+    pub missed: u32,
+    /// Why the last one had none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// What a server or a service carries.
@@ -250,6 +277,8 @@ pub struct Counters {
     pub workers: Vec<Worker>,
     /// What the control plane did.
     pub control: Control,
+    /// What happened in its own TCP/IP stack on the data ports.
+    pub in_band: StackStats,
 }
 
 /// What one worker has counted. Received + injected + taken over = transmitted + punted + handed over +

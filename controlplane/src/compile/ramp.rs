@@ -25,12 +25,14 @@ struct State {
 }
 
 impl Ramps {
-    /// The weights of all servers now, in the order of `config`, to which `identities` belong.
+    /// The weights of all servers now, in the order of `config`, to which `identities` belong; `own` is what
+    /// they come back to.
     pub fn weights(
         &self,
         config: &Config,
         identities: &[(ServiceId, Vec<ServerId>)],
         standings: &Standings,
+        own: impl Fn(&Service, &Server) -> u16,
         now: Moment,
     ) -> Vec<Vec<u16>> {
         let mut state = self.lock();
@@ -39,27 +41,28 @@ impl Ramps {
         let mut open = HashSet::new();
         let mut under_way = HashMap::new();
         let mut weight = |service: &Service, id: ServerId, server: &Server| {
+            let own = own(service, server);
             let standing = standings.server(id);
-            if standing.admission != Admission::Open {
+            if standing.admission != Admission::Open || own == 0 {
                 // Whoever has only not been asked yet does not come back from anywhere.
                 if standing.is_unknown && before.as_ref().is_none_or(|it| it.contains(&id)) {
                     open.insert(id);
                 }
-                return server.weight;
+                return own;
             }
             open.insert(id);
             let time = Duration::from_secs(service.slow_start.into());
             let since = match (&before, state.under_way.get(&id)) {
                 (Some(before), _) if !before.contains(&id) => now,
                 (_, Some(&(since, _))) => since,
-                _ => return server.weight,
+                _ => return own,
             };
             let passed = now.since(since);
             if passed >= time {
-                return server.weight;
+                return own;
             }
             under_way.insert(id, (since, time));
-            share(server.weight, passed, time)
+            share(own, passed, time)
         };
         let weights = config
             .services

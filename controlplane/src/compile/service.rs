@@ -63,28 +63,39 @@ impl Compiling<'_> {
     /// where all have failed (ST-06).
     fn open(&self) -> Vec<(ServerId, u16)> {
         let servers = &self.service.servers;
-        let is_open = |position: &usize| {
-            self.admission(self.servers[*position]) == Admission::Open
-                && self.weights[*position] > 0
-        };
-        let open: Vec<_> = (0..servers.len()).filter(is_open).collect();
-        let best = open.iter().map(|&position| servers[position].priority).min();
-        let best = open.into_iter().filter(|&position| Some(servers[position].priority) == best);
-        let fallback =
-            self.servers.get(servers.len()).filter(|&&id| self.admission(id) == Admission::Open);
-        best.map(|position| (self.servers[position], self.weights[position]))
-            .chain(fallback.map(|&id| (id, 1)))
-            .collect()
+        let is_open = |position: &usize| self.admission(*position) == Admission::Open;
+        let open: Vec<_> = (0..self.servers.len()).filter(is_open).collect();
+        let priority = |position: usize| servers.get(position).map(|server| server.priority);
+        // Nobody is open beside the fallback.
+        let best = open.iter().map(|&position| priority(position)).min();
+        let best = open.into_iter().filter(|&position| Some(priority(position)) == best);
+        best.map(|position| (self.servers[position], self.weight(position))).collect()
     }
 
-    /// Which flows a server takes. The fallback keeps those that it has when the others come back.
-    fn admission(&self, id: ServerId) -> Admission {
-        match self.servers.get(self.service.servers.len()) {
-            Some(&fallback) if fallback == id => match self.standings.falls_back(self.id) {
+    /// Which flows a server takes. The fallback, which is the last, keeps those that it has when the others come
+    /// back. A server whose weight is not 0 and has become 0 drains: its agent asks for that.
+    fn admission(&self, position: usize) -> Admission {
+        if position == self.service.servers.len() {
+            return match self.standings.falls_back(self.id) {
                 true => Admission::Open,
                 false => Admission::Draining,
-            },
-            _ => self.standings.server(id).admission,
+            };
+        }
+        match self.standings.server(self.servers[position]).admission {
+            Admission::Open if self.weight(position) == 0 => Admission::Draining,
+            admission => admission,
+        }
+    }
+
+    fn weight(&self, position: usize) -> u16 {
+        self.weights.get(position).copied().unwrap_or(1)
+    }
+
+    /// A server's part of new flows, in proportion to the others' of its service: nothing if it takes none.
+    pub fn share(&self, position: usize) -> u16 {
+        match self.admission(position) {
+            Admission::Open => self.weight(position),
+            Admission::Draining | Admission::Halted => 0,
         }
     }
 
@@ -152,14 +163,14 @@ impl Compiling<'_> {
     }
 
     /// A server as packets meet it, by way of `hop`.
-    pub fn server(&self, server: &config::Server, id: ServerId, hop: Hop) -> Server {
+    pub fn server(&self, server: &config::Server, position: usize, hop: Hop) -> Server {
         Server {
-            id,
+            id: self.servers[position],
             service: self.id,
             address: server.address,
             mode: self.mode(server, hop),
             hop,
-            admission: self.admission(id),
+            admission: self.admission(position),
             host: keys::host(self.service, server),
             max_connections: server.max_connections,
             min_connections: server.min_connections,

@@ -26,6 +26,7 @@ impl Config {
         differs(old.memory != new.memory, "dataplane.memory");
         let (old, new) = (&self.admin, &next.admin);
         differs(old.listen != new.listen, "admin.listen");
+        differs(old.in_band != new.in_band, "admin.in_band");
         differs(old.socket != new.socket, "admin.socket");
         differs(old.certificate != new.certificate, "admin.certificate");
         let most = self.interfaces.len().max(next.interfaces.len());
@@ -134,6 +135,7 @@ fn service(old: &Service, new: &Service, told: &mut Vec<String>) {
     differs(old.last_server != new.last_server, "last_server");
     differs(old.fallback != new.fallback, "fallback");
     differs(old.slow_start != new.slow_start, "slow_start");
+    differs(old.agent != new.agent, "agent");
     if old.enabled != new.enabled {
         told.push(format!("service {name}: {}", if new.enabled { "enabled" } else { "disabled" }));
     }

@@ -7,6 +7,7 @@ use dataplane::snapshot::{MAX_SERVERS, MAX_SERVICES};
 use dataplane::wire::{Address, Prefix};
 
 use super::address::{address, each};
+use super::agent::agent;
 use super::claims::Claims;
 use super::network::Network;
 use super::server::{Inherited, default_mode, servers};
@@ -51,6 +52,7 @@ const SERVICE: Shape = Shape {
         "fallback",
         "enabled",
         "slow_start",
+        "agent",
         "server",
     ],
     later: &[],
@@ -123,6 +125,7 @@ fn service<'v>(
     let slow_start = refusals.keep(table.at("slow_start").or(0, settings::slow_start));
     let addresses_read = addresses.as_deref().unwrap_or_default();
     let inherited = Inherited { mode, addresses: addresses_read, check: &check_field };
+    let agent = agent(&table.at("agent"), refusals);
     let servers = servers(&table.at("server"), &inherited, network, claims, refusals);
     let last_server = table.at("last_server").or(LastServer::default(), fallback::last_server);
     let last_server = refusals.keep(last_server);
@@ -154,6 +157,7 @@ fn service<'v>(
         fallback: fallback.unwrap_or_default(),
         enabled: enabled.unwrap_or_default(),
         slow_start: slow_start.unwrap_or_default(),
+        agent: agent.unwrap_or_default(),
         servers: servers.unwrap_or_default(),
     };
     refusals.keep(claims.publish(ports_field, &service));

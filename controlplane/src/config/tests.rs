@@ -106,6 +106,15 @@ fn full_services() -> Value {
             "quiescent": false,
             "enabled": false,
             "slow_start": "30s",
+            "agent": {
+                "method": "http",
+                "port": 8888,
+                "path": "/idle",
+                "interval": "10s",
+                "timeout": "3s",
+                "formula": "v6",
+                "misses": 5,
+            },
             "server": [
                 {
                     "name": "web1",
@@ -304,7 +313,7 @@ fn an_unknown_name_in_any_table_is_refused_by_its_path() {
         .chain([Vec::new()])
         .filter(|steps| at(&mut full(), steps).is_object())
         .collect();
-    assert_eq!(tables.len(), 25);
+    assert_eq!(tables.len(), 26);
     for steps in tables {
         let mut document = full();
         at(&mut document, &steps)["bogus"] = json!(1);
@@ -364,7 +373,7 @@ fn a_value_out_of_its_range_is_refused_by_its_path() {
         ("dataplane.fragments", &[json!(0), json!(1_048_577)]),
         ("dataplane.memory", &[json!("big")]),
         ("admin.listen[0]", &[json!("9443"), json!("127.0.0.1"), json!("127.0.0.1:65536")]),
-        ("admin.in_band", &[json!(true)]),
+        ("admin.in_band", &[json!("yes"), json!(1)]),
         ("admin.socket", &[json!("admin.sock"), json!(""), json!(format!("/{}", "x".repeat(107)))]),
         ("admin.certificate", &[json!("admin.pem"), json!("/a\0b")]),
         ("admin.key", &[json!("admin.key")]),
@@ -556,6 +565,14 @@ fn a_value_out_of_its_range_is_refused_by_its_path() {
         ("service[1].sources", &[json!(["10.1.0.2"])]),
         ("service[0].check.type", &[json!("pong"), json!(5), json!("")]),
         ("service[0].slow_start", &[json!("2h"), json!(-1)]),
+        ("service[0].agent", &[json!("agent"), json!(3333)]),
+        ("service[0].agent.method", &[json!("https"), json!("")]),
+        ("service[0].agent.port", &[json!(0), json!(65536)]),
+        ("service[0].agent.path", &[json!("idle"), json!("/a b"), json!("/\r\n"), json!("")]),
+        ("service[0].agent.interval", &[json!("0"), json!("2h")]),
+        ("service[0].agent.timeout", &[json!("0"), json!("2m")]),
+        ("service[0].agent.formula", &[json!("v7"), json!(8)]),
+        ("service[0].agent.misses", &[json!(0), json!(101)]),
         ("service[0].server[0].name", &[json!("a/b"), json!(""), json!(".."), json!(long)]),
         (
             "service[0].server[0].address",
@@ -591,6 +608,12 @@ fn a_value_out_of_its_range_is_refused_by_its_path() {
             assert_eq!(refused(&with(path, value.clone())), [*path], "{value}");
         }
     }
+}
+
+#[test]
+fn only_an_agent_that_speaks_http_has_a_path() {
+    let agent = json!({ "method": "agent", "path": "/idle" });
+    assert_eq!(refused(&with("service[0].agent", agent)), ["service[0].agent.path"]);
 }
 
 #[test]

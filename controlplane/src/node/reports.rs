@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Node, PATIENCE, Question, Refusal, ServiceView, View};
+use crate::agent::{Agents, Answer, Standing};
 use crate::compile::sources_on;
 use crate::config::{self, Config, NatKind, NatRule};
 use crate::document::net;
@@ -86,7 +87,9 @@ impl Node {
             buffers,
             interfaces,
             services: services
-                .map(|(service, (sum, servers))| described(service, sum, servers, &words))
+                .map(|(service, (sum, servers))| {
+                    described(service, sum, servers, &words, &newest, &self.agents)
+                })
                 .collect(),
         }
     }
@@ -108,7 +111,7 @@ impl Node {
             arp_not_asked: ignored.questions,
             ..inner.frames
         };
-        report::Counters { workers, control }
+        report::Counters { workers, control, in_band: self.stack.stats() }
     }
 
     /// Current connections.
@@ -260,10 +263,16 @@ fn described(
     traffic: Traffic,
     carried: Vec<Traffic>,
     words: &Words,
+    newest: &Newest,
+    agents: &Agents,
 ) -> report::Service {
     let servers = service.servers().zip(carried);
     let servers = servers
-        .map(|((id, server), traffic)| server_report(server, words.servers.get(&id), traffic))
+        .map(|((id, server), traffic)| {
+            let agent = agents.standing(service.config, server);
+            let told = words.servers.get(&id);
+            server_report(server, told, traffic, newest.weight(id), agent)
+        })
         .collect();
     let told = words.services.get(&service.id);
     let timeouts = service.config.timeouts();
@@ -295,7 +304,13 @@ fn described(
     }
 }
 
-fn server_report(server: &config::Server, told: Option<&Told>, traffic: Traffic) -> report::Server {
+fn server_report(
+    server: &config::Server,
+    told: Option<&Told>,
+    traffic: Traffic,
+    effective_weight: u16,
+    agent: Option<Standing>,
+) -> report::Server {
     let wanted = match server.wanted() {
         config::State::Online => "online",
         config::State::Drain => "drain",
@@ -307,6 +322,8 @@ fn server_report(server: &config::Server, told: Option<&Told>, traffic: Traffic)
         port: server.forwarding.port(),
         mode: server.forwarding.mode(),
         weight: server.weight,
+        effective_weight,
+        agent: agent.map(agent_report),
         priority: server.priority,
         wanted: wanted.into(),
         actual: told.map_or(Actual::Unknown, |told| told.actual).name().into(),
@@ -319,6 +336,22 @@ fn server_report(server: &config::Server, told: Option<&Told>, traffic: Traffic)
 /// By the wall clock, as RFC 3339 writes it.
 fn moment(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
+}
+
+fn agent_report(standing: Standing) -> report::Agent {
+    let (last, at) = standing.last.unzip();
+    let problem = last.and_then(Result::err);
+    let answer = standing.in_force;
+    report::Agent {
+        answer: answer.map(|answer| answer.to_string()),
+        idle: match answer {
+            Some(Answer::Idle(idle)) => Some(idle),
+            Some(Answer::Drain) | None => None,
+        },
+        asked: at.map(|at| seconds(at.elapsed())),
+        missed: standing.missed,
+        problem,
+    }
 }
 
 fn interfaces(live: &[LiveInterface], newest: &Newest) -> Vec<report::Interface> {
