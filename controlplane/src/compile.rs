@@ -107,7 +107,7 @@ impl Compiler {
                 Compiling { config, service, id, servers: servers_of, standings, weights };
             services.insert(compiling.record(&self.tables, self.workers));
             compiling.publish(&mut services);
-            for (position, server) in service.with_fallback().enumerate().take(server_ids.len()) {
+            for (position, server) in service.with_fallback().enumerate() {
                 let Some(hop) = hop(&routes, server.address) else { continue };
                 let own = compiling.server(server, position, hop);
                 if let dataplane::snapshot::Mode::Snat { sources, .. } = &own.mode {

@@ -24,8 +24,9 @@ mod passive;
 
 mod server;
 
-mod agent;
 mod fallback;
+
+mod agent;
 
 mod claims;
 

@@ -19,8 +19,8 @@
 //!
 //! - [`net`]: what questions travel over
 //! - [`health`]: whether servers are well
-//! - [`agent`]: how idle servers are, and the weights that follow
 //! - [`states`]: what is wanted of servers, what there is, and which flows they take
+//! - [`agent`]: how idle servers are, and the weights that follow
 //! - [`events`]: what changed, when and why
 //!
 //! Who talks to whom:
@@ -57,8 +57,9 @@ pub mod net;
 
 pub mod health;
 
-pub mod agent;
 pub mod states;
+
+pub mod agent;
 
 pub mod events;
 

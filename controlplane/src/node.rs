@@ -10,6 +10,7 @@ mod alarm;
 mod explain;
 
 mod gaps;
+
 mod in_band;
 
 mod reports;
@@ -282,12 +283,12 @@ pub struct Node {
     compiler: Compiler,
     /// What changed, when and why.
     events: Events,
-    agents: Agents,
-    stack: Stack,
     states: States,
     /// What the engine of health checks is to do, until there is one.
     orders: Mutex<Option<mpsc::UnboundedReceiver<Vec<Order>>>>,
     asked: Arc<engine::Totals>,
+    agents: Agents,
+    stack: Stack,
     /// Locked for the whole of a change, so that there is one at a time.
     changing: Arc<tokio::sync::Mutex<Identities>>,
     /// Locked for moments only, and never across an `await`.
@@ -401,11 +402,11 @@ impl Node {
             started: now,
             compiler,
             events,
-            agents,
-            stack,
             states,
             orders: Mutex::new(Some(orders)),
             asked: Arc::default(),
+            agents,
+            stack,
             changing: Arc::new(tokio::sync::Mutex::new(identities)),
             inner: Mutex::new(inner),
         })
@@ -476,12 +477,24 @@ impl Node {
         }
     }
 
+    /// The servers whose agents ask for new flows to stay away.
+    fn drained_by_agents(&self, view: &View) -> HashSet<ServerId> {
+        let asking = view.services().filter(|service| service.config.agent.is_some());
+        let drained = asking.flat_map(|service| {
+            service.servers().filter(move |(_, server)| {
+                server.weight > 0 && self.agents.weight(service.config, server) == 0
+            })
+        });
+        drained.map(|(id, _)| id).collect()
+    }
+
     /// A configuration with the states of servers now, and which version those are.
     fn compile(&self, view: &View) -> (Compiled, u64) {
         let (live, now) = {
             let inner = self.inner();
             (live(&inner.interfaces), (inner.clock)())
         };
+        self.states.heed(&self.drained_by_agents(view));
         let standings = self.states.standings();
         let View { config, identities, .. } = view;
         (self.compiler.compile(config, identities, &standings, &live, now), standings.version)
@@ -525,16 +538,6 @@ impl Node {
         &self.events
     }
 
-    /// What the servers' agents have said.
-    pub fn agents(&self) -> &Agents {
-        &self.agents
-    }
-
-    /// The network on the data ports.
-    pub fn net(&self) -> InBand {
-        self.stack.clone().into()
-    }
-
     /// The states of servers and services.
     pub fn states(&self) -> &States {
         &self.states
@@ -543,6 +546,16 @@ impl Node {
     /// How much servers have been asked.
     pub fn asked(&self) -> &engine::Totals {
         &self.asked
+    }
+
+    /// What the servers' agents have said.
+    pub fn agents(&self) -> &Agents {
+        &self.agents
+    }
+
+    /// The network on the data ports.
+    pub fn net(&self) -> InBand {
+        self.stack.clone().into()
     }
 
     /// Where the state lies.

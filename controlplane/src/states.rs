@@ -237,6 +237,23 @@ impl States {
         self.take_in();
     }
 
+    /// Lets these servers drain, because their agents ask for it, and no others.
+    pub fn heed(&self, drained: &HashSet<ServerId>) {
+        let mut inner = self.inner();
+        for position in 0..inner.services.len() {
+            let mut news = false;
+            for server in &mut inner.services[position].servers {
+                let asked = drained.contains(&server.id);
+                news |= std::mem::replace(&mut server.drained_by_agent, asked) != asked;
+            }
+            if news {
+                self.judge(&mut inner, position, SystemTime::now());
+            }
+        }
+        drop(inner);
+        self.take_in();
+    }
+
     /// Looks at all servers from outside: why nobody can reach them, and whether they have flows that have not
     /// ended. Skipped while somebody else is at the states.
     pub fn review(

@@ -43,15 +43,12 @@ impl Ramps {
         let mut weight = |service: &Service, id: ServerId, server: &Server| {
             let own = own(service, server);
             let standing = standings.server(id);
-            if standing.admission != Admission::Open {
+            if standing.admission != Admission::Open || own == 0 {
                 // Whoever has only not been asked yet does not come back from anywhere.
                 if standing.is_unknown && before.as_ref().is_none_or(|it| it.contains(&id)) {
                     open.insert(id);
                 }
                 return own;
-            }
-            if own == 0 {
-                return 0;
             }
             open.insert(id);
             let time = Duration::from_secs(service.slow_start.into());

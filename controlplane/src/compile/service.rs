@@ -14,9 +14,6 @@ use super::tables::Tables;
 use crate::config::{self, Config, Fallback, Forwarding};
 use crate::states::Standings;
 
-/// The fallback's weight: nobody shares with it.
-const FALLBACK_WEIGHT: u16 = 1;
-
 /// A service of the configuration with its identities.
 pub(super) struct Compiling<'c> {
     pub config: &'c Config,
@@ -67,18 +64,16 @@ impl Compiling<'_> {
     fn open(&self) -> Vec<(ServerId, u16)> {
         let servers = &self.service.servers;
         let is_open = |position: &usize| self.admission(*position) == Admission::Open;
-        let open: Vec<_> = (0..servers.len()).filter(is_open).collect();
-        let best = open.iter().map(|&position| servers[position].priority).min();
-        let best = open.into_iter().filter(|&position| Some(servers[position].priority) == best);
-        let fallback = self.servers.get(servers.len());
-        let fallback = fallback.filter(|_| self.admission(servers.len()) == Admission::Open);
-        best.map(|position| (self.servers[position], self.weights[position]))
-            .chain(fallback.map(|&id| (id, FALLBACK_WEIGHT)))
-            .collect()
+        let open: Vec<_> = (0..self.servers.len()).filter(is_open).collect();
+        let priority = |position: usize| servers.get(position).map(|server| server.priority);
+        // Nobody is open beside the fallback.
+        let best = open.iter().map(|&position| priority(position)).min();
+        let best = open.into_iter().filter(|&position| Some(priority(position)) == best);
+        best.map(|position| (self.servers[position], self.weight(position))).collect()
     }
 
-    /// Which flows a server takes, or the fallback, which stands behind them. The fallback keeps those that it has
-    /// when the others come back.
+    /// Which flows a server takes. The fallback, which is the last, keeps those that it has when the others come
+    /// back. A server whose weight is not 0 and has become 0 drains: its agent asks for that.
     fn admission(&self, position: usize) -> Admission {
         if position == self.service.servers.len() {
             return match self.standings.falls_back(self.id) {
@@ -87,16 +82,19 @@ impl Compiling<'_> {
             };
         }
         match self.standings.server(self.servers[position]).admission {
-            // Its own weight is not 0: its agent asks for this.
-            Admission::Open if self.weights[position] == 0 => Admission::Draining,
+            Admission::Open if self.weight(position) == 0 => Admission::Draining,
             admission => admission,
         }
     }
 
-    /// Its part of new flows, in proportion to the others' of its service: nothing if it takes none.
+    fn weight(&self, position: usize) -> u16 {
+        self.weights.get(position).copied().unwrap_or(1)
+    }
+
+    /// A server's part of new flows, in proportion to the others' of its service: nothing if it takes none.
     pub fn share(&self, position: usize) -> u16 {
         match self.admission(position) {
-            Admission::Open => self.weights.get(position).copied().unwrap_or(FALLBACK_WEIGHT),
+            Admission::Open => self.weight(position),
             Admission::Draining | Admission::Halted => 0,
         }
     }

@@ -88,7 +88,7 @@ impl Node {
             interfaces,
             services: services
                 .map(|(service, (sum, servers))| {
-                    described(service, sum, servers, &newest, &self.agents, &words)
+                    described(service, sum, servers, &words, &newest, &self.agents)
                 })
                 .collect(),
         }
@@ -262,17 +262,16 @@ fn described(
     service: ServiceView,
     traffic: Traffic,
     carried: Vec<Traffic>,
+    words: &Words,
     newest: &Newest,
     agents: &Agents,
-    words: &Words,
 ) -> report::Service {
-    let servers: Vec<_> = service
-        .servers()
-        .zip(carried)
+    let servers = service.servers().zip(carried);
+    let servers = servers
         .map(|((id, server), traffic)| {
             let agent = agents.standing(service.config, server);
             let told = words.servers.get(&id);
-            server_report(server, traffic, told, newest.weight(id), agent)
+            server_report(server, told, traffic, newest.weight(id), agent)
         })
         .collect();
     let told = words.services.get(&service.id);
@@ -307,8 +306,8 @@ fn described(
 
 fn server_report(
     server: &config::Server,
-    traffic: Traffic,
     told: Option<&Told>,
+    traffic: Traffic,
     effective_weight: u16,
     agent: Option<Standing>,
 ) -> report::Server {
@@ -316,11 +315,6 @@ fn server_report(
         config::State::Online => "online",
         config::State::Drain => "drain",
         config::State::Halt => "halt",
-    };
-    let asked = agent.as_ref().and_then(|agent| agent.in_force) == Some(Answer::Drain);
-    let (actual, reason) = match told.map_or(Actual::Unknown, |told| told.actual) {
-        Actual::Up if asked => (Actual::Drain, Some("its agent asks for drain".into())),
-        actual => (actual, told.and_then(|told| told.reason.clone())),
     };
     report::Server {
         name: server.name.clone(),
@@ -332,11 +326,16 @@ fn server_report(
         agent: agent.map(agent_report),
         priority: server.priority,
         wanted: wanted.into(),
-        actual: actual.name().into(),
-        reason,
+        actual: told.map_or(Actual::Unknown, |told| told.actual).name().into(),
+        reason: told.and_then(|told| told.reason.clone()),
         since: told.map(|told| moment(told.since)),
         traffic,
     }
+}
+
+/// By the wall clock, as RFC 3339 writes it.
+fn moment(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 fn agent_report(standing: Standing) -> report::Agent {
@@ -353,11 +352,6 @@ fn agent_report(standing: Standing) -> report::Agent {
         missed: standing.missed,
         problem,
     }
-}
-
-/// By the wall clock, as RFC 3339 writes it.
-fn moment(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
 }
 
 fn interfaces(live: &[LiveInterface], newest: &Newest) -> Vec<report::Interface> {

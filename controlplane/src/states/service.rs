@@ -32,6 +32,8 @@ pub struct Server {
     checked: Checked,
     /// Why its flows fare badly, if they do.
     pub ejected: Option<String>,
+    /// Whether its agent asks for new flows to stay away.
+    pub drained_by_agent: bool,
     /// `None` while nobody has looked.
     unreachable: Option<Option<Unreachable>>,
     /// Whether flows from when it was well may go on.
@@ -59,6 +61,7 @@ impl Server {
             wanted: Wanted::Online,
             checked,
             ejected: None,
+            drained_by_agent: false,
             unreachable: None,
             busy: false,
             actual: None,
@@ -282,7 +285,10 @@ impl Service {
         let mut is_another_standing = false;
         for (position, server) in self.servers.iter_mut().enumerate() {
             let facts = Facts {
-                wanted: server.wanted,
+                wanted: match server.wanted {
+                    Wanted::Online if server.drained_by_agent => Wanted::Drain,
+                    wanted => wanted,
+                },
                 enabled: self.enabled,
                 health: server.health,
                 quiescent: self.quiescent,
@@ -404,6 +410,9 @@ impl Server {
     /// Says why it is not what is wanted.
     fn explain(&mut self, actual: Actual, kept: bool) {
         self.reason = match actual {
+            Actual::Drain if self.wanted == Wanted::Online && self.drained_by_agent => {
+                Some("its agent asks for drain".into())
+            }
             Actual::Up | Actual::Halt | Actual::Drain => self
                 .reason
                 .take()
