@@ -7,6 +7,8 @@
 //! 4. [`service`]: virtual services, their [`settings`], and their servers ([`server`]), which must be
 //!    within reach; what concerns two services at once is settled last ([`claims`])
 //!
+//! 5. [`alerts`]: who is told what changed, and [`trigger`]: what is done then
+//!
 //! [`address`] reads what stands in all of them; [`difference`] says what one configuration changes about another.
 
 mod system;
@@ -23,6 +25,10 @@ mod server;
 
 mod claims;
 
+pub mod alerts;
+
+pub mod trigger;
+
 mod address;
 
 mod difference;
@@ -34,9 +40,12 @@ use dataplane::snapshot::{self, InterfaceId, PortId};
 use dataplane::wire::{Address, Mac, Prefix};
 use serde_json::Value;
 
+use self::alerts::Alerts;
+use self::trigger::Trigger;
 use crate::document;
 pub use crate::document::{
-    CheckKind, Encapsulation, Helper, Memory, Mode, NatKind, Polling, Protocol, Scheduler, State,
+    About, Actual, CheckKind, Deed, Encapsulation, Happening, Helper, MailTls, Memory, Mode,
+    NatKind, Polling, Protocol, Scheduler, State, Via,
 };
 use crate::field::{self, Field, Invalid, Refusals, Shape};
 
@@ -52,6 +61,8 @@ pub const MAX_INTERFACE_ADDRESSES: usize = 16;
 pub struct Config {
     /// The appliance's name.
     pub node: String,
+    /// The directory that scripts may lie in.
+    pub scripts: PathBuf,
     /// How packets are forwarded.
     pub dataplane: Dataplane,
     /// Where the admin API listens.
@@ -66,6 +77,10 @@ pub struct Config {
     pub nat: Vec<NatRule>,
     /// Virtual services.
     pub services: Vec<Service>,
+    /// Who is told what changed.
+    pub alerts: Alerts,
+    /// What is done when something changes, in the operator's order.
+    pub triggers: Vec<Trigger>,
 }
 
 /// How packets are forwarded.
@@ -233,6 +248,8 @@ pub struct Service {
     pub enabled: bool,
     /// How long a server that comes back takes to reach its weight, in seconds.
     pub slow_start: u32,
+    /// Who gets mails about it, if the operator says so (HC-16).
+    pub alerts: Option<Vec<lettre::Address>>,
     /// Its real servers.
     pub servers: Vec<Server>,
 }
@@ -377,7 +394,18 @@ impl Ports {
 }
 
 const CONFIGURATION: Shape = Shape {
-    known: &["node", "dataplane", "admin", "interface", "route", "neighbour", "nat", "service"],
+    known: &[
+        "node",
+        "dataplane",
+        "admin",
+        "interface",
+        "route",
+        "neighbour",
+        "nat",
+        "service",
+        "alerts",
+        "trigger",
+    ],
     later: &[
         ("ha", "no ha: a second node is not there yet"),
         ("vrrp", "no vrrp: it is not there yet"),
@@ -415,8 +443,17 @@ impl Config {
         let mut network = network::Network::read(&table, refusals);
         let nat = nat::rules(&table.at("nat"), &mut network, refusals);
         let services = service::services(&table.at("service"), &network, refusals);
+        let (via, alerts) = alerts::alerts(&table.at("alerts"), refusals);
+        let triggers = trigger::triggers(&table.at("trigger"), via, refusals);
+        let (node, scripts) = node?;
+        let alerts = alerts?;
+        if refusals.is_empty() {
+            alerts::together(&table.at("service"), &alerts, &services, refusals);
+            trigger::together(&table.at("trigger"), &triggers, &services, refusals);
+        }
         Some(Self {
-            node: node?,
+            node,
+            scripts,
             dataplane: dataplane?,
             admin: admin?,
             interfaces: network.interfaces,
@@ -424,6 +461,8 @@ impl Config {
             neighbours: network.neighbours,
             nat,
             services,
+            alerts,
+            triggers,
         })
     }
 
@@ -432,7 +471,7 @@ impl Config {
     pub fn document(&self) -> document::Configuration {
         let interface = |id: InterfaceId| self.interfaces[usize::from(id.0)].name.clone();
         document::Configuration {
-            node: document::Node { name: self.node.clone() },
+            node: document::Node { name: self.node.clone(), scripts: self.scripts.clone() },
             dataplane: document::Dataplane {
                 workers: Some(self.dataplane.workers.clone()).filter(|list| !list.is_empty()),
                 polling: self.dataplane.polling,
@@ -466,6 +505,8 @@ impl Config {
                 .collect(),
             nat: self.nat.iter().map(|rule| rule.document(interface)).collect(),
             service: self.services.iter().map(Service::document).collect(),
+            alerts: self.alerts.document(),
+            trigger: self.triggers.iter().map(Trigger::document).collect(),
         }
     }
 
@@ -567,6 +608,9 @@ impl Service {
             quiescent: self.quiescent,
             enabled: self.enabled,
             slow_start: address::seconds(self.slow_start),
+            alerts: self.alerts.as_ref().map(|to| document::ServiceAlerts {
+                to: to.iter().map(ToString::to_string).collect(),
+            }),
             server: self.servers.iter().map(|server| server.document(self.mode)).collect(),
         }
     }

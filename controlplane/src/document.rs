@@ -2,6 +2,10 @@
 //! description and its client. What comes in is judged by [`crate::config`], not by these types,
 //! because they would stop at the first mistake.
 
+mod alerts;
+
+mod trigger;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -9,6 +13,9 @@ use dataplane::wire::Prefix;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use self::alerts::{About, Alerts, Mail, MailTls, ServiceAlerts, Via, Webhook};
+pub use self::trigger::{Action, Actual, Deed, Happening, On, Trigger};
 
 /// A whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -30,6 +37,10 @@ pub struct Configuration {
     pub nat: Vec<Nat>,
     /// Virtual services.
     pub service: Vec<Service>,
+    /// Who is told what changed.
+    pub alerts: Alerts,
+    /// What is done when something changes.
+    pub trigger: Vec<Trigger>,
 }
 
 /// The appliance itself.
@@ -39,11 +50,14 @@ pub struct Node {
     /// Its name: 1 to 63 letters, digits, dots, hyphens and underscores.
     #[schema(example = "lb1", min_length = 1, max_length = 63)]
     pub name: String,
+    /// The directory that scripts may lie in.
+    #[schema(value_type = String, example = "/etc/sluice/scripts")]
+    pub scripts: PathBuf,
 }
 
 impl Default for Node {
     fn default() -> Self {
-        Self { name: "sluice".into() }
+        Self { name: "sluice".into(), scripts: "/etc/sluice/scripts".into() }
     }
 }
 
@@ -306,6 +320,9 @@ pub struct Service {
     #[serde(default = "none")]
     #[schema(default = "0", example = "30s")]
     pub slow_start: String,
+    /// Who is told of it and its servers instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<ServiceAlerts>,
     /// Its real servers.
     #[serde(default)]
     pub server: Vec<Server>,

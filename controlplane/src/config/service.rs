@@ -11,7 +11,7 @@ use super::claims::Claims;
 use super::network::Network;
 use super::server::{Inherited, default_mode, servers};
 use super::{
-    Encapsulation, Forwarding, Helper, Mode, Protocol, Scheduler, Service, name, settings,
+    Encapsulation, Forwarding, Helper, Mode, Protocol, Scheduler, Service, alerts, name, settings,
 };
 use crate::field::{Field, Refusals, Shape, Table};
 
@@ -48,6 +48,7 @@ const SERVICE: Shape = Shape {
         "quiescent",
         "enabled",
         "slow_start",
+        "alerts",
         "server",
     ],
     later: &[],
@@ -117,6 +118,7 @@ fn service<'v>(
     let quiescent = refusals.keep(table.at("quiescent").or(true, Field::truth));
     let enabled = refusals.keep(table.at("enabled").or(true, Field::truth));
     let slow_start = refusals.keep(table.at("slow_start").or(0, settings::slow_start));
+    let alerts = alerts::of_service(&table.at("alerts"), refusals);
     let inherited = Inherited { mode, addresses: addresses.as_deref().unwrap_or_default() };
     let servers = servers(&table.at("server"), &inherited, network, claims, refusals);
     // A claim is made even if its maker's name, or anything else, cannot be read.
@@ -141,6 +143,7 @@ fn service<'v>(
         quiescent: quiescent.unwrap_or_default(),
         enabled: enabled.unwrap_or_default(),
         slow_start: slow_start.unwrap_or_default(),
+        alerts: alerts.unwrap_or_default(),
         servers: servers.unwrap_or_default(),
     };
     refusals.keep(claims.publish(ports_field, &service));

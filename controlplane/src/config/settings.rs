@@ -16,7 +16,11 @@ const HOUR: u32 = 3600;
 const HIGHEST_LIMIT: u32 = 1_000_000_000;
 
 /// One of a few words, each with what it stands for.
-fn word<T: Copy>(field: &Field<'_>, expected: &str, words: &[(&str, T)]) -> Result<T, Invalid> {
+pub(super) fn word<T: Copy>(
+    field: &Field<'_>,
+    expected: &str,
+    words: &[(&str, T)],
+) -> Result<T, Invalid> {
     field.parsed(expected, |text| {
         words.iter().find(|(word, _)| *word == text).map(|&(_, meant)| meant)
     })
