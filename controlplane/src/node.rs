@@ -34,6 +34,7 @@ use tracing::{error, info};
 use self::alarm::Alarm;
 use self::explain::Explaining;
 use self::traffic::Accounts;
+use crate::alerts::Tallies;
 use crate::compile::{self, Compiler};
 use crate::config::{self, Config};
 use crate::document::{self, Configuration};
@@ -264,6 +265,8 @@ pub struct Node {
     compiler: Compiler,
     /// What changed, when and why.
     events: Events,
+    /// What became of those that others are told of.
+    alerts: Tallies,
     /// Locked for the whole of a change, so that there is one at a time.
     changing: Arc<tokio::sync::Mutex<Identities>>,
     /// Locked for moments only, and never across an `await`.
@@ -357,6 +360,7 @@ impl Node {
             started: now,
             compiler,
             events,
+            alerts: Tallies::default(),
             changing: Arc::new(tokio::sync::Mutex::new(identities)),
             inner: Mutex::new(inner),
         })
@@ -417,6 +421,11 @@ impl Node {
     /// What changed, when and why.
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// What became of alerts.
+    pub fn alerts(&self) -> &Tallies {
+        &self.alerts
     }
 
     /// Where the state lies.
