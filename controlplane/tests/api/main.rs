@@ -3,9 +3,13 @@
 
 mod access;
 
+mod alerts;
+
 mod client;
 
 mod configuration;
+
+mod events;
 
 mod explain;
 
@@ -14,3 +18,5 @@ mod hostile;
 mod rig;
 
 mod state;
+
+mod triggers;
