@@ -152,7 +152,7 @@ do = [
 #[test]
 fn a_script_that_hangs_is_killed_with_all_that_it_has_started() {
     let hang = "trap '' TERM; echo $$ > pids; sleep 1000 & echo $! >> pids; echo started; wait";
-    let flood = "yes | head -c 100000000; yes >&2 | head -c 1000000; exit 3";
+    let flood = "yes | head -c 50000000; yes | head -c 1000000 >&2; exit 3";
     let triggers = r#"
 [[trigger]]
 name = "hang"
