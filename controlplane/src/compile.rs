@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use dataplane::moment::Moment;
 use dataplane::snapshot::{
-    Hop, Interface, InterfaceId, Masquerade, NatRules, Neighbours, Routes, Server, Services,
+    Hop, Interface, InterfaceId, Masquerade, NatRules, Neighbours, Routes, Server, Services, Set,
     Snapshot,
 };
 use dataplane::wire::{Address, Mac, Prefix};
@@ -27,9 +27,11 @@ use dataplane::wire::{Address, Mac, Prefix};
 use self::ramp::Ramps;
 use self::service::Compiling;
 use self::tables::Tables;
+use crate::agent::Agents;
 use crate::config::{self, Config, NatRule};
 use crate::identities::Identities;
 use crate::neighbours::{Own, Plan, link_local};
+use crate::net::in_band::Paths;
 
 pub use self::service::admission;
 
@@ -50,6 +52,7 @@ pub struct Compiler {
     workers: u32,
     tables: Tables,
     ramps: Ramps,
+    agents: Agents,
 }
 
 /// A configuration in the form that workers need, but for the neighbours.
@@ -59,6 +62,8 @@ pub struct Compiled {
     shared: Snapshot,
     /// By slot, without hardware addresses.
     servers: Vec<Option<Server>>,
+    /// By slot: shares of new flows now.
+    weights: Arc<[u16]>,
     plan: Plan,
 }
 
@@ -66,7 +71,17 @@ impl Compiler {
     /// For a node with so many workers.
     pub fn new(workers: usize) -> Self {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
-        Self { workers, tables: Tables::default(), ramps: Ramps::default() }
+        Self {
+            workers,
+            tables: Tables::default(),
+            ramps: Ramps::default(),
+            agents: Agents::default(),
+        }
+    }
+
+    /// With weights that follow what these agents say.
+    pub fn with_agents(self, agents: Agents) -> Self {
+        Self { agents, ..self }
     }
 
     /// Compiles `config`, to which `identities` were assigned last; `live` has its interfaces in
@@ -80,10 +95,13 @@ impl Compiler {
     ) -> Compiled {
         let routes = config.ways();
         let identities = identities.of(config);
-        let weights = self.ramps.weights(config, &identities, now);
+        self.agents.take_news();
+        let own = |service: &_, server: &_| self.agents.weight(service, server);
+        let weights = self.ramps.weights(config, &identities, own, now);
         let interfaces = interfaces(config, live);
         let mut services = Services::new();
         let mut servers = Vec::new();
+        let mut shares = Vec::new();
         let all = config.services.iter().zip(identities).zip(weights);
         for ((service, (id, server_ids)), weights) in all {
             let compiling = Compiling { config, service, id, servers: server_ids, weights };
@@ -103,7 +121,9 @@ impl Compiler {
                 let slot = server.id.slot();
                 if servers.len() <= slot {
                     servers.resize(slot + 1, None);
+                    shares.resize(slot + 1, 0);
                 }
+                shares[slot] = compiling.share(position);
                 servers[slot] = Some(server);
             }
         }
@@ -111,22 +131,25 @@ impl Compiler {
         let nat = nat(config, &mut services);
         let plan = plan(config, live, &servers);
         let own = plan.interfaces.iter().flat_map(|own| &own.addresses);
+        let own: Set<_> = own.map(|prefix| prefix.address()).collect();
         let answered = plan.interfaces.iter().flat_map(|own| own.virtual_addresses.iter().copied());
-        let locals = own.map(|prefix| prefix.address()).chain(answered).collect();
+        let locals = own.iter().copied().chain(answered).collect();
         let shared = Snapshot {
             interfaces,
             locals: Arc::new(locals),
+            own: Arc::new(own),
             services: Arc::new(services),
             routes: Arc::new(routes),
             nat: Arc::new(nat),
             ..Snapshot::default()
         };
-        Compiled { shared, servers, plan }
+        Compiled { shared, servers, weights: shares.into(), plan }
     }
 
-    /// Whether a server has less than its own weight still, and another look at it is due.
+    /// Whether a server has less than its own weight still, or an agent has something else to say, and
+    /// another look at it is due.
     pub fn is_ramping(&self) -> bool {
-        self.ramps.are_under_way()
+        self.ramps.are_under_way() || self.agents.have_news()
     }
 }
 
@@ -144,6 +167,16 @@ impl Compiled {
             neighbours: Arc::new(neighbours.clone()),
             ..self.shared.clone()
         }
+    }
+
+    /// By slot: what share of new flows each server gets, in proportion to the others'.
+    pub fn weights(&self) -> Arc<[u16]> {
+        Arc::clone(&self.weights)
+    }
+
+    /// Where packets of our own go.
+    pub fn paths(&self) -> Paths {
+        Paths::new(Arc::clone(&self.shared.interfaces), Arc::clone(&self.shared.routes))
     }
 
     /// Whose hardware addresses are needed, and whom we answer.

@@ -4,12 +4,12 @@
 //! 1. [`system`]: the node, the data plane's and the admin API's settings, each by itself
 //! 2. [`network`]: interfaces, then routes and neighbours, which must be on their subnets
 //! 3. [`nat`]: translation for stations that reach out through us
-//! 4. [`service`]: virtual services, their [`settings`], and their servers ([`server`]), which must be
-//!    within reach; what concerns two services at once is settled last ([`claims`])
+//! 4. [`service`]: virtual services, their [`settings`], how they are asked whether they are well
+//!    ([`check`]), and their servers ([`server`]), which must be within reach; what concerns two services at once is settled last ([`claims`])
 //!
 //! 5. [`alerts`]: who is told what changed, and [`trigger`]: what is done then
 //!
-//! [`address`] reads what stands in all of them; [`difference`] says what one configuration changes about another.
+//! A service's [`agent`] stands in a file of its own. [`address`] reads what stands in all of them; [`difference`] says what one configuration changes about another.
 
 mod system;
 
@@ -21,7 +21,12 @@ mod service;
 
 mod settings;
 
+mod check;
+mod passive;
+
 mod server;
+
+mod agent;
 
 mod claims;
 
@@ -42,9 +47,17 @@ use serde_json::Value;
 
 use self::alerts::Alerts;
 use self::trigger::Trigger;
+pub use check::{
+    Check, Expect, Http, Kind, Login, Method, OwnCheck, Pace, Payload, Record, Secret, Session,
+    Status, Tls,
+};
+
+pub use self::agent::{Agent, Method as AgentMethod};
+pub use passive::{MostEjected, Passive};
+
 use crate::document;
 pub use crate::document::{
-    About, Actual, CheckKind, Deed, Encapsulation, Happening, Helper, MailTls, Memory, Mode,
+    About, Actual, AgentFormula, Deed, Encapsulation, Happening, Helper, MailTls, Memory, Mode,
     NatKind, Polling, Protocol, Scheduler, State, Via,
 };
 use crate::field::{self, Field, Invalid, Refusals, Shape};
@@ -114,6 +127,8 @@ impl Dataplane {
 pub struct Admin {
     /// HTTPS, on the kernel's network interfaces.
     pub listen: Vec<SocketAddr>,
+    /// On the data ports' own addresses as well, at the same ports.
+    pub in_band: bool,
     /// The Unix socket.
     pub socket: PathBuf,
     /// The operator's certificate, if there is one.
@@ -241,7 +256,9 @@ pub struct Service {
     /// Addresses of ours or virtual ones that packets leave with (SNAT), if the operator says so.
     pub sources: Vec<Address>,
     /// How servers are asked whether they are well.
-    pub check: CheckKind,
+    pub check: Check,
+    /// When a server is left out because of what its connections tell.
+    pub passive: Option<Passive>,
     /// Whether a server that is found not to be well keeps its flows (HC-15).
     pub quiescent: bool,
     /// Whether it takes new flows (VS-20).
@@ -250,6 +267,8 @@ pub struct Service {
     pub slow_start: u32,
     /// Who gets mails about it, if the operator says so (HC-16).
     pub alerts: Option<Vec<lettre::Address>>,
+    /// What its servers are asked about their load, if they are.
+    pub agent: Option<Agent>,
     /// Its real servers.
     pub servers: Vec<Server>,
 }
@@ -336,6 +355,9 @@ pub struct Server {
     pub max_connections: u32,
     /// What is wanted of it.
     pub state: State,
+    /// How it is asked whether it is well, where that is not as the service says; [`Service::check_of`] is
+    /// what counts.
+    pub check: Option<OwnCheck>,
 }
 
 /// How packets reach a real server. Only NAT can change the port (FWD-02).
@@ -483,7 +505,7 @@ impl Config {
             },
             admin: document::Admin {
                 listen: self.admin.listen.clone(),
-                in_band: false,
+                in_band: self.admin.in_band,
                 socket: self.admin.socket.clone(),
                 certificate: self.admin.certificate.as_ref().map(|files| files.chain.clone()),
                 key: self.admin.certificate.as_ref().map(|files| files.key.clone()),
@@ -604,13 +626,15 @@ impl Service {
             clamp_mss: self.clamp_mss,
             helper: self.helper,
             sources: self.sources.iter().map(|source| source.ip()).collect(),
-            check: document::Check { kind: self.check },
+            check: self.check.document(),
+            passive: self.passive.map(Passive::document),
             quiescent: self.quiescent,
             enabled: self.enabled,
             slow_start: address::seconds(self.slow_start),
             alerts: self.alerts.as_ref().map(|to| document::ServiceAlerts {
                 to: to.iter().map(ToString::to_string).collect(),
             }),
+            agent: self.agent.as_ref().map(Agent::document).unwrap_or_default(),
             server: self.servers.iter().map(|server| server.document(self.mode)).collect(),
         }
     }
@@ -705,6 +729,7 @@ impl Server {
             min_connections: self.min_connections,
             max_connections: self.max_connections,
             state: self.state,
+            check: self.check.as_ref().map(|own| own.written.clone()).unwrap_or_default(),
         }
     }
 

@@ -4,6 +4,9 @@
 
 mod alerts;
 
+mod agent;
+mod check;
+mod passive;
 mod trigger;
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,8 +17,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use self::agent::{Agent, AgentFormula, AgentMethod};
 pub use self::alerts::{About, Alerts, Mail, MailTls, ServiceAlerts, Via, Webhook};
 pub use self::trigger::{Action, Actual, Deed, Happening, On, Trigger};
+pub use check::{Check, CheckKind};
+pub use passive::{MostEjected, Passive};
 
 /// A whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -131,7 +137,7 @@ pub struct Admin {
     /// HTTPS, on the kernel's network interfaces.
     #[schema(value_type = Vec<String>, example = json!(["127.0.0.1:9443"]))]
     pub listen: Vec<SocketAddr>,
-    /// Also on the data ports' addresses; not there yet.
+    /// Also on the data ports' own addresses, at the ports of `listen`.
     pub in_band: bool,
     /// A Unix socket for root, which needs no token.
     #[schema(value_type = String, example = "/run/sluice/admin.sock")]
@@ -308,6 +314,9 @@ pub struct Service {
     /// How its servers are asked whether they are well.
     #[serde(default)]
     pub check: Check,
+    /// Whether servers are judged by their connections, too; they are not if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive: Option<Passive>,
     /// Whether a server that is found not to be well keeps the connections that it has.
     #[serde(default = "yes")]
     #[schema(default = true)]
@@ -323,6 +332,9 @@ pub struct Service {
     /// Who is told of it and its servers instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alerts: Option<ServiceAlerts>,
+    /// What its servers are asked about their load.
+    #[serde(default, skip_serializing_if = "Agent::is_none")]
+    pub agent: Agent,
     /// Its real servers.
     #[serde(default)]
     pub server: Vec<Server>,
@@ -469,6 +481,9 @@ pub struct Server {
     /// What is wanted of it.
     #[serde(default)]
     pub state: State,
+    /// How it is asked whether it is well, where that is not as the service says.
+    #[serde(default, skip_serializing_if = "Check::is_empty")]
+    pub check: Check,
 }
 
 fn default_weight() -> u16 {
@@ -565,26 +580,6 @@ pub enum Scheduler {
     Maglev,
     /// Every datagram on its own, each server in turn by weight; UDP only.
     Ops,
-}
-
-/// How servers are asked whether they are well.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Check {
-    /// What is asked.
-    #[serde(rename = "type", default)]
-    pub kind: CheckKind,
-}
-
-/// What servers are asked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum CheckKind {
-    /// Nothing: they count as well.
-    #[default]
-    On,
-    /// Nothing: they count as not well.
-    Off,
 }
 
 /// A prefix as documents hold it.

@@ -19,6 +19,7 @@
 //!
 //! - [`net`]: what questions travel over
 //! - [`health`]: whether servers are well
+//! - [`agent`]: how idle servers are, and the weights that follow
 //! - [`events`]: what changed, when and why
 //! - [`alerts`]: who is told, by mail or HTTP
 //! - [`triggers`]: what is done about it
@@ -57,6 +58,8 @@ pub mod icmpv6;
 pub mod net;
 
 pub mod health;
+
+pub mod agent;
 
 pub mod events;
 

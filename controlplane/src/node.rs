@@ -9,6 +9,8 @@ mod alarm;
 
 mod explain;
 
+mod in_band;
+
 mod reports;
 
 mod traffic;
@@ -24,6 +26,7 @@ use dataplane::moment::Moment;
 use dataplane::punt::{Command, ControlEnd, Copied, Event, FlowReport};
 use dataplane::snapshot::{InterfaceId, ServerId, ServiceId};
 use dataplane::wire::ethernet::{self, ethertype};
+use dataplane::wire::protocol;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -34,6 +37,7 @@ use tracing::{error, info};
 use self::alarm::Alarm;
 use self::explain::Explaining;
 use self::traffic::Accounts;
+use crate::agent::Agents;
 use crate::alerts::Tallies;
 use crate::compile::{self, Compiler};
 use crate::config::{self, Config};
@@ -44,6 +48,7 @@ use crate::field::Invalid;
 use crate::icmpv6;
 use crate::identities::Identities;
 use crate::neighbours::{self, Neighbours};
+use crate::net::in_band::{Egress, InBand, Stack};
 use crate::plumbing::{Buffers, LiveInterface, Plumbing};
 use crate::publish::Publication;
 use crate::random;
@@ -267,6 +272,8 @@ pub struct Node {
     events: Events,
     /// What became of those that others are told of.
     alerts: Tallies,
+    agents: Agents,
+    stack: Stack,
     /// Locked for the whole of a change, so that there is one at a time.
     changing: Arc<tokio::sync::Mutex<Identities>>,
     /// Locked for moments only, and never across an `await`.
@@ -277,6 +284,8 @@ struct Inner {
     view: Arc<View>,
     publication: Publication,
     neighbours: Neighbours,
+    stack: Stack,
+    egress: Egress,
     /// Neighbours have changed since the last snapshot.
     outdated: bool,
     accounts: Accounts,
@@ -328,10 +337,16 @@ impl Node {
         let mut identities = Identities::new();
         identities.assign(&config);
         let view = Arc::new(View::new(config, &identities));
-        let compiler = Compiler::new(rings.len());
+        let agents = Agents::default();
+        agents.follow(&view.config);
+        let compiler = Compiler::new(rings.len()).with_agents(agents.clone());
         let compiled = compiler.compile(&view.config, &identities, &live(&interfaces), now);
         let mut neighbours = Neighbours::new(u64::from_ne_bytes(random()));
         neighbours.configure(now, compiled.plan());
+        let (stack, mut egress) = (Stack::new(random()), Egress::default());
+        let paths = Arc::new(compiled.paths());
+        stack.configure(Arc::clone(&paths));
+        egress.configure(paths);
         let publication = Publication::new(publisher, compiled, &neighbours.known(), now);
         let mut accounts = Accounts::new(counters.clone(), now);
         accounts.follow(&view);
@@ -341,6 +356,8 @@ impl Node {
             view,
             publication,
             neighbours,
+            stack: stack.clone(),
+            egress,
             outdated: false,
             accounts,
             alarm,
@@ -361,6 +378,8 @@ impl Node {
             compiler,
             events,
             alerts: Tallies::default(),
+            agents,
+            stack,
             changing: Arc::new(tokio::sync::Mutex::new(identities)),
             inner: Mutex::new(inner),
         })
@@ -382,7 +401,7 @@ impl Node {
         }
     }
 
-    /// Gives servers that have come back more of their weight. A change under way does that itself.
+    /// Gives servers that have come back more of their weight, and those whose agents say so another. A change under way does that itself.
     async fn ramp(self: Arc<Self>) {
         let Ok(identities) = Arc::clone(&self.changing).try_lock_owned() else { return };
         let raised = helped(move || {
@@ -398,7 +417,9 @@ impl Node {
         let now = (inner.clock)();
         inner.listen(now);
         inner.neighbours.tick(now);
+        inner.stack.turn(now);
         inner.speak();
+        inner.speak_in_band(now);
         inner.outdated |= inner.neighbours.take_changed();
         if inner.outdated && inner.publication.may_refresh(now) {
             inner.outdated = false;
@@ -426,6 +447,16 @@ impl Node {
     /// What became of alerts.
     pub fn alerts(&self) -> &Tallies {
         &self.alerts
+    }
+
+    /// What the servers' agents have said.
+    pub fn agents(&self) -> &Agents {
+        &self.agents
+    }
+
+    /// The network on the data ports.
+    pub fn net(&self) -> InBand {
+        self.stack.clone().into()
     }
 
     /// Where the state lies.
@@ -542,12 +573,16 @@ impl Node {
             let inner = self.inner();
             (live(&inner.interfaces), (inner.clock)())
         };
+        self.agents.follow(&view.config);
         let compiled = self.compiler.compile(&view.config, identities, &live, now);
         let replaced = {
             let mut inner = self.inner();
             let inner = &mut *inner;
             let now = (inner.clock)();
             inner.neighbours.configure(now, compiled.plan());
+            let paths = Arc::new(compiled.paths());
+            inner.stack.configure(Arc::clone(&paths));
+            inner.egress.configure(paths);
             inner.outdated = false;
             inner.neighbours.take_changed();
             inner.accounts.follow(view);
@@ -644,10 +679,12 @@ impl Inner {
                 self.neighbours.receive(now, frame.interface, bytes);
             }
             (Some(ethertype::IPV4 | ethertype::IPV6), _) => {
-                self.frames.icmp_received += 1;
+                self.frames.icmp_received += u64::from(is_icmp(bytes));
                 if let Some(reply) = echo::reply(bytes) {
                     self.frames.echoes_answered += 1;
                     self.send(frame.interface, &reply);
+                } else if let Some(packet) = bytes.get(ethernet::HEADER..) {
+                    self.stack.receive(now, packet);
                 }
             }
             _ => {}
@@ -739,6 +776,14 @@ fn live(interfaces: &[LiveInterface]) -> Vec<compile::LiveInterface> {
         compile::LiveInterface { mac, mtu, quiet }
     };
     interfaces.iter().map(live).collect()
+}
+
+/// Whether a frame carries an ICMP message, of either family.
+fn is_icmp(frame: &[u8]) -> bool {
+    const PROTOCOL: usize = 9; // of an IPv4 header
+    let carried = frame.get(ethernet::HEADER + PROTOCOL);
+    let is_v4 = ethertype_of(frame) == Some(ethertype::IPV4);
+    icmpv6::kind(frame).is_some() || is_v4 && carried == Some(&protocol::ICMP)
 }
 
 /// What a frame carries; `None` if it is too short to say.

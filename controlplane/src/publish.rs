@@ -29,12 +29,20 @@ pub struct Newest {
     pub interfaces: Arc<[Interface]>,
     /// Real servers by slot.
     pub servers: Arc<[Option<Server>]>,
+    /// Their shares of new flows, by slot.
+    pub weights: Arc<[u16]>,
 }
 
 impl Newest {
     /// The server with this identity.
     pub fn server(&self, id: ServerId) -> Option<&Server> {
         self.servers.get(id.slot())?.as_ref().filter(|server| server.id == id)
+    }
+
+    /// The share of new flows of the server with this identity: nothing if it takes none.
+    pub fn weight(&self, id: ServerId) -> u16 {
+        let weight = self.server(id).and_then(|_| self.weights.get(id.slot()).copied());
+        weight.unwrap_or_default()
     }
 }
 
@@ -101,6 +109,7 @@ fn publish(
         generation,
         interfaces: Arc::clone(&snapshot.interfaces),
         servers: Arc::clone(&snapshot.servers),
+        weights: compiled.weights(),
     };
     publisher.publish(snapshot);
     newest

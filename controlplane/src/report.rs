@@ -11,6 +11,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::document::{Mode, NatKind, Protocol, Scheduler};
+use crate::net::in_band::StackStats;
 use crate::plumbing::{Buffers, PortStatistics};
 
 pub use self::event::{Event, Notice};
@@ -150,8 +151,13 @@ pub struct Server {
     pub port: Option<u16>,
     /// How packets reach it.
     pub mode: Mode,
-    /// Its share of new connections.
+    /// Its share of new connections, as configured.
     pub weight: u16,
+    /// Its share of them now: less while it comes back, as its agent says, and 0 while it takes none.
+    pub effective_weight: u16,
+    /// What its agent says, if it is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
     /// Servers of the lowest number that has any online take the new connections.
     pub priority: u8,
     /// What the operator wants: `online`, `drain` (weight 0, too) or `halt`.
@@ -164,6 +170,27 @@ pub struct Server {
     /// What it has carried.
     #[serde(flatten)]
     pub traffic: Traffic,
+}
+
+/// What a server's agent says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = AgentStatus)]
+pub struct Agent {
+    /// The answer that counts: a number of percent, or `drain`; absent after too many misses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "92 %")]
+    pub answer: Option<String>,
+    /// The same as a number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<u8>,
+    /// Seconds since the last question came to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<f64>,
+    /// How many questions in a row have had no answer.
+    pub missed: u32,
+    /// Why the last one had none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// What a server or a service carries.
@@ -192,6 +219,22 @@ pub struct Totals {
     pub reply_packets: u64,
     /// Bytes in those, from the IP header on.
     pub reply_bytes: u64,
+    /// TCP connections of which the client's first SYN got no answer before it asked again or gave up.
+    #[serde(default)]
+    pub unanswered: u64,
+    /// TCP connections that the server refused, as far as its packets pass through here.
+    #[serde(default)]
+    pub refused: u64,
+    /// TCP connections that the server reset, refusals among them, as far as its packets pass through here.
+    #[serde(default)]
+    pub resets: u64,
+    /// TCP connections of which the first SYN was answered: by the server or, where its packets do not pass
+    /// through here, as the client's acknowledgement says.
+    #[serde(default)]
+    pub handshakes: u64,
+    /// How long those answers took in all; divided by `handshakes`, the mean.
+    #[serde(default)]
+    pub handshake_milliseconds: u64,
 }
 
 impl Totals {
@@ -203,6 +246,11 @@ impl Totals {
             bytes: of(self.bytes, other.bytes),
             reply_packets: of(self.reply_packets, other.reply_packets),
             reply_bytes: of(self.reply_bytes, other.reply_bytes),
+            unanswered: of(self.unanswered, other.unanswered),
+            refused: of(self.refused, other.refused),
+            resets: of(self.resets, other.resets),
+            handshakes: of(self.handshakes, other.handshakes),
+            handshake_milliseconds: of(self.handshake_milliseconds, other.handshake_milliseconds),
         }
     }
 }
@@ -214,6 +262,8 @@ pub struct Counters {
     pub workers: Vec<Worker>,
     /// What the control plane did.
     pub control: Control,
+    /// What happened in its own TCP/IP stack on the data ports.
+    pub in_band: StackStats,
 }
 
 /// What one worker has counted. Received + injected + taken over = transmitted + punted + handed over +

@@ -3,6 +3,7 @@
 use std::fmt::{Display, Write as _};
 
 use crate::alerts::Tally;
+use crate::net::in_band::StackStats;
 use crate::node::Node;
 use crate::report::{Interface, Server, Service, Traffic, Worker};
 
@@ -75,6 +76,10 @@ pub fn text(node: &Node) -> String {
             page.sample(name, &[("kind", &kind)], value(tally));
         }
     }
+    for (name, kind, help, value) in IN_BAND {
+        page.family(name, kind, help);
+        page.sample(name, &[], value(&counters.in_band));
+    }
     for (name, kind, help, value) in INTERFACE {
         page.family(name, kind, help);
         for interface in &status.interfaces {
@@ -93,6 +98,22 @@ pub fn text(node: &Node) -> String {
     page.gauge("server_weight", "The server's share of new connections.");
     each_server(&status.services, |labels, server| {
         page.sample("server_weight", labels, server.weight);
+    });
+    page.gauge("server_effective_weight", "The server's share of new connections now.");
+    each_server(&status.services, |labels, server| {
+        page.sample("server_effective_weight", labels, server.effective_weight);
+    });
+    page.gauge("agent_idle_percent", "How idle the server's agent says that it is.");
+    each_server(&status.services, |labels, server| {
+        if let Some(idle) = server.agent.as_ref().and_then(|agent| agent.idle) {
+            page.sample("agent_idle_percent", labels, idle);
+        }
+    });
+    page.gauge("agent_misses", "Questions in a row that the server's agent has not answered.");
+    each_server(&status.services, |labels, server| {
+        if let Some(agent) = &server.agent {
+            page.sample("agent_misses", labels, agent.missed);
+        }
     });
     for (name, kind, help, value) in TRAFFIC {
         let service_name = format!("service_{name}");
@@ -153,6 +174,34 @@ const ALERTS: &[Alert] = &[
     ("alerts_lost_total", "Events that nobody was told of.", Tally::lost),
 ];
 
+const IN_BAND: &[Family<StackStats>] = &[
+    ("in_band_received_packets_total", "counter", "Packets for us.", |s| s.received),
+    ("in_band_sent_packets_total", "counter", "Packets of our own.", |s| s.sent),
+    ("in_band_connections", "gauge", "TCP connections.", |s| s.connections),
+    ("in_band_half_open", "gauge", "Connections not accepted yet.", |s| s.half_open),
+    ("in_band_time_wait", "gauge", "Connections that are over.", |s| s.time_wait),
+    ("in_band_udp_sockets", "gauge", "UDP sockets.", |s| s.udp_sockets),
+    ("in_band_opened_total", "counter", "Connections that we opened.", |s| s.opened),
+    ("in_band_accepted_total", "counter", "Connections of clients.", |s| s.accepted),
+    ("in_band_malformed_packets_total", "counter", "Damaged packets.", |s| s.malformed),
+    ("in_band_fragments_total", "counter", "Fragments, which are dropped.", |s| s.fragments),
+    ("in_band_not_ours_packets_total", "counter", "Packets for or from nobody.", |s| s.not_ours),
+    ("in_band_other_protocol_packets_total", "counter", "Packets of no use.", |s| s.other_protocol),
+    ("in_band_nobody_waits_packets_total", "counter", "Packets to no socket.", |s| s.nobody_waits),
+    ("in_band_refused_total", "counter", "Of those, answered.", |s| s.refused),
+    ("in_band_backlog_full_total", "counter", "Clients who were not let in.", |s| s.backlog_full),
+    ("in_band_half_open_dropped_total", "counter", "Half-open ones given up.", |s| {
+        s.half_open_dropped
+    }),
+    ("in_band_no_room_total", "counter", "Conversations without room.", |s| s.no_room),
+    ("in_band_no_route_total", "counter", "Conversations without a route.", |s| s.no_route),
+    ("in_band_datagrams_dropped_total", "counter", "Datagrams not taken.", |s| s.datagrams_dropped),
+    ("in_band_queue_full_total", "counter", "Packets that found no room.", |s| s.queue_full),
+    ("in_band_errors_ignored_total", "counter", "ICMP errors of no use.", |s| s.errors_ignored),
+    ("in_band_errors_told_total", "counter", "ICMP errors of use.", |s| s.errors_told),
+    ("in_band_no_neighbour_total", "counter", "Packets to silent stations.", |s| s.no_neighbour),
+];
+
 const INTERFACE: &[Family<Interface>] = &[
     ("interface_up", "gauge", "Whether the link is up.", |i| i.statistics.link_up.into()),
     ("interface_received_frames_total", "counter", "Frames the card received.", |i| {
@@ -189,6 +238,13 @@ const TRAFFIC: &[Family<Traffic>] = &[
     ("bytes_total", "counter", "Bytes from clients.", |t| t.totals.bytes),
     ("reply_packets_total", "counter", "Packets back to clients.", |t| t.totals.reply_packets),
     ("reply_bytes_total", "counter", "Bytes back to clients.", |t| t.totals.reply_bytes),
+    ("unanswered_total", "counter", "First SYNs without an answer.", |t| t.totals.unanswered),
+    ("refused_total", "counter", "Connections that servers refused.", |t| t.totals.refused),
+    ("resets_total", "counter", "Connections that servers reset.", |t| t.totals.resets),
+    ("handshakes_total", "counter", "First SYNs that were answered.", |t| t.totals.handshakes),
+    ("handshake_milliseconds_total", "counter", "How long those answers took.", |t| {
+        t.totals.handshake_milliseconds
+    }),
 ];
 
 type Labels<'l> = &'l [(&'l str, &'l dyn Display)];

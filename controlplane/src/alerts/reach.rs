@@ -11,7 +11,6 @@ use std::task::{Context, Poll};
 use lettre::transport::smtp::client::AsyncTokioStream;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio_rustls::TlsConnector;
@@ -46,30 +45,20 @@ impl Network {
             })
         }))
     }
-
-    /// Over the kernel's network interfaces.
-    pub fn kernel() -> Self {
-        Self(Arc::new(|to| {
-            Box::pin(async move {
-                let stream = TcpStream::connect(to).await?;
-                Ok(Box::new(stream) as Box<dyn Duplex>)
-            })
-        }))
-    }
 }
 
 /// The networks that there are.
 #[derive(Clone)]
 pub struct Networks {
     kernel: Network,
-    in_band: Option<Network>,
+    in_band: Network,
     /// One name is looked up at a time: the system's resolver may hang, and hold a helper thread so long.
     looking_up: Arc<Semaphore>,
 }
 
 impl Networks {
-    /// The kernel's, and that of the data ports if there is one.
-    pub fn new(kernel: Network, in_band: Option<Network>) -> Self {
+    /// The kernel's, and that of the data ports.
+    pub fn new(kernel: Network, in_band: Network) -> Self {
         Self { kernel, in_band, looking_up: Arc::new(Semaphore::new(1)) }
     }
 
@@ -79,12 +68,9 @@ impl Networks {
     ///
     /// In words, when its name is not known or it does not answer.
     pub async fn connect(&self, via: Via, host: &Host) -> Result<Box<dyn Duplex>, String> {
-        let network = match via {
-            Via::Kernel => Some(&self.kernel),
-            Via::InBand => self.in_band.as_ref(),
-        };
-        let Some(Network(open)) = network else {
-            return Err(format!("connect to {host}: there is no network in band"));
+        let Network(open) = match via {
+            Via::Kernel => &self.kernel,
+            Via::InBand => &self.in_band,
         };
         let mut failure = "it has no address".to_owned();
         for address in self.addresses(host).await.map_err(|error| format!("{host}: {error}"))? {

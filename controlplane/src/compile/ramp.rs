@@ -25,11 +25,13 @@ struct State {
 }
 
 impl Ramps {
-    /// The weights of all servers now, in the order of `config`, to which `identities` belong.
+    /// The weights of all servers now, in the order of `config`, to which `identities` belong; `own` is what
+    /// they come back to.
     pub fn weights(
         &self,
         config: &Config,
         identities: &[(ServiceId, Vec<ServerId>)],
+        own: impl Fn(&Service, &Server) -> u16,
         now: Moment,
     ) -> Vec<Vec<u16>> {
         let mut state = self.lock();
@@ -38,22 +40,23 @@ impl Ramps {
         let mut open = HashSet::new();
         let mut under_way = HashMap::new();
         let mut weight = |service: &Service, id: ServerId, server: &Server| {
-            if !is_open(service, server) {
-                return server.weight;
+            let own = own(service, server);
+            if !is_open(service, server) || own == 0 {
+                return own;
             }
             open.insert(id);
             let time = Duration::from_secs(service.slow_start.into());
             let since = match (&before, state.under_way.get(&id)) {
                 (Some(before), _) if !before.contains(&id) => now,
                 (_, Some(&(since, _))) => since,
-                _ => return server.weight,
+                _ => return own,
             };
             let passed = now.since(since);
             if passed >= time {
-                return server.weight;
+                return own;
             }
             under_way.insert(id, (since, time));
-            share(server.weight, passed, time)
+            share(own, passed, time)
         };
         let weights = config
             .services

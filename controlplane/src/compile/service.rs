@@ -11,7 +11,7 @@ use dataplane::wire::Address;
 
 use super::keys;
 use super::tables::Tables;
-use crate::config::{self, CheckKind, Config, Forwarding, State};
+use crate::config::{self, Config, Forwarding, State};
 
 /// A service of the configuration with its identities.
 pub(super) struct Compiling<'c> {
@@ -51,6 +51,7 @@ impl Compiling<'_> {
                 clamp_mss: service.clamp_mss,
                 ftp: service.is_ftp(),
                 closed: !service.enabled,
+                page: false,
             },
         }
     }
@@ -58,13 +59,27 @@ impl Compiling<'_> {
     /// Positions of the servers that take new flows: those of the best priority that has any (ST-12).
     fn open(&self) -> impl Iterator<Item = usize> {
         let servers = &self.service.servers;
-        let is_open = |position: &usize| {
-            admission(self.service, &servers[*position]) == Admission::Open
-                && servers[*position].weight > 0
-        };
+        let is_open = |position: &usize| self.admission(*position) == Admission::Open;
         let open: Vec<_> = (0..servers.len()).filter(is_open).collect();
         let best = open.iter().map(|&position| servers[position].priority).min();
         open.into_iter().filter(move |&position| Some(servers[position].priority) == best)
+    }
+
+    /// As [`admission`] says, but a server whose own weight is not 0 and has become 0 drains: its agent asks
+    /// for that.
+    fn admission(&self, position: usize) -> Admission {
+        match admission(self.service, &self.service.servers[position]) {
+            Admission::Open if self.weights[position] == 0 => Admission::Draining,
+            admission => admission,
+        }
+    }
+
+    /// Its part of new flows, in proportion to the others' of its service: nothing if it takes none.
+    pub fn share(&self, position: usize) -> u16 {
+        match self.admission(position) {
+            Admission::Open => self.weights[position],
+            Admission::Draining | Admission::Halted => 0,
+        }
     }
 
     /// In the candidates' order. Schedulers that leave weights out leave them out here, too.
@@ -137,7 +152,7 @@ impl Compiling<'_> {
             address: server.address,
             mode: self.mode(server, hop),
             hop,
-            admission: admission(self.service, server),
+            admission: self.admission(position),
             host: keys::host(self.service, server),
             max_connections: server.max_connections,
             min_connections: server.min_connections,
@@ -181,12 +196,13 @@ impl Compiling<'_> {
 
 /// Which flows a server takes: what is wanted, unless it is not well.
 pub fn admission(service: &config::Service, server: &config::Server) -> Admission {
-    match (server.wanted(), service.check) {
+    let down = service.check_of(server).kind == config::Kind::Off;
+    match (server.wanted(), down) {
         (State::Halt, _) => Admission::Halted,
         // HC-15.
-        (_, CheckKind::Off) if !service.quiescent => Admission::Halted,
-        (State::Drain, _) | (_, CheckKind::Off) => Admission::Draining,
-        (State::Online, CheckKind::On) => Admission::Open,
+        (_, true) if !service.quiescent => Admission::Halted,
+        (State::Drain, _) | (_, true) => Admission::Draining,
+        (State::Online, false) => Admission::Open,
     }
 }
 

@@ -26,6 +26,7 @@ impl Config {
         differs(old.memory != new.memory, "dataplane.memory");
         let (old, new) = (&self.admin, &next.admin);
         differs(old.listen != new.listen, "admin.listen");
+        differs(old.in_band != new.in_band, "admin.in_band");
         differs(old.socket != new.socket, "admin.socket");
         differs(old.certificate != new.certificate, "admin.certificate");
         let most = self.interfaces.len().max(next.interfaces.len());
@@ -138,9 +139,11 @@ fn service(old: &Service, new: &Service, told: &mut Vec<String>) {
     differs(old.hairpin != new.hairpin, "hairpin");
     differs(old.helper != new.helper, "helper");
     differs(old.sources != new.sources, "sources");
-    differs((old.check, old.quiescent) != (new.check, new.quiescent), "check");
+    differs((&old.check, old.quiescent) != (&new.check, new.quiescent), "check");
+    differs(old.passive != new.passive, "passive");
     differs(old.slow_start != new.slow_start, "slow_start");
     differs(old.alerts != new.alerts, "alerts");
+    differs(old.agent != new.agent, "agent");
     if old.enabled != new.enabled {
         told.push(format!("service {name}: {}", if new.enabled { "enabled" } else { "disabled" }));
     }
@@ -167,6 +170,9 @@ fn server(kind: &str, old: &Server, new: &Server, told: &mut Vec<String>) {
     }
     if old.priority != new.priority {
         told.push(format!("{kind} {name}: priority {} becomes {}", old.priority, new.priority));
+    }
+    if old.check != new.check {
+        told.push(format!("{kind} {name}: check changed"));
     }
     let connections = |it: &Server| (it.min_connections, it.max_connections);
     if connections(old) != connections(new) {

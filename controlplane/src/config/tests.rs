@@ -151,10 +151,26 @@ fn full_services() -> Value {
             "helper": "ftp",
             "sources": ["10.1.0.2"],
             "check": { "type": "on" },
+            "passive": {
+                "eject": true,
+                "unanswered": 3,
+                "window": "20s",
+                "eject_for": "1m",
+                "max_ejected": "50%",
+            },
             "quiescent": false,
             "enabled": false,
             "slow_start": "30s",
             "alerts": { "to": ["shop@example.org"] },
+            "agent": {
+                "method": "http",
+                "port": 8888,
+                "path": "/idle",
+                "interval": "10s",
+                "timeout": "3s",
+                "formula": "v6",
+                "misses": 5,
+            },
             "server": [
                 {
                     "name": "web1",
@@ -353,7 +369,7 @@ fn an_unknown_name_in_any_table_is_refused_by_its_path() {
         .chain([Vec::new()])
         .filter(|steps| at(&mut full(), steps).is_object())
         .collect();
-    assert_eq!(tables.len(), 35);
+    assert_eq!(tables.len(), 36);
     for steps in tables {
         let mut document = full();
         at(&mut document, &steps)["bogus"] = json!(1);
@@ -430,7 +446,7 @@ fn a_value_out_of_its_range_is_refused_by_its_path() {
         ("dataplane.fragments", &[json!(0), json!(1_048_577)]),
         ("dataplane.memory", &[json!("big")]),
         ("admin.listen[0]", &[json!("9443"), json!("127.0.0.1"), json!("127.0.0.1:65536")]),
-        ("admin.in_band", &[json!(true)]),
+        ("admin.in_band", &[json!("yes"), json!(1)]),
         ("admin.socket", &[json!("admin.sock"), json!(""), json!(format!("/{}", "x".repeat(107)))]),
         ("admin.certificate", &[json!("admin.pem"), json!("/a\0b")]),
         ("admin.key", &[json!("admin.key")]),
@@ -620,8 +636,16 @@ fn a_value_out_of_its_range_is_refused_by_its_path() {
             &[json!("10.1.0.9"), json!("10.1.0.1"), json!("10.1.0.50"), json!("wan")],
         ),
         ("service[1].sources", &[json!(["10.1.0.2"])]),
-        ("service[0].check.type", &[json!("connect"), json!("http")]),
+        ("service[0].check.type", &[json!("pong"), json!(5), json!("")]),
         ("service[0].slow_start", &[json!("2h"), json!(-1)]),
+        ("service[0].agent", &[json!("agent"), json!(3333)]),
+        ("service[0].agent.method", &[json!("https"), json!("")]),
+        ("service[0].agent.port", &[json!(0), json!(65536)]),
+        ("service[0].agent.path", &[json!("idle"), json!("/a b"), json!("/\r\n"), json!("")]),
+        ("service[0].agent.interval", &[json!("0"), json!("2h")]),
+        ("service[0].agent.timeout", &[json!("0"), json!("2m")]),
+        ("service[0].agent.formula", &[json!("v7"), json!(8)]),
+        ("service[0].agent.misses", &[json!(0), json!(101)]),
         ("service[0].server[0].name", &[json!("a/b"), json!(""), json!(".."), json!(long)]),
         (
             "service[0].server[0].address",
@@ -739,6 +763,12 @@ fn a_value_out_of_its_range_is_refused_by_its_path() {
 }
 
 #[test]
+fn only_an_agent_that_speaks_http_has_a_path() {
+    let agent = json!({ "method": "agent", "path": "/idle" });
+    assert_eq!(refused(&with("service[0].agent", agent)), ["service[0].agent.path"]);
+}
+
+#[test]
 fn a_refusal_says_what_was_expected_and_what_was_found() {
     let told = |path, value| refusal(&with(path, value));
     assert_eq!(
@@ -747,8 +777,10 @@ fn a_refusal_says_what_was_expected_and_what_was_found() {
          expected an address, such as 10.0.0.7, found \"10.0.0.7:80\""
     );
     assert_eq!(
-        told("service[0].check.type", json!("ping")),
-        "service[0].check.type: expected on or off (servers are not asked yet), found \"ping\""
+        told("service[0].check.type", json!("pong")),
+        "service[0].check.type: expected on, off, connect, ping, http, https, http2, grpc, ftp, imap, \
+         pop, smtp, ldap, nntp, dns, mysql, sip, telnet, redis, amqp, tcp, udp, script, 5 or 10, \
+         found \"pong\""
     );
     assert_eq!(
         told("route[0].to", json!("10.3.0.7/24")),
@@ -1068,6 +1100,7 @@ fn one_packet_scheduling_takes_what_it_can_tell_apart() {
         (json!({ "persistence": {} }), "service[0].persistence"),
         (json!({ "address": "10.1.0.100/31" }), "service[0].scheduler"),
         (json!({ "ports": "53,54" }), "service[0].ports"),
+        (json!({ "passive": {} }), "service[0].passive"),
         (json!({ "ports": "*", "server": [{ "address": "10.2.0.21" }] }), "service[0].ports"),
     ] {
         assert_eq!(refused(&serving(json!([ops(changes.clone())]))), [path], "{changes}");

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Node, PATIENCE, Question, Refusal, ServiceView, View};
+use crate::agent::{Agents, Answer, Standing};
 use crate::compile::{admission, sources_on};
 use crate::config::{self, Config, NatKind, NatRule};
 use crate::document::net;
@@ -81,7 +82,9 @@ impl Node {
             buffers,
             interfaces,
             services: services
-                .map(|(service, (sum, servers))| described(service, sum, servers, &newest))
+                .map(|(service, (sum, servers))| {
+                    described(service, sum, servers, &newest, &self.agents)
+                })
                 .collect(),
         }
     }
@@ -103,7 +106,7 @@ impl Node {
             arp_not_asked: ignored.questions,
             ..inner.frames
         };
-        report::Counters { workers, control }
+        report::Counters { workers, control, in_band: self.stack.stats() }
     }
 
     /// Current connections.
@@ -255,11 +258,15 @@ fn described(
     traffic: Traffic,
     carried: Vec<Traffic>,
     newest: &Newest,
+    agents: &Agents,
 ) -> report::Service {
     let servers: Vec<_> = service
         .servers()
         .zip(carried)
-        .map(|((id, server), traffic)| server_report(service.config, id, server, traffic, newest))
+        .map(|((id, server), traffic)| {
+            let agent = agents.standing(service.config, server);
+            server_report(service.config, id, server, traffic, newest, agent)
+        })
         .collect();
     let open = servers.iter().any(|server| server.actual == "online");
     let all = |state: &str| servers.iter().all(|server| server.wanted == state);
@@ -304,6 +311,7 @@ fn server_report(
     server: &config::Server,
     traffic: Traffic,
     newest: &Newest,
+    agent: Option<Standing>,
 ) -> report::Server {
     let wanted = match server.wanted() {
         config::State::Online => "online",
@@ -316,6 +324,11 @@ fn server_report(
         Admission::Halted => "halt",
     };
     let check = (admitted != wanted).then(|| "its check is off".into());
+    let asked = agent.as_ref().and_then(|agent| agent.in_force) == Some(Answer::Drain);
+    let (admitted, check) = match admitted {
+        "online" if asked => ("drain", Some("its agent asks for drain".into())),
+        _ => (admitted, check),
+    };
     let hop = newest.server(id).map(|server| server.hop);
     let (actual, reason) = match hop {
         _ if admitted == "halt" => (admitted, check),
@@ -329,11 +342,29 @@ fn server_report(
         port: server.forwarding.port(),
         mode: server.forwarding.mode(),
         weight: server.weight,
+        effective_weight: newest.weight(id),
+        agent: agent.map(agent_report),
         priority: server.priority,
         wanted: wanted.into(),
         actual: actual.into(),
         reason,
         traffic,
+    }
+}
+
+fn agent_report(standing: Standing) -> report::Agent {
+    let (last, at) = standing.last.unzip();
+    let problem = last.and_then(Result::err);
+    let answer = standing.in_force;
+    report::Agent {
+        answer: answer.map(|answer| answer.to_string()),
+        idle: match answer {
+            Some(Answer::Idle(idle)) => Some(idle),
+            Some(Answer::Drain) | None => None,
+        },
+        asked: at.map(|at| seconds(at.elapsed())),
+        missed: standing.missed,
+        problem,
     }
 }
 
