@@ -30,6 +30,8 @@ mod metrics;
 
 pub mod problem;
 
+pub(crate) use self::services::edited;
+
 use std::sync::Arc;
 
 use axum::extract::State;

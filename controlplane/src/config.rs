@@ -7,6 +7,8 @@
 //! 4. [`service`]: virtual services, their [`settings`], how they are asked whether they are well
 //!    ([`check`]), and their servers ([`server`]), which must be within reach; what concerns two services at once is settled last ([`claims`])
 //!
+//! 5. [`alerts`]: who is told what changed, and [`trigger`]: what is done then
+//!
 //! A service's [`agent`] stands in a file of its own. [`address`] reads what stands in all of them; [`difference`] says what one configuration changes about another.
 
 mod system;
@@ -30,6 +32,10 @@ mod agent;
 
 mod claims;
 
+pub mod alerts;
+
+pub mod trigger;
+
 mod address;
 
 mod difference;
@@ -41,6 +47,8 @@ use dataplane::snapshot::{self, InterfaceId, PortId};
 use dataplane::wire::{Address, Mac, Prefix};
 use serde_json::Value;
 
+use self::alerts::Alerts;
+use self::trigger::Trigger;
 pub use check::{
     Check, Expect, Http, Kind, Login, Method, OwnCheck, Pace, Payload, Record, Secret, Session,
     Status, Tls,
@@ -52,8 +60,8 @@ pub use passive::{MostEjected, Passive};
 
 use crate::document;
 pub use crate::document::{
-    AgentFormula, Encapsulation, Helper, LastServer, Memory, Mode, NatKind, Polling, Protocol,
-    Scheduler, State,
+    About, Actual, AgentFormula, Deed, Encapsulation, Happening, Helper, LastServer, MailTls,
+    Memory, Mode, NatKind, Polling, Protocol, Scheduler, State, Via,
 };
 use crate::field::{self, Field, Invalid, Refusals, Shape};
 
@@ -69,6 +77,8 @@ pub const MAX_INTERFACE_ADDRESSES: usize = 16;
 pub struct Config {
     /// The appliance's name.
     pub node: String,
+    /// The directory that scripts may lie in.
+    pub scripts: PathBuf,
     /// How packets are forwarded.
     pub dataplane: Dataplane,
     /// Where the admin API listens.
@@ -83,6 +93,10 @@ pub struct Config {
     pub nat: Vec<NatRule>,
     /// Virtual services.
     pub services: Vec<Service>,
+    /// Who is told what changed.
+    pub alerts: Alerts,
+    /// What is done when something changes, in the operator's order.
+    pub triggers: Vec<Trigger>,
 }
 
 /// How packets are forwarded.
@@ -258,6 +272,8 @@ pub struct Service {
     pub enabled: bool,
     /// How long a server that comes back takes to reach its weight, in seconds.
     pub slow_start: u32,
+    /// Who gets mails about it, if the operator says so (HC-16).
+    pub alerts: Option<Vec<lettre::Address>>,
     /// What its servers are asked about their load, if they are.
     pub agent: Option<Agent>,
     /// Its real servers.
@@ -407,7 +423,18 @@ impl Ports {
 }
 
 const CONFIGURATION: Shape = Shape {
-    known: &["node", "dataplane", "admin", "interface", "route", "neighbour", "nat", "service"],
+    known: &[
+        "node",
+        "dataplane",
+        "admin",
+        "interface",
+        "route",
+        "neighbour",
+        "nat",
+        "service",
+        "alerts",
+        "trigger",
+    ],
     later: &[
         ("ha", "no ha: a second node is not there yet"),
         ("vrrp", "no vrrp: it is not there yet"),
@@ -445,8 +472,17 @@ impl Config {
         let mut network = network::Network::read(&table, refusals);
         let nat = nat::rules(&table.at("nat"), &mut network, refusals);
         let services = service::services(&table.at("service"), &network, refusals);
+        let (via, alerts) = alerts::alerts(&table.at("alerts"), refusals);
+        let triggers = trigger::triggers(&table.at("trigger"), via, refusals);
+        let (node, scripts) = node?;
+        let alerts = alerts?;
+        if refusals.is_empty() {
+            alerts::together(&table.at("service"), &alerts, &services, refusals);
+            trigger::together(&table.at("trigger"), &triggers, &services, refusals);
+        }
         Some(Self {
-            node: node?,
+            node,
+            scripts,
             dataplane: dataplane?,
             admin: admin?,
             interfaces: network.interfaces,
@@ -454,6 +490,8 @@ impl Config {
             neighbours: network.neighbours,
             nat,
             services,
+            alerts,
+            triggers,
         })
     }
 
@@ -462,7 +500,7 @@ impl Config {
     pub fn document(&self) -> document::Configuration {
         let interface = |id: InterfaceId| self.interfaces[usize::from(id.0)].name.clone();
         document::Configuration {
-            node: document::Node { name: self.node.clone() },
+            node: document::Node { name: self.node.clone(), scripts: self.scripts.clone() },
             dataplane: document::Dataplane {
                 workers: Some(self.dataplane.workers.clone()).filter(|list| !list.is_empty()),
                 polling: self.dataplane.polling,
@@ -496,6 +534,8 @@ impl Config {
                 .collect(),
             nat: self.nat.iter().map(|rule| rule.document(interface)).collect(),
             service: self.services.iter().map(Service::document).collect(),
+            alerts: self.alerts.document(),
+            trigger: self.triggers.iter().map(Trigger::document).collect(),
         }
     }
 
@@ -600,6 +640,9 @@ impl Service {
             fallback: Some(self.fallback.document(self.mode)),
             enabled: self.enabled,
             slow_start: address::seconds(self.slow_start),
+            alerts: self.alerts.as_ref().map(|to| document::ServiceAlerts {
+                to: to.iter().map(ToString::to_string).collect(),
+            }),
             agent: self.agent.as_ref().map(Agent::document).unwrap_or_default(),
             server: self.servers.iter().map(|server| server.document(self.mode)).collect(),
         }

@@ -2,9 +2,12 @@
 //! description and its client. What comes in is judged by [`crate::config`], not by these types,
 //! because they would stop at the first mistake.
 
+mod alerts;
+
 mod agent;
 mod check;
 mod passive;
+mod trigger;
 
 mod fallback;
 
@@ -17,6 +20,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use self::agent::{Agent, AgentFormula, AgentMethod};
+pub use self::alerts::{About, Alerts, Mail, MailTls, ServiceAlerts, Via, Webhook};
+pub use self::trigger::{Action, Actual, Deed, Happening, On, Trigger};
 pub use check::{Check, CheckKind};
 pub use fallback::{Fallback, FallbackPage, FallbackServer, LastServer, PlainFallback};
 pub use passive::{MostEjected, Passive};
@@ -41,6 +46,10 @@ pub struct Configuration {
     pub nat: Vec<Nat>,
     /// Virtual services.
     pub service: Vec<Service>,
+    /// Who is told what changed.
+    pub alerts: Alerts,
+    /// What is done when something changes.
+    pub trigger: Vec<Trigger>,
 }
 
 /// The appliance itself.
@@ -50,11 +59,14 @@ pub struct Node {
     /// Its name: 1 to 63 letters, digits, dots, hyphens and underscores.
     #[schema(example = "lb1", min_length = 1, max_length = 63)]
     pub name: String,
+    /// The directory that scripts may lie in.
+    #[schema(value_type = String, example = "/etc/sluice/scripts")]
+    pub scripts: PathBuf,
 }
 
 impl Default for Node {
     fn default() -> Self {
-        Self { name: "sluice".into() }
+        Self { name: "sluice".into(), scripts: "/etc/sluice/scripts".into() }
     }
 }
 
@@ -326,6 +338,9 @@ pub struct Service {
     #[serde(default = "none")]
     #[schema(default = "0", example = "30s")]
     pub slow_start: String,
+    /// Who is told of it and its servers instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<ServiceAlerts>,
     /// What its servers are asked about their load.
     #[serde(default, skip_serializing_if = "Agent::is_none")]
     pub agent: Agent,

@@ -224,6 +224,14 @@ fn one_line(reason: &str) -> String {
 }
 
 impl Subject {
+    /// The virtual service that it is, or belongs to.
+    pub fn service(&self) -> Option<&str> {
+        match self {
+            Self::Server { service, .. } | Self::Service { service } => Some(service),
+            _ => None,
+        }
+    }
+
     /// What kind of thing it is, in one word.
     pub fn kind(&self) -> &'static str {
         match self {

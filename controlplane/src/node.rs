@@ -41,6 +41,7 @@ use self::explain::Explaining;
 use self::gaps::Gaps;
 use self::traffic::Accounts;
 use crate::agent::Agents;
+use crate::alerts::Tallies;
 use crate::compile::{self, Compiled, Compiler};
 use crate::config::{self, Config};
 use crate::document::{self, Configuration};
@@ -287,6 +288,8 @@ pub struct Node {
     /// What the engine of health checks is to do, until there is one.
     orders: Mutex<Option<mpsc::UnboundedReceiver<Vec<Order>>>>,
     asked: Arc<engine::Totals>,
+    /// What became of those that others are told of.
+    alerts: Tallies,
     agents: Agents,
     stack: Stack,
     /// Locked for the whole of a change, so that there is one at a time.
@@ -405,6 +408,7 @@ impl Node {
             states,
             orders: Mutex::new(Some(orders)),
             asked: Arc::default(),
+            alerts: Tallies::default(),
             agents,
             stack,
             changing: Arc::new(tokio::sync::Mutex::new(identities)),
@@ -546,6 +550,11 @@ impl Node {
     /// How much servers have been asked.
     pub fn asked(&self) -> &engine::Totals {
         &self.asked
+    }
+
+    /// What became of alerts.
+    pub fn alerts(&self) -> &Tallies {
+        &self.alerts
     }
 
     /// What the servers' agents have said.

@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
+use crate::alerts::Tally;
 use crate::net::in_band::StackStats;
 use crate::node::Node;
 use crate::report::{Interface, Server, Service, Traffic, Worker};
@@ -73,7 +74,14 @@ pub fn text(node: &Node) -> String {
     for (subject, new, count) in node.events().counts() {
         page.sample("events_total", &[("subject", &subject), ("new", &new)], count);
     }
-
+    let alerts = node.alerts();
+    let kinds = [("mail", &alerts.mail), ("webhook", &alerts.webhook)];
+    for (name, help, value) in ALERTS {
+        page.counter(name, help);
+        for (kind, tally) in kinds {
+            page.sample(name, &[("kind", &kind)], value(tally));
+        }
+    }
     for (name, kind, help, value) in IN_BAND {
         page.family(name, kind, help);
         page.sample(name, &[], value(&counters.in_band));
@@ -170,6 +178,14 @@ const WORKER: &[Family<Worker>] = &[
     ("clients_evicted_total", "counter", "Clients forgotten for others.", |w| w.clients_evicted),
     ("idle_turns_total", "counter", "Turns in which no frame came.", |w| w.idle_turns),
     ("busy_turns_total", "counter", "Turns in which some frames came.", |w| w.busy_turns),
+];
+
+type Alert = (&'static str, &'static str, fn(&Tally) -> u64);
+
+const ALERTS: &[Alert] = &[
+    ("alerts_sent_total", "Mails and messages that got there.", Tally::sent),
+    ("alerts_failed_total", "Attempts that failed.", Tally::failed),
+    ("alerts_lost_total", "Events that nobody was told of.", Tally::lost),
 ];
 
 const IN_BAND: &[Family<StackStats>] = &[

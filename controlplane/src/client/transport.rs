@@ -13,10 +13,7 @@ use hyper::client::conn::http1;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -25,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::admin::certificate;
+use crate::trust;
 
 /// How long a whole exchange may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,8 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LONGEST: usize = 256 << 20;
 /// The longest event of a live answer, in bytes.
 const LONGEST_EVENT: usize = 1 << 20;
-/// Whom Debian trusts.
-const TRUSTED: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// The port of `[admin] listen` unless the operator says otherwise.
 const PORT: u16 = 9443;
 
@@ -88,12 +83,9 @@ pub enum Error {
         /// What the system said.
         cause: io::Error,
     },
-    /// The trusted certificates are unusable.
-    #[error("{0}")]
-    Certificate(#[from] certificate::Error),
     /// There is no trust to begin with.
-    #[error("cannot use TLS: {0}; give --ca FILE with the node's certificate")]
-    Tls(#[from] rustls::Error),
+    #[error("{0}; give --ca FILE with the node's certificate")]
+    Trust(#[from] trust::Error),
     /// The token cannot stand in a header.
     #[error("the token holds characters that no token has")]
     Token,
@@ -254,7 +246,7 @@ async fn over_tls(target: &Target, url: &Uri, request: Request) -> Result<Begun,
     let port = authority.port_u16().unwrap_or(PORT);
     let name = ServerName::try_from(host.clone()).map_err(|_| refused())?;
     let token = token(target)?;
-    let tls = TlsConnector::from(Arc::new(trust(target)?));
+    let tls = TlsConnector::from(Arc::new(trust::client(target.ca.as_deref(), !target.insecure)?));
     let unreachable = |cause| Error::Unreachable { at: format!("{host}:{port}"), cause };
     let stream = TcpStream::connect((host.as_str(), port)).await.map_err(unreachable)?;
     let stream = tls.connect(name, stream).await.map_err(unreachable)?;
@@ -305,70 +297,4 @@ fn token(target: &Target) -> Result<Option<String>, Error> {
     let text =
         fs::read_to_string(path).map_err(|cause| Error::File { path: path.clone(), cause })?;
     Ok(Some(text.trim().to_owned()))
-}
-
-/// Whose certificates are good.
-fn trust(target: &Target) -> Result<ClientConfig, Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()?;
-    if target.insecure {
-        let anybody = Arc::new(Anybody(provider));
-        let builder = builder.dangerous().with_custom_certificate_verifier(anybody);
-        return Ok(builder.with_no_client_auth());
-    }
-    let mut roots = RootCertStore::empty();
-    match &target.ca {
-        Some(file) => {
-            for certificate in certificate::chain(file)? {
-                roots.add(certificate)?;
-            }
-        }
-        None => {
-            let trusted = certificate::chain(TRUSTED.as_ref()).unwrap_or_default();
-            let _ = roots.add_parsable_certificates(trusted); // how many were read
-        }
-    }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// Trusts any certificate, but still wants its owner at the other end (`--insecure`).
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

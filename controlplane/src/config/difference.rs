@@ -77,6 +77,14 @@ impl Config {
             told.push("nat: rules changed".into());
         }
         compare("service", &self.services, &next.services, |it| &it.name, &mut told, service);
+        if self.scripts != next.scripts {
+            told.push("node: scripts changed".into());
+        }
+        if self.alerts != next.alerts {
+            told.push("alerts: changed".into()); // what there is to say of it may be secret
+        }
+        let (old, new) = (&self.triggers, &next.triggers);
+        compare("trigger", old, new, |it| &it.name, &mut told, |_, _, _| ());
         told
     }
 }
@@ -136,6 +144,7 @@ fn service(old: &Service, new: &Service, told: &mut Vec<String>) {
     differs(old.last_server != new.last_server, "last_server");
     differs(old.fallback != new.fallback, "fallback");
     differs(old.slow_start != new.slow_start, "slow_start");
+    differs(old.alerts != new.alerts, "alerts");
     differs(old.agent != new.agent, "agent");
     if old.enabled != new.enabled {
         told.push(format!("service {name}: {}", if new.enabled { "enabled" } else { "disabled" }));

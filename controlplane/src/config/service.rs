@@ -13,8 +13,8 @@ use super::network::Network;
 use super::passive::passive;
 use super::server::{Inherited, default_mode, servers};
 use super::{
-    Encapsulation, Forwarding, Helper, LastServer, Mode, Protocol, Scheduler, Service, check,
-    fallback, name, settings,
+    Encapsulation, Forwarding, Helper, LastServer, Mode, Protocol, Scheduler, Service, alerts,
+    check, fallback, name, settings,
 };
 use crate::field::{Field, Refusals, Shape, Table};
 
@@ -54,6 +54,7 @@ const SERVICE: Shape = Shape {
         "fallback",
         "enabled",
         "slow_start",
+        "alerts",
         "agent",
         "server",
     ],
@@ -126,6 +127,7 @@ fn service<'v>(
     let quiescent = refusals.keep(table.at("quiescent").or(true, Field::truth));
     let enabled = refusals.keep(table.at("enabled").or(true, Field::truth));
     let slow_start = refusals.keep(table.at("slow_start").or(0, settings::slow_start));
+    let alerts = alerts::of_service(&table.at("alerts"), refusals);
     let addresses_read = addresses.as_deref().unwrap_or_default();
     let inherited = Inherited { mode, addresses: addresses_read, check: &check_field };
     let agent = agent(&table.at("agent"), refusals);
@@ -161,6 +163,7 @@ fn service<'v>(
         fallback: fallback.unwrap_or_default(),
         enabled: enabled.unwrap_or_default(),
         slow_start: slow_start.unwrap_or_default(),
+        alerts: alerts.unwrap_or_default(),
         agent: agent.unwrap_or_default(),
         servers: servers.unwrap_or_default(),
     };

@@ -3,9 +3,13 @@
 
 mod access;
 
+mod alerts;
+
 mod client;
 
 mod configuration;
+
+mod events;
 
 mod explain;
 
@@ -18,3 +22,5 @@ mod rig;
 mod script;
 
 mod state;
+
+mod triggers;

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use controlplane::alerts::Pace;
 use controlplane::control;
+use controlplane::events::{Change, Subject};
 use controlplane::health::probe::Tools;
 use controlplane::node::{Node, Start};
 use controlplane::plumbing::{Buffers, LiveInterface, Plumbing, PortStatistics};
@@ -152,6 +154,14 @@ scheduler = "rr"
   port = 5353
 "#;
 
+/// Faster than in earnest.
+const PACE: Pace = Pace {
+    period: Duration::from_secs(2),
+    pause: Duration::from_millis(50),
+    longest_pause: Duration::from_millis(200),
+    patience: Duration::from_secs(20),
+};
+
 /// The MAC addresses of the interfaces.
 pub const MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
 
@@ -202,6 +212,7 @@ impl Rig {
                 control::serve(&node).await.unwrap();
                 tokio::spawn(Arc::clone(&node).run());
                 tokio::spawn(Arc::clone(&node).ask_servers(asked, Arc::new(Tools::default())));
+                control::tell(&node, PACE);
                 tell.send(node).unwrap();
                 let _ = stopped.await;
             });
@@ -239,6 +250,13 @@ impl Rig {
 
     pub fn node(&self) -> &Arc<Node> {
         self.node.as_ref().expect("the node runs")
+    }
+
+    /// A server's state changes, as the node would note it.
+    pub fn server_is(&self, service: &str, server: &str, old: &str, new: &str, reason: &str) {
+        let subject = Subject::Server { service: service.into(), server: server.into() };
+        let (old, new, reason) = (old.into(), new.into(), reason.into());
+        self.node().events().record(Change { subject, old, new, reason });
     }
 
     pub fn socket(&self) -> PathBuf {
