@@ -277,9 +277,10 @@ async fn weights_follow_the_answers_and_return_after_too_many_misses() {
     assert_eq!(candidates(&compiled(), &identities), [50]);
 
     drop(manner);
-    until("nobody listens", || {
-        matches!(&standing(0).last, Some((Err(why), _)) if why.contains("refused"))
-    })
+    until(
+        "nobody listens",
+        || matches!(&standing(0).last, Some((Err(why), _)) if why.contains("refused")),
+    )
     .await;
     assert_eq!(weight(0), 50, "and the server stays");
     assert_eq!(weight(1), 0, "a weight of nothing stays nothing");
