@@ -99,7 +99,8 @@ pub fn help(command: Option<&str>) -> String {
     match COMMANDS.iter().find(|(name, ..)| Some(*name) == command) {
         Some((name, sentence, options)) => {
             let options = options.concat();
-            format!("{sentence}\n\nUsage: sluice-agent {name} [OPTIONS]\n{options}")
+            let own = "\n  --help               this page\n";
+            format!("{sentence}\n\nUsage: sluice-agent {name} [OPTIONS]\n{options}{own}")
         }
         None => HELP.into(),
     }
