@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use dataplane::moment::Moment;
 use dataplane::snapshot::{
-    Hop, Interface, InterfaceId, Masquerade, NatRules, Neighbours, Routes, Server, Services,
+    Hop, Interface, InterfaceId, Masquerade, NatRules, Neighbours, Routes, Server, Services, Set,
     Snapshot,
 };
 use dataplane::wire::{Address, Mac, Prefix};
@@ -130,11 +130,13 @@ impl Compiler {
         let nat = nat(config, &mut services);
         let plan = plan(config, live, &servers);
         let own = plan.interfaces.iter().flat_map(|own| &own.addresses);
+        let own: Set<_> = own.map(|prefix| prefix.address()).collect();
         let answered = plan.interfaces.iter().flat_map(|own| own.virtual_addresses.iter().copied());
-        let locals = own.map(|prefix| prefix.address()).chain(answered).collect();
+        let locals = own.iter().copied().chain(answered).collect();
         let shared = Snapshot {
             interfaces,
             locals: Arc::new(locals),
+            own: Arc::new(own),
             services: Arc::new(services),
             routes: Arc::new(routes),
             nat: Arc::new(nat),

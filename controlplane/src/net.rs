@@ -2,6 +2,10 @@
 //! in-band stack on the data ports. Nothing here waits for ever by itself: a caller that has only so much
 //! time says so with a timeout around the whole conversation.
 
+pub mod in_band;
+
+pub mod kernel;
+
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -214,6 +214,22 @@ pub struct Totals {
     pub reply_packets: u64,
     /// Bytes in those, from the IP header on.
     pub reply_bytes: u64,
+    /// TCP connections of which the client's first SYN got no answer before it asked again or gave up.
+    #[serde(default)]
+    pub unanswered: u64,
+    /// TCP connections that the server refused, as far as its packets pass through here.
+    #[serde(default)]
+    pub refused: u64,
+    /// TCP connections that the server reset, refusals among them, as far as its packets pass through here.
+    #[serde(default)]
+    pub resets: u64,
+    /// TCP connections of which the first SYN was answered: by the server or, where its packets do not pass
+    /// through here, as the client's acknowledgement says.
+    #[serde(default)]
+    pub handshakes: u64,
+    /// How long those answers took in all; divided by `handshakes`, the mean.
+    #[serde(default)]
+    pub handshake_milliseconds: u64,
 }
 
 impl Totals {
@@ -225,6 +241,11 @@ impl Totals {
             bytes: of(self.bytes, other.bytes),
             reply_packets: of(self.reply_packets, other.reply_packets),
             reply_bytes: of(self.reply_bytes, other.reply_bytes),
+            unanswered: of(self.unanswered, other.unanswered),
+            refused: of(self.refused, other.refused),
+            resets: of(self.resets, other.resets),
+            handshakes: of(self.handshakes, other.handshakes),
+            handshake_milliseconds: of(self.handshake_milliseconds, other.handshake_milliseconds),
         }
     }
 }

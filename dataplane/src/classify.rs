@@ -9,7 +9,8 @@ use crate::frame::{BURST, Burst, Frame};
 use crate::lookup::flow_table::Near;
 use crate::parse::{self, Content, Flow, Packet, Parsed};
 use crate::punt::Class;
-use crate::snapshot::{InterfaceId, Protocol, Service, Snapshot};
+use crate::snapshot::{InterfaceId, Protocol, Service, Snapshot, TRANSLATED_PORTS};
+use crate::wire::Address;
 
 /// A packet and what it belongs to.
 pub struct Matched<'s, F> {
@@ -139,16 +140,67 @@ fn of_flow<'s>(packet: &Packet, ingress: InterfaceId, snapshot: &'s Snapshot) ->
         return Answer::Forward(Belongs::Inward);
     }
     if snapshot.locals.contains(&flow.destination) {
-        return match flow.protocol {
-            Protocol::Echo => Answer::Punt(Class::Icmp),
-            Protocol::Tcp if services.have_helpers() => Answer::Forward(Belongs::Data),
-            _ => Answer::Drop(Reason::NoService),
-        };
+        return at_our_address(packet, ingress, snapshot);
     }
     if services.may_reply(flow.source) {
         return Answer::Forward(Belongs::Reply);
     }
     through(packet, ingress, snapshot)
+}
+
+/// A packet for an address of ours, but for no service, and no reply to be translated.
+#[inline(never)]
+fn at_our_address<'s>(packet: &Packet, ingress: InterfaceId, snapshot: &'s Snapshot) -> Answer<'s> {
+    match packet.flow.protocol {
+        // Not together with requests: a flood of those must not hide that servers answer.
+        Protocol::Echo if packet.answers && snapshot.own.contains(&packet.flow.destination) => {
+            Answer::Punt(Class::Local)
+        }
+        Protocol::Echo => Answer::Punt(Class::Icmp),
+        Protocol::Tcp if snapshot.services.have_helpers() => Answer::Forward(Belongs::Data),
+        _ => match unclaimed(packet, ingress, snapshot) {
+            Ok(class) => Answer::Punt(class),
+            Err(reason) => Answer::Drop(reason),
+        },
+    }
+}
+
+/// Who gets a packet for an address of ours that nothing else claims: the control plane, if it is for our own
+/// address and a port that no translated flow leaves with.
+///
+/// # Errors
+/// The reason why it is to be dropped.
+pub fn unclaimed(
+    packet: &Packet,
+    ingress: InterfaceId,
+    snapshot: &Snapshot,
+) -> Result<Class, Reason> {
+    let Flow { source, destination, destination_port, .. } = packet.flow;
+    if destination_port >= *TRANSLATED_PORTS.start() || !snapshot.own.contains(&destination) {
+        return Err(Reason::NoService);
+    }
+    if snapshot.own.contains(&source) {
+        return Err(Reason::BadSource);
+    }
+    // A server that has a virtual address too answers with it when it is asked there (HC-17).
+    if !snapshot.locals.contains(&source) && comes_another_way(source, ingress, snapshot) {
+        return Err(Reason::SpoofedSource);
+    }
+    Ok(Class::Local)
+}
+
+/// Whether a packet with this source ought to have come in elsewhere: it is from a subnet of another interface.
+pub fn comes_another_way(source: Address, ingress: InterfaceId, snapshot: &Snapshot) -> bool {
+    let connected = snapshot.routes.to(source).filter(|route| route.via.is_none());
+    connected.is_some_and(|route| route.interface != ingress)
+}
+
+/// Who gets an ICMP error about a packet of no flow: the control plane, if it has sent that packet itself.
+pub fn is_about_our_own(error: &parse::Error, snapshot: &Snapshot) -> bool {
+    let Flow { source, source_port, .. } = error.quoted;
+    error.destination == source
+        && snapshot.own.contains(&source)
+        && source_port < *TRANSLATED_PORTS.start()
 }
 
 /// A packet for somebody else: where we are a gateway it goes on, translated or not.

@@ -223,6 +223,7 @@ pub struct Block {
     pub busy_turns: Counter,
     drops: [Counter; REASONS],
     servers: Box<[ServerBlock]>,
+    signals: Box<[SignalBlock]>,
 }
 
 /// What one worker counts of one real server's slot.
@@ -242,6 +243,24 @@ pub struct ServerBlock {
     pub reply_packets: Counter,
     /// Bytes in those, from the IP header on.
     pub reply_bytes: Counter,
+}
+
+/// What one worker has seen of one real server's answers: how it is, for whoever does not ask it. Apart from
+/// [`ServerBlock`], which packets that say nothing of it need.
+#[derive(Default)]
+pub struct SignalBlock {
+    /// Connections of which the client's first SYN got no answer before it asked again or gave up.
+    pub unanswered: Counter,
+    /// Connections that the server refused; seen where its packets pass through us (NAT).
+    pub refused: Counter,
+    /// Connections that the server reset, at whatever time; seen where its packets pass through us.
+    pub resets: Counter,
+    /// Connections of which the first SYN was answered: by the server, where its packets pass through us, or as
+    /// the client's acknowledgement says.
+    pub handshakes: Counter,
+    /// How long those answers took, in milliseconds, in all: each one to the millisecond, the sum on average
+    /// exactly.
+    pub handshake_time: Counter,
 }
 
 impl Default for Counters {
@@ -284,6 +303,7 @@ impl Counters {
             busy_turns: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
             servers: (0..servers).map(|_| ServerBlock::default()).collect(),
+            signals: (0..servers).map(|_| SignalBlock::default()).collect(),
         };
         Self(Arc::new(CachePadded::new(block)))
     }
@@ -309,6 +329,11 @@ impl Counters {
     #[inline]
     pub fn server(&self, id: ServerId) -> &ServerBlock {
         self.0.servers.get(id.slot()).unwrap_or(&self.0.servers[0])
+    }
+
+    /// What was seen of that server's answers.
+    pub fn signals(&self, id: ServerId) -> &SignalBlock {
+        self.0.signals.get(id.slot()).unwrap_or(&self.0.signals[0])
     }
 
     /// What came less what went and what waits: zero between two turns.

@@ -19,7 +19,7 @@ use crate::counters::{Counters, REASONS, Reason};
 use crate::fragments::Fragments;
 use crate::frame::{Burst, Frame, Link};
 use crate::lookup::flow_table::Near;
-use crate::lookup::{self, ErrorTowards, Memory, Towards};
+use crate::lookup::{self, ErrorTowards, Memory, Taker, Towards};
 use crate::moment::Moment;
 use crate::parse::{self, Content, Packet, Part, ip_packet};
 use crate::punt::{Copied, LONGEST};
@@ -295,14 +295,16 @@ fn looked_up<'s, 'a>(
     let mut told = drops(counters);
     let mut matched = Burst::new();
     matched.push(it);
-    let mut other = None;
+    let mut taken = None;
     let mut routed = Burst::new();
-    let hand_over = |worker, _| other = Some(worker);
-    lookup::servers(&mut matched, &mut routed, snapshot, memory, now, counters, hand_over);
+    let leave_to = |taker, _| taken = Some(taker);
+    lookup::servers(&mut matched, &mut routed, snapshot, memory, now, counters, leave_to);
     note_server(snapshot, memory);
     note_drops(&mut told, counters, &mut memory.journal);
-    if let Some(worker) = other {
-        memory.journal.note(|| Decision::HandedOver(worker));
+    match taken {
+        Some(Taker::Colleague(worker)) => memory.journal.note(|| Decision::HandedOver(worker)),
+        Some(Taker::Control(class)) => memory.journal.note(|| Decision::Punted(class)),
+        None => {}
     }
     if let Some((standing, left)) = before {
         memory.schedules.put_back(standing);

@@ -30,7 +30,7 @@ use crate::explain::{Decision, Journal};
 use crate::frame::{Burst, Frame};
 use crate::moment::Moment;
 use crate::parse::{self, Content, Packet, Parsed, ip_packet};
-use crate::punt::FlowState;
+use crate::punt::{Class, FlowState};
 use crate::snapshot::{
     Admission, Hop, InterfaceId, Limits, Mode, Protocol, Scheduler, Server, ServerId, Service,
     ServiceId, Snapshot,
@@ -39,7 +39,7 @@ use crate::toeplitz::Spreading;
 use crate::wire::{Address, Prefix, checksum};
 use challenge::Entrance;
 use flow_table::mark;
-use flow_table::{Direction, FlowTable, Near, NewFlow, Place, Refused, WorkerId};
+use flow_table::{Direction, FlowTable, Near, NewFlow, News, Place, Refused, WorkerId};
 use load::Loads;
 use persistence::{Persistence, Remembered, Share};
 use scheduler::Schedules;
@@ -145,6 +145,17 @@ pub enum Fate {
     Drop(Reason),
     /// It is another worker's.
     HandOver(WorkerId),
+    /// It is the control plane's.
+    Punt(Class),
+}
+
+/// Who takes a packet that does not go on from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taker {
+    /// The worker that has its flow.
+    Colleague(WorkerId),
+    /// The control plane.
+    Control(Class),
 }
 
 impl From<Reason> for Fate {
@@ -223,7 +234,7 @@ pub fn is_recognised(
     true
 }
 
-/// Finds the server of every packet in a burst and adds them to `routed`.
+/// Finds the server of every packet in a burst and adds them to `routed`. What somebody else takes goes to `leave_to`.
 pub fn servers<'s, F: Frame>(
     matched: &mut Burst<Matched<'s, F>>,
     routed: &mut Burst<Routed<'s, F>>,
@@ -231,7 +242,7 @@ pub fn servers<'s, F: Frame>(
     memory: &mut Memory,
     now: Moment,
     counters: &Counters,
-    mut hand_over: impl FnMut(WorkerId, Matched<'s, F>),
+    mut leave_to: impl FnMut(Taker, Matched<'s, F>),
 ) {
     let (ingress, handed, near) = (InterfaceId(0), 0, Near::NOT);
     let ended = memory.flows.ended();
@@ -244,14 +255,16 @@ pub fn servers<'s, F: Frame>(
         let decided = routed.last_mut().map(|it| step.decide(belongs, it));
         let Some(Err(fate)) = decided else { continue };
         let undone = routed.pop();
-        match fate {
-            Fate::Drop(reason) => counters.drop_one(reason),
-            Fate::HandOver(worker) => {
-                if let Some(Routed { frame, packet, .. }) = undone {
-                    let it = Matched { frame, packet, near, belongs, ingress, handed };
-                    hand_over(worker, it);
-                }
+        let taker = match fate {
+            Fate::Drop(reason) => {
+                counters.drop_one(reason);
+                continue;
             }
+            Fate::HandOver(worker) => Taker::Colleague(worker),
+            Fate::Punt(class) => Taker::Control(class),
+        };
+        if let Some(Routed { frame, packet, .. }) = undone {
+            leave_to(taker, Matched { frame, packet, near, belongs, ingress, handed });
         }
     }
 }
@@ -310,8 +323,7 @@ impl<'s> Step<'_, 's> {
                 Ok(it.towards)
             }
             Answer::Drop(reason) => Err(reason.into()),
-            // No flow that is settled has ends that the control plane listens at.
-            Answer::Punt(_) => Err(Reason::NoFlow.into()),
+            Answer::Punt(class) => Err(Fate::Punt(class)),
         }
     }
 
@@ -391,10 +403,14 @@ impl<'s> Step<'_, 's> {
         journal.note(|| Decision::KnownFlow { server: server.id, state: state.state() });
         let translated = state.translated();
         if !journal.is_open() {
-            state.note(packet, self.now);
-            if let Some(next) = state.changes_with(packet, Direction::Original) {
-                let timeouts = self.snapshot.services.timeouts(server.service);
-                flows.advance(place, next, &timeouts, self.counters);
+            let (direction, now) = (Direction::Original, self.now);
+            match state.changes_with(packet, direction) {
+                None => state.note(packet, now),
+                Some(next) => {
+                    let timeouts = self.snapshot.services.timeouts(server.service);
+                    let news = News { packet, direction, now };
+                    flows.advance(place, next, news, &timeouts, self.counters);
+                }
             }
         }
         count(server.id, packet, self.counters);
@@ -466,6 +482,10 @@ impl<'s> Step<'_, 's> {
         {
             return Ok(towards);
         }
+        if self.gets_a_page(service, packet) {
+            self.memory.journal.note(|| Decision::Page);
+            return Err(Fate::Punt(Class::Local));
+        }
         if packet.flags.closes() {
             // The end of a connection that we forgot: nothing to remember.
             let server = self.agreed(service, packet)?;
@@ -498,6 +518,9 @@ impl<'s> Step<'_, 's> {
             match self.remember(service, server, packet) {
                 Ok(place) => {
                     count(server.id, packet, self.counters);
+                    if in_mid_flow {
+                        self.memory.flows.state(place).mark(mark::JUDGED);
+                    }
                     if let Some(proof) = proof {
                         return self.opened(place, proof);
                     }
@@ -521,14 +544,25 @@ impl<'s> Step<'_, 's> {
         Err(Reason::AmbiguousFlow.into())
     }
 
+    /// Whether no server takes the flow of a client's packet, but the control plane does, which has a page for it.
+    fn gets_a_page(&mut self, service: &Service, packet: &Packet) -> bool {
+        let Service { options, candidates, persistence, .. } = service;
+        let has_page = options.page && !options.closed && packet.flow.protocol == Protocol::Tcp;
+        let returns = |it: &mut Self| {
+            persistence.is_some_and(|persistence| {
+                it.had_before(service, &persistence, packet.flow.source).is_some()
+            })
+        };
+        has_page && candidates.servers().is_empty() && !returns(self)
+    }
+
     /// Whether a new flow may come from this address, on the interface that it came in on.
     fn may_come_from(&self, source: Address) -> Result<(), Fate> {
         // Somebody pretends to be us: the reply would come back here, and start again.
         if self.snapshot.locals.contains(&source) {
             return Err(Reason::BadSource.into());
         }
-        let connected = self.snapshot.routes.to(source).filter(|route| route.via.is_none());
-        if connected.is_some_and(|route| route.interface != self.ingress) {
+        if classify::comes_another_way(source, self.ingress, self.snapshot) {
             return Err(Reason::SpoofedSource.into());
         }
         Ok(())
@@ -746,7 +780,12 @@ impl<'s> Step<'_, 's> {
     fn reply<F: Frame>(&mut self, it: &mut Routed<'s, F>) -> Result<bool, Fate> {
         let found = self.find(&it.packet.flow, Direction::Reply);
         let Some(place) = found else { return Ok(false) };
+        let accepts = it.packet.flags.accepts();
+        let idle = accepts.then(|| self.memory.flows.idle(place, self.now));
         let known = self.known_reply(place, it)?;
+        if let Some(milliseconds) = idle {
+            self.memory.flows.accepted(place, milliseconds, self.counters);
+        }
         // Not those of stations behind us, nor of servers that we answer ourselves.
         if let Towards::Translated(Translation { ages: false, .. }) = it.towards {
             self.memory.flows.settle(place, Direction::Reply);
@@ -911,19 +950,28 @@ impl<'s> Step<'_, 's> {
         if let Some(worker) = flows.elsewhere(self.near.hash) {
             return Err(Fate::HandOver(worker));
         }
+        if classify::is_about_our_own(&error, self.snapshot) && self.service_of(&flow).is_none() {
+            return Err(Fate::Punt(Class::Local));
+        }
         // In DR and TUN another worker may have the flow: each is asked in turn, and all agree on the
         // server of one that none has.
         if self.handed + 1 < self.memory.workers {
             let next = (self.memory.worker.0 + 1) % self.memory.workers;
             return Err(Fate::HandOver(WorkerId(next)));
         }
-        let services = &self.snapshot.services;
-        let service = services.at(flow.destination, flow.protocol, flow.destination_port);
+        let service = self.service_of(&flow);
+        if service.is_some_and(|service| self.gets_a_page(service, packet)) {
+            return Err(Fate::Punt(Class::Local));
+        }
         let server = service
             .and_then(|service| scheduler::agreed(service, &flow, self.snapshot))
             .filter(|it| matches!(it.mode, Mode::DirectReturn | Mode::Tunnel { .. }))
             .ok_or(Fate::Drop(Reason::UnrelatedError))?;
         Ok(Towards::Error(ErrorTowards::Server(server)))
+    }
+
+    fn service_of(&self, flow: &crate::parse::Flow) -> Option<&'s Service> {
+        self.snapshot.services.at(flow.destination, flow.protocol, flow.destination_port)
     }
 }
 

@@ -59,6 +59,9 @@ pub enum Class {
     Neighbour,
     /// ICMP for our own and the virtual addresses.
     Icmp,
+    /// What the control plane asked for, and what is said to it: TCP and UDP for our own addresses, answers to
+    /// its echoes, errors about its packets.
+    Local,
 }
 
 impl Class {
@@ -69,6 +72,7 @@ impl Class {
             Self::Arp => (20_000, 128),
             Self::Neighbour => (20_000, 128),
             Self::Icmp => (5_000, 128),
+            Self::Local => (20_000, 512),
         }
     }
 }
@@ -195,7 +199,7 @@ impl FlowState {
 }
 
 /// How many frames each ring holds.
-pub(crate) const FRAMES: usize = 512;
+pub(crate) const FRAMES: usize = 1024;
 /// How many events and commands each ring holds.
 const MESSAGES: usize = 1024;
 

@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub interfaces: Arc<[Interface]>,
     /// Our own and the virtual addresses: what is answered with ARP, neighbour discovery and ICMP echo.
     pub locals: Arc<Set<Address>>,
+    /// Our own among them, those of the interfaces: what the control plane itself talks from and listens at.
+    pub own: Arc<Set<Address>>,
     /// The virtual services.
     pub services: Arc<Services>,
     /// Real servers by slot; `None` where no server has that slot now.

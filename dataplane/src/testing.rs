@@ -345,12 +345,13 @@ impl TestWorker {
 /// A configuration with two interfaces and these services, one a line:
 /// `192.0.2.1:80 dr 10.0.0.7 10.0.0.8*3`, which is address (of IPv6: in brackets), port or `*`, `/udp` if it is,
 /// mode (`dr`, `nat`, `snat`, `tun`, `gue`), options (`lc`, `wlc`, `sh`, `dh`, `maglev`, `ops`, `sticky`,
-/// `hairpin`, `clamp`, `ftp`, `closed`, `half-open=9`), and servers with `:port`, `*weight`, `!` if they drain and
+/// `hairpin`, `clamp`, `ftp`, `closed`, `page`, `half-open=9`), and servers with `:port`, `*weight`, `!` if they drain and
 /// `!!` if they are halted.
 pub fn snapshot(text: &str) -> Snapshot {
     let mut services = Services::new();
     let mut servers: Vec<Option<Server>> = Vec::new();
-    let mut locals: Set<Address> = [OUTSIDE, INSIDE].into_iter().flat_map(our_addresses).collect();
+    let own: Set<Address> = [OUTSIDE, INSIDE].into_iter().flat_map(our_addresses).collect();
+    let mut locals = own.clone();
     let mut neighbours: Neighbours = Neighbours::default();
     for gateway in [GATEWAY.into(), GATEWAY_V6.into()] {
         neighbours.insert((OUTSIDE, gateway), mac_of(gateway));
@@ -469,6 +470,7 @@ pub fn snapshot(text: &str) -> Snapshot {
         generation: 1,
         interfaces: [interface(OUTSIDE), interface(INSIDE)].into(),
         locals: Arc::new(locals),
+        own: Arc::new(own),
         services: Arc::new(services),
         servers: servers.into(),
         routes: Arc::new(Routes::new(
@@ -507,6 +509,7 @@ fn option(word: &str, service: &mut Service) -> bool {
         "clamp" => service.options.clamp_mss = true,
         "ftp" => service.options.ftp = true,
         "closed" => service.options.closed = true,
+        "page" => service.options.page = true,
         _ => {
             let Some(number) = word.strip_prefix("half-open=") else { return false };
             service.limits.half_open = number.parse().expect("a number");

@@ -8,7 +8,7 @@ use crate::explain::{Cast, Stage};
 use crate::fragments::Fragments;
 use crate::frame::{BURST, Burst, Frame, Link};
 use crate::handover::Colleagues;
-use crate::lookup::{self, Memory};
+use crate::lookup::{self, Memory, Taker};
 use crate::moment::Moment;
 use crate::parse::{self, Parsed};
 use crate::punt::{Desk, WorkerEnd};
@@ -168,12 +168,13 @@ impl<F: Frame> Steps<F> {
         lookup::approach(parsed, flows);
         let is_recognised =
             |near, packet: &_| lookup::is_recognised(near, packet, snapshot, flows, counters);
-        let punt = |id, frame, class| desk.punt(id, frame, class, now, counters);
-        classify::services(parsed, &mut matched, snapshot, counters, is_recognised, punt);
-        let hand_over = |worker, it: Matched<'_, F>| {
-            colleagues.hand_over(worker, it.for_another(), counters);
+        let mut punt = |id, frame, class| desk.punt(id, frame, class, now, counters);
+        classify::services(parsed, &mut matched, snapshot, counters, is_recognised, &mut punt);
+        let leave_to = |taker, it: Matched<'_, F>| match taker {
+            Taker::Colleague(worker) => colleagues.hand_over(worker, it.for_another(), counters),
+            Taker::Control(class) => punt(it.ingress, it.frame, class),
         };
-        lookup::servers(&mut matched, &mut routed, snapshot, memory, now, counters, hand_over);
+        lookup::servers(&mut matched, &mut routed, snapshot, memory, now, counters, leave_to);
         let mut surroundings = Surroundings { links, snapshot, memory, now, counters };
         rewriter.packets(&mut routed, &mut surroundings, |outbound, surroundings| {
             outboxes.frame(outbound, surroundings.links, waiting, snapshot, now, counters);

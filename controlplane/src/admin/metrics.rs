@@ -184,6 +184,13 @@ const TRAFFIC: &[Family<Traffic>] = &[
     ("bytes_total", "counter", "Bytes from clients.", |t| t.totals.bytes),
     ("reply_packets_total", "counter", "Packets back to clients.", |t| t.totals.reply_packets),
     ("reply_bytes_total", "counter", "Bytes back to clients.", |t| t.totals.reply_bytes),
+    ("unanswered_total", "counter", "First SYNs without an answer.", |t| t.totals.unanswered),
+    ("refused_total", "counter", "Connections that servers refused.", |t| t.totals.refused),
+    ("resets_total", "counter", "Connections that servers reset.", |t| t.totals.resets),
+    ("handshakes_total", "counter", "First SYNs that were answered.", |t| t.totals.handshakes),
+    ("handshake_milliseconds_total", "counter", "How long those answers took.", |t| {
+        t.totals.handshake_milliseconds
+    }),
 ];
 
 type Labels<'l> = &'l [(&'l str, &'l dyn Display)];

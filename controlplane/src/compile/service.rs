@@ -51,6 +51,7 @@ impl Compiling<'_> {
                 clamp_mss: service.clamp_mss,
                 ftp: service.is_ftp(),
                 closed: !service.enabled,
+                page: false,
             },
         }
     }

@@ -186,6 +186,7 @@ impl<'v> Names<'v> {
                 Class::Arp => "arp",
                 Class::Neighbour => "neighbour_discovery",
                 Class::Icmp => "icmp",
+                Class::Local => "local",
             } }),
             Decision::KnownFlow { server, state } => {
                 json!({ "server": self.server(server), "state": state.map(FlowState::name) })
@@ -260,7 +261,8 @@ impl<'v> Names<'v> {
             | Decision::Reset
             | Decision::Challenged
             | Decision::Proxied
-            | Decision::Unreachable => Value::Null,
+            | Decision::Unreachable
+            | Decision::Page => Value::Null,
         }
     }
 

@@ -111,13 +111,18 @@ impl Accounts {
 /// What the workers have counted in this identity's slot, for all its owners.
 fn slot(counters: &[Counters], id: ServerId) -> Totals {
     let workers = counters.iter().map(|worker| {
-        let server = worker.server(id);
+        let (server, signals) = (worker.server(id), worker.signals(id));
         Totals {
             connections: server.flows.get(),
             packets: server.packets.get(),
             bytes: server.bytes.get(),
             reply_packets: server.reply_packets.get(),
             reply_bytes: server.reply_bytes.get(),
+            unanswered: signals.unanswered.get(),
+            refused: signals.refused.get(),
+            resets: signals.resets.get(),
+            handshakes: signals.handshakes.get(),
+            handshake_milliseconds: signals.handshake_time.get(),
         }
     });
     workers.fold(Totals::default(), |sum, worker| sum.zip(worker, u64::wrapping_add))

@@ -27,6 +27,8 @@ pub enum Decision {
     Read(Carried),
     /// Whom the packet belongs to.
     Belongs(Owner),
+    /// No server takes the flow, and the control plane has a page for it.
+    Page,
     /// The control plane gets it.
     Punted(Class),
     /// Its flow is known.
@@ -285,6 +287,7 @@ impl Decision {
             Self::Arrived { .. } => "arrived",
             Self::Read(_) => "read",
             Self::Belongs(_) => "belongs",
+            Self::Page => "page",
             Self::Punted(_) => "punted",
             Self::KnownFlow { .. } => "known_flow",
             Self::FlowEnds { .. } => "flow_ends",
@@ -348,6 +351,7 @@ impl fmt::Display for Decision {
             }
             Self::Read(content) => read(f, content),
             Self::Belongs(owner) => owner.fmt(f),
+            Self::Page => f.write_str("no server takes it, and the service has a page of ours"),
             Self::Punted(Class::Arp) => f.write_str("goes to the control plane: ARP"),
             Self::Punted(Class::Neighbour) => {
                 f.write_str("goes to the control plane: neighbour discovery")
@@ -355,6 +359,7 @@ impl fmt::Display for Decision {
             Self::Punted(Class::Icmp) => {
                 f.write_str("goes to the control plane: ICMP for an address of ours")
             }
+            Self::Punted(Class::Local) => f.write_str("goes to the control plane: it is for us"),
             Self::KnownFlow { state, .. } => {
                 write!(f, "its flow is known: {}", state.map_or("over", FlowState::name))
             }

@@ -127,6 +127,27 @@ fn a_new_connection_is_told_from_the_wire_to_the_wire() {
 }
 
 #[test]
+fn what_the_control_plane_gets_is_told_also_where_a_helper_might_have_opened_the_port() {
+    for mode in ["dr", "nat ftp"] {
+        let mut worker = TestWorker::serving(&format!("192.0.2.1:80 {mode} 10.0.0.7"));
+        let told = worker.explains(&tcp("198.51.100.9:40000", "192.0.2.2:9443", SYN));
+        assert_eq!(told.last(), Some(&Decision::Punted(crate::punt::Class::Local)));
+        assert!(words(&told).ends_with("goes to the control plane: it is for us\n"));
+        assert_eq!(worker.counters.punted.get(), 0);
+    }
+}
+
+#[test]
+fn a_page_for_a_client_that_no_server_takes_is_told_of() {
+    let mut worker = TestWorker::serving("192.0.2.1:80 dr page 10.0.0.7!");
+    let told = worker.explains(&tcp("198.51.100.9:40000", "192.0.2.1:80", SYN));
+    assert!(words(&told).ends_with(
+        "no server takes it, and the service has a page of ours\n\
+         goes to the control plane: it is for us\n"
+    ));
+}
+
+#[test]
 fn a_drop_is_told_with_its_reason_and_what_that_means() {
     let mut worker = TestWorker::serving("192.0.2.1:80 dr 10.0.0.7");
     let told = worker.explains(&tcp("198.51.100.9:40000", "192.0.2.1:81", SYN));

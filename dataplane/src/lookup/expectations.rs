@@ -11,8 +11,9 @@
 
 use std::time::Duration;
 
-use super::flow_table::{Direction, FlowTable, NewFlow, Place, Refused};
+use super::flow_table::{self, Direction, FlowTable, NewFlow, Place, Refused};
 use super::{Fate, Memory, Step, Towards, Translation, count, transport_is_right};
+use crate::classify;
 use crate::counters::Reason;
 use crate::explain::Decision;
 use crate::frame::Frame;
@@ -370,7 +371,10 @@ impl<'s> Step<'_, 's> {
         if let Some(worker) = self.memory.flows.elsewhere(self.near.hash) {
             return Err(Fate::HandOver(worker));
         }
-        self.announced(packet, frame)?.ok_or(Reason::NoService.into())
+        if let Some(towards) = self.announced(packet, frame)? {
+            return Ok(towards);
+        }
+        Err(Fate::Punt(classify::unclaimed(packet, self.ingress, self.snapshot)?))
     }
 
     /// Where a packet goes that opens a connection which was announced; `None` if none was.
@@ -476,7 +480,12 @@ impl<'s> Step<'_, 's> {
             }
             match self.remember_data(&new, hash) {
                 Err(Fate::HandOver(_)) => {} // another worker's connection has this port
-                done => return done,
+                Err(fate) => return Err(fate),
+                Ok(place) => {
+                    // It is the client that has to answer.
+                    self.memory.flows.state(place).mark(flow_table::mark::JUDGED);
+                    return Ok(place);
+                }
             }
         }
         Err(Reason::AmbiguousFlow.into())

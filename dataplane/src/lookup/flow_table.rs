@@ -33,7 +33,7 @@ use crate::rewrite::sequence::{Adjustments, Begun, Direction as Way, Entry, Repl
 use crate::shared_map::{Inserted, SharedMap};
 use crate::snapshot::{MAX_SERVICES, ServerId, ServiceId, Timeouts};
 use crate::wire::Address;
-use entry::Held;
+use entry::{Held, Signal};
 use half::{Half, Hint};
 
 pub use entry::{NewFlow, State, mark};
@@ -211,6 +211,35 @@ struct Rehearsal {
     ended: Option<Place>,
     /// A flow's marks and numbers as they were.
     adjusted: Option<(Place, State, Option<Entry>)>,
+}
+
+/// A packet with which a connection comes further.
+#[derive(Debug, Clone, Copy)]
+pub struct News<'p> {
+    /// The packet.
+    pub packet: &'p Packet,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// When it came.
+    pub now: Moment,
+}
+
+impl News<'_> {
+    /// What it tells of the flow's server, with which the connection has come as far as `next`.
+    fn signal(&self, state: &State, next: FlowState) -> Option<Signal> {
+        let flags = self.packet.flags;
+        if self.direction == Direction::Reply && flags.resets() {
+            return Some(Signal::Reset);
+        }
+        match next {
+            FlowState::HalfOpen => flags.opens().then_some(Signal::Unanswered),
+            // Where the server's packets pass through us, its own answer was seen.
+            FlowState::Established if !state.translated() => {
+                Some(Signal::Answered { milliseconds: state.idle(self.now) })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// So long after a flood, clients that were given a cookie are still expected: their cookies are good no longer.
@@ -519,9 +548,12 @@ impl FlowTable {
             return;
         }
         let state = self.state(place);
-        state.note(packet, now);
-        if let Some(next) = state.changes_with(packet, direction) {
-            self.advance(place, next, &timeouts(), counters);
+        match state.changes_with(packet, direction) {
+            None => state.note(packet, now),
+            Some(next) => {
+                let news = News { packet, direction, now };
+                self.advance(place, next, news, &timeouts(), counters);
+            }
         }
     }
 
@@ -532,17 +564,26 @@ impl FlowTable {
         }
     }
 
-    /// The connection of the flow at `place` has come as far as `next`; `timeouts` are its service's.
+    /// Notes a packet with which the connection of the flow at `place` has come as far as `next`; `timeouts` are
+    /// its service's.
     #[cold]
     pub(super) fn advance(
         &mut self,
         place: Place,
         next: FlowState,
+        news: News<'_>,
         timeouts: &Timeouts,
         counters: &Counters,
     ) {
         let state = self.state(place);
         let before = state.state();
+        if let Some(signal) = news.signal(state, next) {
+            state.judge(signal, counters);
+        }
+        state.note(news.packet, news.now);
+        if next == FlowState::HalfOpen {
+            return;
+        }
         state.set_state(next, timeouts.of(next));
         if next == FlowState::Closing
             && let Some(block) = state.block(counters)
@@ -553,6 +594,18 @@ impl FlowTable {
         if before == Some(FlowState::HalfOpen) {
             let service = state.service();
             self.no_longer_half_open(service);
+        }
+    }
+
+    /// How long the flow at `place` has been without a packet, in milliseconds.
+    pub(super) fn idle(&mut self, place: Place, now: Moment) -> u32 {
+        self.state(place).idle(now)
+    }
+
+    /// The server of the flow at `place` has accepted the connection, so long after it was last asked.
+    pub(super) fn accepted(&mut self, place: Place, milliseconds: u32, counters: &Counters) {
+        if self.rehearsal.is_none() && self.state(place).is(FlowState::HalfOpen) {
+            self.state(place).judge(Signal::Answered { milliseconds }, counters);
         }
     }
 
@@ -715,12 +768,21 @@ impl FlowTable {
     ) {
         let gone = |state: &State| state.server() != ServerId::NONE && !is_there(state.server());
         while let Some(place) = self.v4.next_expired(now, self.edition, gone) {
-            self.end(Place(place), counters);
+            self.expired(Place(place), &is_there, counters);
         }
         while let Some(place) = self.v6.next_expired(now, self.edition, gone) {
-            self.end(Place(place | IPV6), counters);
+            self.expired(Place(place | IPV6), &is_there, counters);
         }
         self.expire_expectations(now);
+    }
+
+    fn expired(&mut self, place: Place, is_there: impl Fn(ServerId) -> bool, counters: &Counters) {
+        let state = self.state(place);
+        // The slot of a server that is gone may be another's by now.
+        if state.is(FlowState::HalfOpen) && is_there(state.server()) {
+            state.judge(Signal::Unanswered, counters);
+        }
+        self.end(place, counters);
     }
 
     /// Reports the flows among entries `from..from + number` of either family that match; `None` after the last entry,

@@ -17,6 +17,7 @@ pub(crate) struct Desk {
     arp: TokenBucket,
     neighbour: TokenBucket,
     icmp: TokenBucket,
+    local: TokenBucket,
     listing: Option<Listing>,
 }
 
@@ -34,9 +35,10 @@ const ENTRIES: usize = 256;
 
 impl Desk {
     pub(crate) fn new(rings: WorkerEnd) -> Self {
-        let [arp, neighbour, icmp] = [Class::Arp, Class::Neighbour, Class::Icmp]
-            .map(|class| TokenBucket::new(class.limit()));
-        Self { rings, arp, neighbour, icmp, listing: None }
+        let [arp, neighbour, icmp, local] =
+            [Class::Arp, Class::Neighbour, Class::Icmp, Class::Local]
+                .map(|class| TokenBucket::new(class.limit()));
+        Self { rings, arp, neighbour, icmp, local, listing: None }
     }
 
     /// Hands a copy of `frame` to the control plane.
@@ -52,6 +54,7 @@ impl Desk {
             Class::Arp => &mut self.arp,
             Class::Neighbour => &mut self.neighbour,
             Class::Icmp => &mut self.icmp,
+            Class::Local => &mut self.local,
         };
         if !limit.take(now) {
             return counters.drop_one(Reason::PuntRateLimited);

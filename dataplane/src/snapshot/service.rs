@@ -403,6 +403,8 @@ pub struct Options {
     pub ftp: bool,
     /// Takes no new flows; those that there are go on (VS-20).
     pub closed: bool,
+    /// TCP connections that no server takes are the control plane's, which has a page for them (ST-06, ST-07).
+    pub page: bool,
 }
 
 /// A real server as packets meet it.

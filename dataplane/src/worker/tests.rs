@@ -687,11 +687,16 @@ mod ftp;
 
 mod hostile;
 
+mod local;
+
 mod reference;
 
 mod segment;
 
 mod settled;
+
+mod signals;
+
 mod syn_flood;
 
 mod workers;

@@ -136,6 +136,22 @@ pub mod mark {
     pub(super) const SETTLED_REPLY: u8 = 32;
     /// Replies come back through us.
     pub(super) const TRANSLATED: u8 = 64;
+    /// What its server's answering tells of the server has been counted, or it can tell nothing.
+    pub const JUDGED: u8 = 128;
+}
+
+/// What the packets of a connection tell of its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// It has answered the client's SYN.
+    Answered {
+        /// After so long.
+        milliseconds: u32,
+    },
+    /// It has not: the client asks again, or is forgotten.
+    Unanswered,
+    /// It has reset the connection.
+    Reset,
 }
 
 /// The bits of [`State`]'s kind that say how far a connection has come.
@@ -230,7 +246,8 @@ impl State {
         self.marks &= !mark;
     }
 
-    /// Whether the next packet changes how far the connection has come.
+    /// Whether the next packet changes how far the connection has come, and to what; half-open to half-open if it
+    /// is asked for again.
     #[inline]
     pub fn changes_with(&self, packet: &Packet, direction: Direction) -> Option<FlowState> {
         if packet.flow.protocol != Protocol::Tcp {
@@ -239,10 +256,11 @@ impl State {
         if packet.flags.closes() {
             return (!self.is(FlowState::Closing)).then_some(FlowState::Closing);
         }
-        let opened = self.is(FlowState::HalfOpen)
-            && direction == Direction::Original
-            && !packet.flags.synchronises();
-        opened.then_some(FlowState::Established)
+        let opens = self.is(FlowState::HalfOpen) && direction == Direction::Original;
+        opens.then_some(match packet.flags.synchronises() {
+            true => FlowState::HalfOpen,
+            false => FlowState::Established,
+        })
     }
 
     /// Notes a packet of the flow.
@@ -251,6 +269,30 @@ impl State {
         self.last_seen = milliseconds(now);
         self.packets = self.packets.wrapping_add(1);
         self.bytes = self.bytes.wrapping_add(u64::from(packet.length));
+    }
+
+    /// Counts what was seen of its server's answering, once for each connection; resets always.
+    pub(super) fn judge(&mut self, signal: Signal, counters: &Counters) {
+        if self.server == ServerId::NONE {
+            return;
+        }
+        let signals = counters.signals(self.server);
+        let is_first = !self.has(mark::JUDGED);
+        self.mark(mark::JUDGED);
+        match signal {
+            Signal::Reset => {
+                signals.resets.add(1);
+                if is_first && self.is(FlowState::HalfOpen) {
+                    signals.refused.add(1);
+                }
+            }
+            Signal::Unanswered if is_first => signals.unanswered.add(1),
+            Signal::Answered { milliseconds } if is_first => {
+                signals.handshakes.add(1);
+                signals.handshake_time.add(u64::from(milliseconds));
+            }
+            Signal::Unanswered | Signal::Answered { .. } => {}
+        }
     }
 
     pub(super) fn set_state(&mut self, state: FlowState, timeout: u32) {

@@ -180,6 +180,7 @@ fn service(bytes: &[u8; 24], next_slot: &mut u16, plan: &Plan) -> model::Service
         through_drain: draw.once_in(3),
     });
     let (hairpin, closed) = (draw.once_in(2), draw.once_in(12));
+    let page = draw.once_in(3);
     let mut service = model::Service {
         address: virtual_address(number, v6),
         protocol,
@@ -188,6 +189,7 @@ fn service(bytes: &[u8; 24], next_slot: &mut u16, plan: &Plan) -> model::Service
         sticky,
         hairpin,
         closed,
+        page,
         servers: Vec::new(),
     };
     for _ in 0..draw.of(&[1, 2, 3, 3, 2, 3, 3, 2, 3, 1, 2, 0]) {
@@ -257,8 +259,12 @@ fn published(plan: &Plan, generation: u64) -> Snapshot {
         let keys = candidates.servers().iter();
         let keys = keys.map(|&(server, weight)| (server.slot() as u64 + 1, weight));
         let table = Arc::new(Table::new(Size::for_servers(hosts.len()), keys));
-        let options =
-            Options { hairpin: service.hairpin, closed: service.closed, ..Options::default() };
+        let options = Options {
+            hairpin: service.hairpin,
+            closed: service.closed,
+            page: service.page,
+            ..Options::default()
+        };
         services.insert(Service {
             id,
             scheduler: scheduler(service.scheduler),
@@ -685,7 +691,10 @@ impl<'t> Run<'t> {
     /// Packets that are for nobody here, and from nobody who could send them.
     fn astray(&self, draw: &mut Draw<'_>) -> Vec<Arrival> {
         let v6 = draw.once_in(3);
-        let kind = draw.below(12);
+        let kind = draw.below(18);
+        if kind >= 16 {
+            return vec![self.about_our_own(draw)];
+        }
         let like = server_address(0, v6);
         let client = client_address(0, v6);
         let (source, destination, port, protocol) = match kind {
@@ -700,14 +709,38 @@ impl<'t> Run<'t> {
             8 => (client, model::pair_outside(like), 25, TCP),
             9 => (client, model::pair_outside(like), 0, 0),
             10 => (server_address(0, v6), model::own(model::INSIDE, like), 20_000, TCP),
-            _ => (client, model::own(model::OUTSIDE, like), 20_000, UDP),
+            11 => (client, model::own(model::OUTSIDE, like), 20_000, UDP),
+            12 => (client, model::own(model::OUTSIDE, like), 22, TCP),
+            13 => (server_address(0, v6), model::own(model::INSIDE, like), 16_383, UDP),
+            14 => (virtual_address(0, v6), model::own(model::INSIDE, like), 7_777, TCP),
+            _ => (model::own(model::OUTSIDE, like), model::own(model::INSIDE, like), 22, UDP),
         };
         let body = match (protocol, draw.once_in(6)) {
             (_, true) => Body::Other { protocol: 47, payload: vec![0; 12] },
             (protocol, _) => self.transport(protocol, (40_000, port), draw),
         };
         let ip = self.packet(source, destination, body, draw.next());
-        vec![self.coming(ip)]
+        let mut arrival = self.coming(ip);
+        if kind >= 12 && draw.once_in(3) {
+            arrival = self.arrival(1 - arrival.wire, arrival.station, arrival.ip);
+        }
+        vec![arrival]
+    }
+
+    /// An ICMP error about a packet that the control plane sent, or that looks like one.
+    fn about_our_own(&self, draw: &mut Draw<'_>) -> Arrival {
+        let v6 = draw.once_in(3);
+        let server = server_address(0, v6);
+        let port = draw.of(&[7_777, 7_777, 20_000]);
+        let protocol = draw.of(&[TCP, UDP, 0]);
+        let body = self.transport(protocol, (port, 80), draw);
+        let own = model::own(model::INSIDE, server);
+        let quoted = self.packet(own, server, body, 0);
+        let (kind, code) = if v6 { (1, 3) } else { (3, 1) };
+        let kept = quoted.length().min(64);
+        let body = Body::Error { kind, code, word: 0, quoted: Box::new(quoted), kept };
+        let to = draw.of(&[own, own, own, virtual_address(0, v6)]);
+        self.arrival(model::INSIDE, server, self.packet(server, to, body, 0))
     }
 
     fn changed(&mut self, draw: &mut Draw<'_>) -> Plan {

@@ -48,6 +48,7 @@ fn plan(server: Mode) -> Plan {
         sticky: None,
         hairpin: false,
         closed: false,
+        page: false,
         servers: vec![server],
     };
     Plan { services: vec![service], ..Plan::default() }

@@ -42,6 +42,8 @@ pub struct Service {
     pub sticky: Option<Sticky>,
     pub hairpin: bool,
     pub closed: bool,
+    /// Whether TCP connections are ours where no server takes them.
+    pub page: bool,
     pub servers: Vec<Server>,
 }
 
@@ -149,7 +151,7 @@ impl Plan {
     }
 
     fn is_ours(&self, address: IpAddr) -> bool {
-        [OUTSIDE, INSIDE].into_iter().any(|wire| own(wire, address) == address)
+        is_own(address)
             || self.services.iter().any(|service| service.address == address)
             || (self.pair && address == pair_outside(address))
     }
@@ -165,6 +167,10 @@ pub fn own(wire: usize, like: IpAddr) -> IpAddr {
     }
     .parse()
     .unwrap()
+}
+
+fn is_own(address: IpAddr) -> bool {
+    [OUTSIDE, INSIDE].into_iter().any(|wire| own(wire, address) == address)
 }
 
 /// The inside station that may have an outside address of its own.
@@ -446,14 +452,31 @@ impl Model {
         }
         if self.plan.is_ours(ip.destination) {
             return match is_echo {
-                true => Ok(Outcome { punted: true, ..Outcome::default() }),
-                false => Err(Reason::NoService),
+                true => Ok(for_control()),
+                false => self.unclaimed(arrival),
             };
         }
         if self.plan.is_nat_server(ip.source) {
             return self.reply(arrival, choices);
         }
         self.through(arrival, choices)
+    }
+
+    /// Only our own addresses have anybody who listens, and only at ports that no translated flow leaves with.
+    fn unclaimed(&self, arrival: &Arrival) -> Done<Outcome> {
+        let ip = &arrival.ip;
+        if !is_own(ip.destination) || ip.ports().1 >= 16_384 {
+            return Err(Reason::NoService);
+        }
+        if is_own(ip.source) {
+            return Err(Reason::BadSource);
+        }
+        let elsewhere = wire_of(ip.source).is_some_and(|connected| connected != arrival.wire);
+        // A server may answer with a virtual address.
+        if elsewhere && !self.plan.is_ours(ip.source) {
+            return Err(Reason::SpoofedSource);
+        }
+        Ok(for_control())
     }
 
     fn for_service(
@@ -517,6 +540,9 @@ impl Model {
     ) -> Done<Outcome> {
         let ip = &arrival.ip;
         self.may_come_from(ip.source, arrival.wire)?;
+        if self.has_page(service, ip) {
+            return Ok(for_control());
+        }
         let ends = ip.protocol() == TCP && flags & (FIN | RST) != 0;
         if ends {
             let server = self.without_memory(service, ip, choices).ok_or(Reason::NoServer)?;
@@ -561,6 +587,15 @@ impl Model {
             return self.send(arrival, &flow, &server, choices);
         }
         Err(Reason::AmbiguousFlow)
+    }
+
+    fn has_page(&self, service: usize, ip: &Ip) -> bool {
+        let it = &self.plan.services[service];
+        it.page
+            && !it.closed
+            && it.protocol == TCP
+            && it.candidates().is_empty()
+            && self.had_before(service, ip).is_none()
     }
 
     /// A new flow of this packet to a server, that keeps its client's address.
@@ -1043,7 +1078,7 @@ impl Model {
         if !matches!(quoted.body, Body::Tcp { .. } | Body::Udp { .. } | Body::Echo { .. }) {
             // Of no flow that anybody could know.
             return match self.plan.is_ours(ip.destination) {
-                true => Ok(Outcome { punted: true, ..Outcome::default() }),
+                true => Ok(for_control()),
                 false => Err(Reason::NotOurAddress),
             };
         }
@@ -1105,10 +1140,17 @@ impl Model {
             let complaint = retold(ip, complainer, flow.client.0, quote);
             return Ok(sent(wire, station, complaint, Part::Whole));
         }
-        // Of a flow that nobody remembers, the server that every node would choose.
         let service = self.plan.service_at(quoted.source, quoted.protocol(), from);
+        let is_our_own = ip.destination == quoted.source && is_own(quoted.source) && from < 16_384;
+        if is_our_own && service.is_none() {
+            return Ok(for_control());
+        }
+        // Of a flow that nobody remembers, the server that every node would choose.
         let service = service.ok_or(Reason::UnrelatedError)?;
         let original = quoted.between((quoted.destination, to), (quoted.source, from));
+        if self.has_page(service, &original) {
+            return Ok(for_control());
+        }
         let server = self.agreed(service, &original, choices).ok_or(Reason::UnrelatedError)?;
         if matches!(server.mode, Mode::Nat(_) | Mode::Snat(_)) {
             return Err(Reason::UnrelatedError);
@@ -1148,6 +1190,10 @@ fn same_reply(one: &Flow, other: &Flow) -> bool {
     one.protocol == other.protocol
         && one.translated == other.translated
         && one.translated.is_some_and(|((_, port), _)| port != UNSEEN)
+}
+
+fn for_control() -> Outcome {
+    Outcome { punted: true, ..Outcome::default() }
 }
 
 fn sent(wire: usize, to: IpAddr, ip: Ip, part: Part) -> Outcome {

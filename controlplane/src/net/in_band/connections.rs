@@ -1,0 +1,602 @@
+//! TCP connections, from the first segment to the last, and who waits for them.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use dataplane::moment::Moment;
+use smoltcp::socket::tcp::State;
+
+use super::engine::Socket;
+use super::packet::{self, Ends, Packet, Quoted, Segment, Trouble};
+use super::stack::{Ending, Id, Inner};
+use crate::net::Way;
+
+/// Connections at once that we have opened.
+const MOST_OPENED: usize = 8_192;
+/// Connections at once that clients have opened.
+const MOST_ACCEPTED: usize = 1_024;
+/// Connections of one listener that are established and wait to be accepted.
+const BACKLOG: usize = 256;
+/// Connections of one listener that wait for the client's last word.
+const HALF_OPEN: usize = 512;
+/// How long they wait.
+const HALF_OPEN_TIME: Duration = Duration::from_secs(10);
+/// How long a connection that nobody holds any more may take to say its last, and how long it then waits for the other
+/// end's.
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_SILENTLY: Duration = Duration::from_secs(5);
+/// Before a connection that could not send is looked at again.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Room for what is received and what is sent, in bytes: where we ask, and where we answer.
+const ASKING: (usize, usize) = (8 << 10, 4 << 10);
+const ANSWERING: (usize, usize) = (8 << 10, 16 << 10);
+
+/// Where a listener listens: on one of our addresses or on all of them, and on which port.
+pub type ListenerKey = (Option<IpAddr>, u16);
+
+/// A listener's connections.
+#[derive(Default)]
+pub struct Listening {
+    /// Those that wait for the client's last word, the oldest first.
+    pub half_open: BTreeSet<Id>,
+    /// Those that can be accepted.
+    ready: VecDeque<Id>,
+    waiting: Option<Waker>,
+}
+
+/// Who is responsible for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// A listener, until it is accepted.
+    Listener(ListenerKey),
+    /// A stream.
+    Stream,
+    /// Nobody: what is still to be said is said.
+    Nobody { since: Moment },
+}
+
+impl Owner {
+    /// When a connection that became half-open at `since` is to be given up, whatever happens.
+    fn last_moment(self, since: Moment, state: State) -> Option<Moment> {
+        match self {
+            Self::Nobody { since } if state == State::FinWait2 => Some(since.plus(LINGER_SILENTLY)),
+            Self::Nobody { since } => Some(since.plus(LINGER)),
+            Self::Listener(_) if state == State::SynReceived => Some(since.plus(HALF_OPEN_TIME)),
+            _ => None,
+        }
+    }
+}
+
+/// One connection.
+pub struct Connection {
+    ends: Ends,
+    way: Way,
+    stage: Stage,
+    owner: Owner,
+    /// We opened it.
+    is_ours: bool,
+    /// We have said something.
+    has_spoken: bool,
+    /// When it became half-open.
+    since: Moment,
+    /// Why it ends, where that is known before it has.
+    ending: Option<Ending>,
+    pub(super) is_dirty: bool,
+    /// When it has to be looked at.
+    pub(super) due: Option<Moment>,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+enum Stage {
+    /// Packets belong to it.
+    Live(Box<Socket>),
+    /// It is over, but not all that was received has been read.
+    Over { rest: Vec<u8>, read: usize, ending: Ending },
+}
+
+impl Connection {
+    fn new(ends: Ends, socket: Socket, way: Way, owner: Owner, now: Moment) -> Self {
+        Self {
+            ends,
+            way,
+            stage: Stage::Live(Box::new(socket)),
+            owner,
+            is_ours: owner == Owner::Stream,
+            has_spoken: false,
+            since: now,
+            ending: None,
+            is_dirty: false,
+            due: None,
+            reader: None,
+            writer: None,
+        }
+    }
+
+    fn live(&mut self) -> Option<&mut Socket> {
+        match &mut self.stage {
+            Stage::Live(socket) => Some(socket),
+            Stage::Over { .. } => None,
+        }
+    }
+}
+
+/// Which segments end a connection, and how.
+fn ending_of(before: State, after: State, segment: &Segment) -> Option<Ending> {
+    match (before, after) {
+        (State::Closed, _) => None,
+        (State::SynSent, State::Closed) => Some(Ending::Failed(ErrorKind::ConnectionRefused)),
+        (_, State::Closed) if segment.resets => Some(Ending::Failed(ErrorKind::ConnectionReset)),
+        (_, State::Closed) => Some(Ending::Done),
+        _ => None,
+    }
+}
+
+impl Inner {
+    /// Opens a connection.
+    pub(super) fn open(&mut self, to: SocketAddr, way: Way) -> io::Result<Id> {
+        let path = self.path(to.ip(), way)?;
+        if to.port() == 0 {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        if self.connections.len() - self.accepted >= MOST_OPENED {
+            // One that nobody holds any more makes room.
+            let Some(&orphan) = self.orphans.first() else { return Err(self.no_room()) };
+            self.abort(orphan);
+        }
+        let ends = self.ends(path.source, (to.ip(), to.port()), |inner, ends| {
+            !inner.segments.contains_key(ends) && inner.time_wait.get(ends).is_none()
+        })?;
+        let mut socket = Socket::new(ends, way, path.mtu, ASKING);
+        let sequence = self.secrets.sequence(self.now, &ends);
+        if !self.engine.connect(self.now, &mut socket, sequence) {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        self.stats.opened += 1;
+        Ok(self.add(Connection::new(ends, socket, way, Owner::Stream, self.now)))
+    }
+
+    fn add(&mut self, connection: Connection) -> Id {
+        let id = self.next_id();
+        self.accepted += usize::from(!connection.is_ours);
+        self.segments.insert(connection.ends, id);
+        self.connections.insert(id, connection);
+        self.mark(id);
+        id
+    }
+
+    /// The connection may have something to say.
+    fn mark(&mut self, id: Id) {
+        if let Some(connection) = self.connections.get_mut(&id)
+            && !connection.is_dirty
+        {
+            connection.is_dirty = true;
+            self.dirty.push_back(id);
+        }
+    }
+
+    /// Takes in a segment.
+    pub(super) fn segment(&mut self, packet: &Packet<'_>) {
+        let Some(segment) = Segment::read(packet.payload) else {
+            return self.stats.malformed += 1;
+        };
+        let ends = Ends::new((packet.destination, segment.to), (packet.source, segment.from));
+        if let Some(&id) = self.segments.get(&ends) {
+            return self.feed(id, packet, &segment);
+        }
+        let opens = segment.opens && !segment.acknowledges && !segment.resets;
+        if let Some(&over) = self.time_wait.get(&ends) {
+            // A new connection may begin where the numbers of the old one end (RFC 9293 section 3.10.7.4).
+            let is_new = (segment.sequence.wrapping_sub(over.sent.acknowledgement) as i32) > 0;
+            if !(opens && is_new) {
+                // A reset changes nothing (RFC 1337); whatever else may have missed our last word.
+                if !segment.resets && self.refusals.take(self.now) {
+                    let sent = over.sent;
+                    let last = packet::acknowledgement(&ends, sent.sequence, sent.acknowledgement);
+                    self.post(last, ends.remote.ip(), over.way);
+                }
+                return;
+            }
+        }
+        match self.listener_of(&ends.local) {
+            Some(key) if opens => self.opened_by_client(key, ends, packet),
+            _ if segment.resets => self.stats.nobody_waits += 1,
+            _ => {
+                if self.may_refuse() {
+                    self.engine.refuse(self.now, packet, LEAST_MTU);
+                }
+            }
+        }
+    }
+
+    fn listener_of(&self, local: &SocketAddr) -> Option<ListenerKey> {
+        let [own, any] = [(Some(local.ip()), local.port()), (None, local.port())];
+        [own, any].into_iter().find(|key| self.listeners.contains_key(key))
+    }
+
+    /// Whether somebody listens on a port, on whatever address.
+    pub(super) fn is_listened_on(&self, port: u16) -> bool {
+        self.listeners.keys().any(|key| key.1 == port)
+    }
+
+    fn opened_by_client(&mut self, key: ListenerKey, ends: Ends, packet: &Packet<'_>) {
+        let Some(listening) = self.listeners.get(&key) else { return };
+        if listening.ready.len() >= BACKLOG {
+            return self.stats.backlog_full += 1; // the client asks again
+        }
+        if listening.half_open.len() >= HALF_OPEN
+            && let Some(&oldest) = listening.half_open.first()
+        {
+            // Who means it has answered long before so many others have come.
+            self.stats.half_open_dropped += 1;
+            self.forget(oldest);
+        }
+        if self.accepted >= MOST_ACCEPTED {
+            return self.stats.no_room += 1;
+        }
+        let Ok(path) = self.path(packet.source, Way::Routed) else { return };
+        let mut socket = Socket::new(ends, Way::Routed, path.mtu, ANSWERING);
+        let sequence = self.secrets.sequence(self.now, &ends);
+        self.engine.accept(self.now, &mut socket, sequence, packet);
+        if socket.tcp().state() != State::SynReceived {
+            return self.stats.malformed += 1;
+        }
+        self.time_wait.remove(&ends);
+        let owner = Owner::Listener(key);
+        let id = self.add(Connection::new(ends, socket, Way::Routed, owner, self.now));
+        if let Some(listening) = self.listeners.get_mut(&key) {
+            listening.half_open.insert(id);
+        }
+    }
+
+    /// Gives a connection a segment of its own.
+    fn feed(&mut self, id: Id, packet: &Packet<'_>, segment: &Segment) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Stage::Live(socket) = &mut connection.stage else { return };
+        let before = socket.tcp().state();
+        self.engine.receive(self.now, socket, packet);
+        let after = socket.tcp().state();
+        connection.ending = connection.ending.or(ending_of(before, after, segment));
+        if before == State::SynReceived && after != before {
+            if after == State::Listen {
+                return self.forget(id); // the client has changed its mind
+            }
+            if let Owner::Listener(key) = connection.owner {
+                self.established(key, id);
+            }
+        }
+        self.mark(id);
+    }
+
+    fn established(&mut self, key: ListenerKey, id: Id) {
+        let Some(listening) = self.listeners.get_mut(&key) else { return };
+        if listening.half_open.remove(&id) {
+            self.stats.accepted += 1;
+            listening.ready.push_back(id);
+            self.woken.extend(listening.waiting.take());
+        }
+    }
+
+    /// Lets a connection say what it has to, and sees what has become of it.
+    pub(super) fn advance(&mut self, id: Id) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Stage::Live(socket) = &mut connection.stage else { return };
+        if matches!(connection.owner, Owner::Nobody { .. }) {
+            // Nobody reads it, but the other end may wait for room before it says its last.
+            let tcp = socket.tcp_mut();
+            while let Ok(1..) = tcp.recv(|bytes| (bytes.len(), bytes.len())) {}
+        }
+        self.engine.send(self.now, socket);
+        let state = socket.tcp().state();
+        let last_moment = connection.owner.last_moment(connection.since, state);
+        match state {
+            State::Closed => {
+                let timed_out = Ending::Failed(ErrorKind::TimedOut);
+                let ending = connection.ending.unwrap_or(timed_out);
+                return self.finish(id, ending);
+            }
+            State::TimeWait => {
+                let (ends, sent, way) = (connection.ends, socket.sent, connection.way);
+                self.time_wait.insert(self.now, ends, sent, way);
+                return self.finish(id, Ending::Done);
+            }
+            State::SynReceived if last_moment.is_some_and(|last| last <= self.now) => {
+                return self.forget(id);
+            }
+            _ if last_moment.is_some_and(|last| last <= self.now) => return self.abort(id),
+            _ => {}
+        }
+        let tcp = socket.tcp();
+        if !matches!(state, State::SynSent | State::SynReceived) {
+            if tcp.can_recv() || !tcp.may_recv() {
+                self.woken.extend(connection.reader.take());
+            }
+            if tcp.can_send() || !tcp.may_send() {
+                self.woken.extend(connection.writer.take());
+            }
+        }
+        let due = self.engine.due(self.now, socket);
+        // What is due now has been done, unless it could not be.
+        let due = due.map(|due| if due <= self.now { self.now.plus(PAUSE) } else { due });
+        let due = due.into_iter().chain(last_moment).min();
+        if connection.due != due {
+            if let Some(before) = connection.due {
+                self.deadlines.remove(&(before, id));
+            }
+            connection.due = due;
+            self.deadlines.extend(due.map(|due| (due, id)));
+        }
+    }
+
+    /// The connection is over; what was received can still be read.
+    pub(super) fn finish(&mut self, id: Id, ending: Ending) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Stage::Live(socket) = &mut connection.stage else { return };
+        let mut rest = vec![0; socket.tcp().recv_queue()];
+        let length = socket.tcp_mut().recv_slice(&mut rest).unwrap_or(0);
+        rest.truncate(length);
+        connection.stage = Stage::Over { rest, read: 0, ending };
+        self.woken.extend(connection.reader.take());
+        self.woken.extend(connection.writer.take());
+        self.segments.remove(&connection.ends);
+        if let Some(due) = connection.due.take() {
+            self.deadlines.remove(&(due, id));
+        }
+        match connection.owner {
+            Owner::Stream => {}
+            Owner::Nobody { .. } => self.forget(id),
+            Owner::Listener(key) => {
+                let listening = self.listeners.get(&key);
+                if !listening.is_some_and(|listening| listening.ready.contains(&id)) {
+                    self.forget(id);
+                }
+            }
+        }
+    }
+
+    /// Nothing is left of it, and the other end is told nothing.
+    fn forget(&mut self, id: Id) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        self.accepted -= usize::from(!connection.is_ours);
+        self.orphans.remove(&id);
+        if self.segments.get(&connection.ends) == Some(&id) {
+            self.segments.remove(&connection.ends);
+        }
+        if let Some(due) = connection.due {
+            self.deadlines.remove(&(due, id));
+        }
+        if let Owner::Listener(key) = connection.owner
+            && let Some(listening) = self.listeners.get_mut(&key)
+        {
+            listening.half_open.remove(&id);
+            listening.ready.retain(|&ready| ready != id);
+        }
+        self.woken.extend(connection.reader);
+        self.woken.extend(connection.writer);
+    }
+
+    /// Ends a connection at once: the other end is told with a reset.
+    fn abort(&mut self, id: Id) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if let Some(socket) = connection.live() {
+            let was_open = !matches!(socket.tcp().state(), State::SynSent | State::Closed);
+            socket.tcp_mut().abort();
+            if was_open {
+                let Stage::Live(socket) = &mut connection.stage else { return };
+                self.engine.send(self.now, socket);
+            }
+        }
+        self.forget(id);
+    }
+
+    /// A quoted segment of ours was lost. Only a connection that is being opened fails by that (RFC 5927 section 5);
+    /// one that stands is sent again, shorter if it was too long.
+    pub(super) fn segment_lost(&mut self, trouble: Trouble, quoted: &Quoted) -> bool {
+        let Some(&id) = self.segments.get(&quoted.ends()) else { return false };
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        let Stage::Live(socket) = &mut connection.stage else { return false };
+        // Up to what was said last, and no more than a window before.
+        if socket.sent.sequence.wrapping_sub(quoted.last()) > u32::from(u16::MAX) {
+            return false;
+        }
+        let is_opening = socket.tcp().state() == State::SynSent;
+        match trouble {
+            Trouble::TooLong => {
+                let least = if quoted.source.is_ipv4() { LEAST_MTU_V4 } else { LEAST_MTU };
+                let changes = socket.mtu > least;
+                socket.mtu = if socket.mtu > LEAST_MTU { LEAST_MTU } else { least };
+                changes
+            }
+            _ if is_opening && socket.sent.sequence == quoted.last() => {
+                self.finish(id, Ending::Failed(trouble.into()));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Begins to listen.
+    pub(super) fn listen(&mut self, key: ListenerKey) -> io::Result<()> {
+        if key.1 == 0 {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        if self.listeners.contains_key(&key) {
+            return Err(ErrorKind::AddrInUse.into());
+        }
+        self.listeners.insert(key, Listening::default());
+        Ok(())
+    }
+
+    /// Stops listening; connections that nobody has accepted end.
+    pub(super) fn stop_listening(&mut self, key: ListenerKey) {
+        let Some(listening) = self.listeners.remove(&key) else { return };
+        for id in listening.half_open.into_iter().chain(listening.ready) {
+            self.abort(id);
+        }
+    }
+
+    /// The next connection that can be accepted.
+    pub(super) fn poll_accept(
+        &mut self,
+        key: ListenerKey,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<(Id, SocketAddr)>> {
+        let Some(listening) = self.listeners.get_mut(&key) else {
+            return Poll::Ready(Err(ErrorKind::NotConnected.into()));
+        };
+        while let Some(id) = listening.ready.pop_front() {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.owner = Owner::Stream;
+                return Poll::Ready(Ok((id, connection.ends.remote)));
+            }
+        }
+        self.woken.extend(register(&mut listening.waiting, context));
+        Poll::Pending
+    }
+
+    /// Whether a connection that we open is open.
+    pub(super) fn poll_open(&mut self, id: Id, context: &Context<'_>) -> Poll<io::Result<()>> {
+        let Some(connection) = self.connections.get_mut(&id) else { return gone() };
+        match &connection.stage {
+            Stage::Over { ending: Ending::Failed(kind), .. } => Poll::Ready(Err((*kind).into())),
+            Stage::Live(socket)
+                if matches!(socket.tcp().state(), State::SynSent | State::SynReceived) =>
+            {
+                self.woken.extend(register(&mut connection.writer, context));
+                Poll::Pending
+            }
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Reads what has been received; 0 bytes at the end.
+    pub(super) fn poll_read(
+        &mut self,
+        id: Id,
+        into: &mut [u8],
+        context: &Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let Some(connection) = self.connections.get_mut(&id) else { return gone() };
+        let socket = match &mut connection.stage {
+            Stage::Over { rest, read, ending } => {
+                return Poll::Ready(take(rest, read, *ending, into));
+            }
+            Stage::Live(socket) => socket,
+        };
+        let tcp = socket.tcp_mut();
+        if tcp.can_recv() {
+            let length = tcp.recv_slice(into).unwrap_or(0);
+            self.mark(id); // there is more room now, and the other end may wait for it
+            return Poll::Ready(Ok(length));
+        }
+        if tcp.may_recv() || matches!(tcp.state(), State::SynSent | State::SynReceived) {
+            self.woken.extend(register(&mut connection.reader, context));
+            return Poll::Pending;
+        }
+        match connection.ending {
+            Some(Ending::Failed(kind)) => Poll::Ready(Err(kind.into())),
+            _ => Poll::Ready(Ok(0)),
+        }
+    }
+
+    /// Takes bytes to be sent.
+    pub(super) fn poll_write(
+        &mut self,
+        id: Id,
+        from: &[u8],
+        context: &Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let Some(connection) = self.connections.get_mut(&id) else { return gone() };
+        let socket = match &mut connection.stage {
+            Stage::Over { ending, .. } => return Poll::Ready(Err(ending.error())),
+            Stage::Live(socket) => socket,
+        };
+        let tcp = socket.tcp_mut();
+        if !tcp.may_send() {
+            let ending = connection.ending.unwrap_or(Ending::Done);
+            return Poll::Ready(Err(ending.error()));
+        }
+        let length = tcp.send_slice(from).unwrap_or(0);
+        if length == 0 && !from.is_empty() {
+            self.woken.extend(register(&mut connection.writer, context));
+            return Poll::Pending;
+        }
+        connection.has_spoken |= length > 0;
+        self.mark(id);
+        Poll::Ready(Ok(length))
+    }
+
+    /// We have said all.
+    pub(super) fn shut_down(&mut self, id: Id) {
+        if let Some(socket) = self.connections.get_mut(&id).and_then(Connection::live) {
+            socket.tcp_mut().close();
+            self.mark(id);
+        }
+    }
+
+    /// Nobody holds the connection any more. One on which we have said something ends as is due; one on which we have
+    /// not is of no use to the other end, and is reset.
+    pub(super) fn let_go(&mut self, id: Id, at_once: bool) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.owner = Owner::Nobody { since: self.now };
+        let has_spoken = connection.has_spoken;
+        let Some(socket) = connection.live() else { return self.forget(id) };
+        let is_of_use = match socket.tcp().state() {
+            State::SynSent | State::SynReceived => false,
+            State::Established => has_spoken,
+            _ => true, // an end has said that this is all, or both
+        };
+        if at_once || !is_of_use {
+            return self.abort(id);
+        }
+        socket.tcp_mut().close();
+        self.orphans.insert(id);
+        self.mark(id);
+    }
+
+    /// How long packets of a connection are.
+    #[cfg(test)]
+    pub(super) fn mtu_of(&mut self, id: Id) -> Option<u16> {
+        Some(self.connections.get_mut(&id)?.live()?.mtu)
+    }
+
+    /// Both ends of a connection.
+    pub(super) fn ends_of(&self, id: Id) -> Option<Ends> {
+        Some(self.connections.get(&id)?.ends)
+    }
+}
+
+/// What every IPv6 link carries, and every IPv4 host.
+const LEAST_MTU: u16 = 1_280;
+const LEAST_MTU_V4: u16 = 576;
+
+/// What is left of a connection that is over.
+fn take(rest: &[u8], read: &mut usize, ending: Ending, into: &mut [u8]) -> io::Result<usize> {
+    let left = &rest[*read..];
+    if left.is_empty() {
+        return match ending {
+            Ending::Done => Ok(0),
+            Ending::Failed(kind) => Err(kind.into()),
+        };
+    }
+    let length = left.len().min(into.len());
+    into[..length].copy_from_slice(&left[..length]);
+    *read += length;
+    Ok(length)
+}
+
+fn gone<T>() -> Poll<io::Result<T>> {
+    Poll::Ready(Err(ErrorKind::NotConnected.into()))
+}
+
+/// Puts a task's waker in place. Gives the one that it replaces, to be woken rather than dropped under the lock: the
+/// last of a task's wakers may take the task with it.
+pub(super) fn register(place: &mut Option<Waker>, context: &Context<'_>) -> Option<Waker> {
+    match place {
+        Some(waker) if waker.will_wake(context.waker()) => None,
+        _ => place.replace(context.waker().clone()),
+    }
+}

@@ -1,0 +1,198 @@
+//! Nobody can make it panic, fill it up or lock others out.
+
+use proptest::prelude::*;
+
+use super::*;
+use packet::Packet;
+
+/// A segment from some client that opens a connection.
+fn opening(from: u32, port: u16, to: u16) -> Vec<u8> {
+    use etherparse::PacketBuilder;
+    let source = (0x0a00_0000 | from).to_be_bytes();
+    let mut bytes = Vec::new();
+    PacketBuilder::ipv4(source, [10, 0, 0, 2], 60)
+        .tcp(port, to, 77, 1000)
+        .syn()
+        .write(&mut bytes, &[])
+        .unwrap();
+    bytes
+}
+
+#[test]
+fn a_flood_of_half_open_connections_neither_fills_it_nor_locks_others_out() {
+    let mut rig = Rig::new();
+    let (client, listener) = (rig.client(), rig.server().listen(None, 80).unwrap());
+    let mut flood = 0;
+    let mut drive = |rig: &mut Rig| {
+        for _ in 0..20 {
+            flood += 1;
+            let packet = opening(16 + flood % 200, 1024 + (flood % 60_000) as u16, 80);
+            rig.right.receive(rig.now, &packet);
+        }
+        rig.turn();
+    };
+    (0..500).for_each(|_| drive(&mut rig));
+    let most = 512 + 8;
+    assert!(rig.right.with(|inner| inner.connections.len()) <= most);
+    let mut opening = pin!(client.connect(at(RIGHT[0], 80), Way::Routed));
+    let mut accepted = None;
+    let mut opened = None;
+    for _ in 0..10_000 {
+        if opened.is_none()
+            && let Poll::Ready(stream) = poll(opening.as_mut())
+        {
+            opened = Some(stream.unwrap());
+        }
+        if let Poll::Ready(stream) = poll(pin!(listener.accept())) {
+            accepted = Some(stream.unwrap());
+        }
+        if opened.is_some() && accepted.is_some() {
+            break;
+        }
+        drive(&mut rig);
+    }
+    assert!(opened.is_some() && accepted.is_some(), "20,000 a second lock others out");
+    assert!(rig.right.with(|inner| inner.connections.len()) <= most);
+    rig.turns(15_000);
+    assert_eq!(rig.right.stats().half_open, 0, "they go by themselves");
+}
+
+#[test]
+fn who_is_never_accepted_does_not_fill_it_either() {
+    let mut rig = Rig::new();
+    let (client, _listener) = (rig.client(), rig.server().listen(None, 80).unwrap());
+    let mut opening: Vec<_> = (0..2_000)
+        .map(|_| {
+            let client = client.clone();
+            Box::pin(async move { client.connect(at(RIGHT[0], 80), Way::Routed).await })
+        })
+        .collect();
+    let mut opened = Vec::new();
+    for _ in 0..3_000 {
+        opening.retain_mut(|it| match poll(it.as_mut()) {
+            Poll::Ready(stream) => {
+                opened.push(stream);
+                false
+            }
+            Poll::Pending => true,
+        });
+        rig.turn();
+    }
+    assert!(opened.len() >= 256);
+    assert!(rig.right.stats().backlog_full > 1_000);
+    assert!(rig.right.with(|inner| inner.connections.len()) <= 256 + 512);
+}
+
+#[test]
+fn those_whom_nobody_waits_for_are_answered_only_so_often() {
+    let mut rig = Rig::new();
+    for number in 0..1_000 {
+        rig.right.receive(rig.now, &opening(16, 1024 + number, 81));
+    }
+    let answers = std::iter::from_fn(|| rig.right.next_packet()).count();
+    assert_eq!(answers, 100);
+    assert_eq!(rig.right.stats().nobody_waits, 1_000);
+    rig.turn();
+}
+
+#[test]
+fn fragments_packets_for_others_and_forged_ones_are_counted_and_dropped() {
+    let stack = stack(RIGHT, 1);
+    let now = Moment::START;
+    let right = opening(16, 1024, 81);
+    let spoilt = |change: fn(&mut Vec<u8>)| {
+        let mut packet = right.clone();
+        change(&mut packet);
+        packet[10..12].fill(0);
+        let sum = dataplane::wire::checksum::of(&packet[..20]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        stack.receive(now, &packet);
+        assert_eq!(stack.next_packet(), None);
+    };
+    spoilt(|packet| packet[6] = 0x20);
+    spoilt(|packet| packet[19] = 9);
+    spoilt(|packet| packet[12..16].copy_from_slice(&[10, 0, 0, 2]));
+    spoilt(|packet| packet[12..16].copy_from_slice(&[224, 0, 0, 2]));
+    spoilt(|packet| packet[9] = 89);
+    spoilt(|packet| packet[30] ^= 1);
+    let mut packet = right.clone();
+    packet[8] ^= 1;
+    stack.receive(now, &packet);
+    assert_eq!(stack.next_packet(), None, "the header's checksum is wrong");
+    let stats = stack.stats();
+    assert_eq!((stats.fragments, stats.not_ours), (1, 3));
+    assert_eq!((stats.other_protocol, stats.malformed, stats.received), (1, 2, 7));
+    stack.receive(now, &right);
+    assert!(stack.next_packet().is_some());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_packet_makes_it_panic_or_leaves_anything_behind(
+        packets in prop::collection::vec((0..8u8, prop::collection::vec(any::<u8>(), 0..90), any::<u16>()), 0..60),
+    ) {
+        let mut rig = Rig::new();
+        let (client, _listener) = (rig.client(), rig.server().listen(None, 80).unwrap());
+        let mut opening = Box::pin(client.connect(at(RIGHT[0], 80), Way::Routed));
+        let mut opened = None;
+        let mut templates: Vec<Vec<u8>> = vec![self::opening(16, 1024, 80)];
+        for (kind, noise, place) in packets {
+            if opened.is_none() && let Poll::Ready(stream) = poll(opening.as_mut()) {
+                opened = Some(stream);
+            }
+            rig.left.turn(rig.now);
+            while let Some(sent) = rig.left.next_packet() {
+                rig.right.receive(rig.now, &sent.packet);
+                templates.push(sent.packet);
+            }
+            // Something that has been sent, with a few bytes changed and right checksums, or mere noise.
+            let mut packet = match kind {
+                0 => noise.clone(),
+                _ => templates[usize::from(place) % templates.len()].clone(),
+            };
+            if kind > 1 && !packet.is_empty() {
+                for (number, byte) in noise.iter().take(usize::from(kind)).enumerate() {
+                    let at = (usize::from(place) + number * 7) % packet.len();
+                    packet[at] = *byte;
+                }
+                mend(&mut packet);
+            }
+            rig.right.receive(rig.now, &packet);
+            rig.right.turn(rig.now);
+            while let Some(sent) = rig.right.next_packet() {
+                prop_assert!(Packet::read(&sent.packet).is_ok_and(|it| it.transport_is_right()));
+                rig.left.receive(rig.now, &sent.packet);
+            }
+            rig.now = rig.now.plus(Duration::from_millis(u64::from(place)));
+        }
+        drop((opening, opened));
+        drop(_listener);
+        rig.turns(30_000);
+        for stack in [&rig.left, &rig.right] {
+            let left = stack.with(|inner| inner.connections.len() + inner.segments.len() + inner.deadlines.len());
+            prop_assert_eq!(left, 0);
+            prop_assert_eq!(stack.stats().time_wait, 0);
+        }
+    }
+}
+
+/// Puts right checksums into an IPv4 packet of TCP.
+fn mend(packet: &mut [u8]) {
+    use dataplane::wire::{Address, checksum, protocol};
+    if packet.len() < 40 || packet[0] != 0x45 {
+        return;
+    }
+    packet[10..12].fill(0);
+    let sum = checksum::of(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    let address = |at: usize| {
+        let bytes: [u8; 4] = packet[at..at + 4].try_into().unwrap();
+        Address::from(std::net::Ipv4Addr::from(bytes))
+    };
+    let (source, destination) = (address(12), address(16));
+    packet[36..38].fill(0);
+    let sum = checksum::of_transport(source, destination, protocol::TCP, &packet[20..]);
+    packet[36..38].copy_from_slice(&sum.to_be_bytes());
+}
