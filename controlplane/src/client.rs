@@ -691,12 +691,15 @@ fn counters(counters: &Counters) -> String {
         row("flows_evicted", worker.flows_evicted, "Flows ended early for others.");
         row("without_flow", worker.forwarded_without_flow, "Packets forwarded by hash alone.");
     }
-    let control = &counters.control;
-    let Ok(Value::Object(control)) = serde_json::to_value(control) else {
-        return table.to_string();
-    };
-    for (name, value) in control {
-        table.row(vec!["control".into(), name, value.to_string(), String::new()]);
+    let parts = [
+        ("control", serde_json::to_value(counters.control)),
+        ("in_band", serde_json::to_value(counters.in_band)),
+    ];
+    for (part, counted) in parts {
+        let Ok(Value::Object(counted)) = counted else { continue };
+        for (name, value) in counted {
+            table.row(vec![part.into(), name, value.to_string(), String::new()]);
+        }
     }
     table.to_string()
 }

@@ -31,6 +31,7 @@ use crate::agent::Agents;
 use crate::config::{self, Config, NatRule};
 use crate::identities::Identities;
 use crate::neighbours::{Own, Plan, link_local};
+use crate::net::in_band::Paths;
 
 pub use self::service::admission;
 
@@ -171,6 +172,11 @@ impl Compiled {
     /// By slot: what share of new flows each server gets, in proportion to the others'.
     pub fn weights(&self) -> Arc<[u16]> {
         Arc::clone(&self.weights)
+    }
+
+    /// Where packets of our own go.
+    pub fn paths(&self) -> Paths {
+        Paths::new(Arc::clone(&self.shared.interfaces), Arc::clone(&self.shared.routes))
     }
 
     /// Whose hardware addresses are needed, and whom we answer.

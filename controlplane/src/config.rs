@@ -103,6 +103,8 @@ impl Dataplane {
 pub struct Admin {
     /// HTTPS, on the kernel's network interfaces.
     pub listen: Vec<SocketAddr>,
+    /// On the data ports' own addresses as well, at the same ports.
+    pub in_band: bool,
     /// The Unix socket.
     pub socket: PathBuf,
     /// The operator's certificate, if there is one.
@@ -450,7 +452,7 @@ impl Config {
             },
             admin: document::Admin {
                 listen: self.admin.listen.clone(),
-                in_band: false,
+                in_band: self.admin.in_band,
                 socket: self.admin.socket.clone(),
                 certificate: self.admin.certificate.as_ref().map(|files| files.chain.clone()),
                 key: self.admin.certificate.as_ref().map(|files| files.key.clone()),

@@ -1,10 +1,13 @@
 //! The control thread: one asynchronous runtime that turns the node, answers the admin API and
 //! listens to signals, until it is told to stop.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use dataplane::snapshot::TRANSLATED_PORTS;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,6 +16,7 @@ use tracing::{error, info};
 
 use crate::admin::auth::Tokens;
 use crate::admin::{self, certificate, listen};
+use crate::net::in_band::Listener;
 use crate::node::{Node, Start};
 use crate::store;
 
@@ -109,11 +113,25 @@ pub async fn serve(node: &Arc<Node>) -> Result<(), Error> {
         Some(files) => certificate::given(&files.chain, &files.key)?,
         None => certificate::own(node.store(), &node.view().config.node, &config.listen)?,
     };
+    if config.in_band {
+        for listener in in_band(node, &config.listen)? {
+            let tls = TlsAcceptor::from(tls.clone());
+            tokio::spawn(listen::serve_in_band(listener, tls, router.clone()));
+        }
+    }
     for address in config.listen {
         let listener = listen::tcp(address).await?;
         tokio::spawn(listen::serve_tcp(listener, TlsAcceptor::from(tls.clone()), router.clone()));
     }
     Ok(())
+}
+
+/// Listens on the data ports, once on every port that the kernel's addresses are listened on.
+fn in_band(node: &Arc<Node>, listen: &[SocketAddr]) -> Result<Vec<Listener>, Error> {
+    let ports: BTreeSet<u16> = listen.iter().map(SocketAddr::port).collect();
+    let ports = ports.into_iter().filter(|port| !TRANSLATED_PORTS.contains(port));
+    let net = node.net();
+    ports.map(|port| net.listen(None, port).map_err(Error::System)).collect()
 }
 
 impl Signals {

@@ -121,7 +121,7 @@ pub struct Admin {
     /// HTTPS, on the kernel's network interfaces.
     #[schema(value_type = Vec<String>, example = json!(["127.0.0.1:9443"]))]
     pub listen: Vec<SocketAddr>,
-    /// Also on the data ports' addresses; not there yet.
+    /// Also on the data ports' own addresses, at the ports of `listen`.
     pub in_band: bool,
     /// A Unix socket for root, which needs no token.
     #[schema(value_type = String, example = "/run/sluice/admin.sock")]

@@ -429,8 +429,21 @@ impl Neighbours {
         }
     }
 
-    fn mac_of(&self, key: Key) -> Option<Mac> {
+    /// The hardware address of a station, if it is known.
+    pub fn mac_of(&self, key: Key) -> Option<Mac> {
         self.entries.get(&key)?.mac
+    }
+
+    /// A packet of our own waits for a station. One that did not answer the last time is asked at once: it may have come
+    /// back. To be called once in [`REPEAT`] for each station at most.
+    pub fn awaited(&mut self, now: Moment, interface: InterfaceId, address: Address) {
+        let key = (interface, address);
+        match self.entries.get(&key) {
+            Some(Entry { state: State::Failed, kind: Kind::Wanted, .. }) => {
+                self.enter(key, State::Failed, now);
+            }
+            _ => self.unresolved(now, interface, address),
+        }
     }
 
     /// Notes what a known station says of itself. Unless that is `confirmed`, it is used, but the station

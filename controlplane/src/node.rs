@@ -9,6 +9,8 @@ mod alarm;
 
 mod explain;
 
+mod in_band;
+
 mod reports;
 
 mod traffic;
@@ -24,6 +26,7 @@ use dataplane::moment::Moment;
 use dataplane::punt::{Command, ControlEnd, Copied, Event, FlowReport};
 use dataplane::snapshot::{InterfaceId, ServerId, ServiceId};
 use dataplane::wire::ethernet::{self, ethertype};
+use dataplane::wire::protocol;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -34,7 +37,7 @@ use tracing::{error, info};
 use self::alarm::Alarm;
 use self::explain::Explaining;
 use self::traffic::Accounts;
-use crate::agent::Agents;
+use crate::agent::{self, Agents};
 use crate::compile::{self, Compiler};
 use crate::config::{self, Config};
 use crate::document::{self, Configuration};
@@ -43,6 +46,7 @@ use crate::field::Invalid;
 use crate::icmpv6;
 use crate::identities::Identities;
 use crate::neighbours::{self, Neighbours};
+use crate::net::in_band::{Egress, InBand, Stack};
 use crate::plumbing::{Buffers, LiveInterface, Plumbing};
 use crate::publish::Publication;
 use crate::random;
@@ -258,6 +262,7 @@ pub struct Node {
     started: Moment,
     compiler: Compiler,
     agents: Agents,
+    stack: Stack,
     /// Locked for the whole of a change, so that there is one at a time.
     changing: Arc<tokio::sync::Mutex<Identities>>,
     /// Locked for moments only, and never across an `await`.
@@ -268,6 +273,8 @@ struct Inner {
     view: Arc<View>,
     publication: Publication,
     neighbours: Neighbours,
+    stack: Stack,
+    egress: Egress,
     /// Neighbours have changed since the last snapshot.
     outdated: bool,
     accounts: Accounts,
@@ -323,6 +330,10 @@ impl Node {
         let compiled = compiler.compile(&view.config, &identities, &live(&interfaces), now);
         let mut neighbours = Neighbours::new(u64::from_ne_bytes(random()));
         neighbours.configure(now, compiled.plan());
+        let (stack, mut egress) = (Stack::new(random()), Egress::default());
+        let paths = Arc::new(compiled.paths());
+        stack.configure(Arc::clone(&paths));
+        egress.configure(paths);
         let publication = Publication::new(publisher, compiled, &neighbours.known(), now);
         let mut accounts = Accounts::new(counters.clone(), now);
         accounts.follow(&view);
@@ -331,6 +342,8 @@ impl Node {
             view,
             publication,
             neighbours,
+            stack: stack.clone(),
+            egress,
             outdated: false,
             accounts,
             alarm,
@@ -349,13 +362,15 @@ impl Node {
             started: now,
             compiler,
             agents,
+            stack,
             changing: Arc::new(tokio::sync::Mutex::new(identities)),
             inner: Mutex::new(inner),
         })
     }
 
-    /// What the control thread does besides answering: one [`turn`](Self::turn) a millisecond.
+    /// What the control thread does besides answering: one [`turn`](Self::turn) a millisecond, and agents asked.
     pub async fn run(self: Arc<Self>) {
+        tokio::spawn(agent::run(self.net(), self.agents.clone()));
         let mut turns = interval(TURN);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ramps = interval(RAMP);
@@ -370,7 +385,8 @@ impl Node {
         }
     }
 
-    /// Gives servers that have come back more of their weight, and those whose agents say so another. A change under way does that itself.
+    /// Gives servers that have come back more of their weight, and those whose agents say so another. A change
+    /// under way does that itself.
     async fn ramp(self: Arc<Self>) {
         let Ok(identities) = Arc::clone(&self.changing).try_lock_owned() else { return };
         let raised = helped(move || {
@@ -386,7 +402,9 @@ impl Node {
         let now = (inner.clock)();
         inner.listen(now);
         inner.neighbours.tick(now);
+        inner.stack.turn(now);
         inner.speak();
+        inner.speak_in_band(now);
         inner.outdated |= inner.neighbours.take_changed();
         if inner.outdated && inner.publication.may_refresh(now) {
             inner.outdated = false;
@@ -408,6 +426,11 @@ impl Node {
     /// What the servers' agents have said.
     pub fn agents(&self) -> &Agents {
         &self.agents
+    }
+
+    /// The network on the data ports.
+    pub fn net(&self) -> InBand {
+        self.stack.clone().into()
     }
 
     /// Where the state lies.
@@ -529,6 +552,9 @@ impl Node {
             let inner = &mut *inner;
             let now = (inner.clock)();
             inner.neighbours.configure(now, compiled.plan());
+            let paths = Arc::new(compiled.paths());
+            inner.stack.configure(Arc::clone(&paths));
+            inner.egress.configure(paths);
             inner.outdated = false;
             inner.neighbours.take_changed();
             inner.accounts.follow(view);
@@ -608,10 +634,12 @@ impl Inner {
                 self.neighbours.receive(now, frame.interface, bytes);
             }
             (Some(ethertype::IPV4 | ethertype::IPV6), _) => {
-                self.frames.icmp_received += 1;
+                self.frames.icmp_received += u64::from(is_icmp(bytes));
                 if let Some(reply) = echo::reply(bytes) {
                     self.frames.echoes_answered += 1;
                     self.send(frame.interface, &reply);
+                } else if let Some(packet) = bytes.get(ethernet::HEADER..) {
+                    self.stack.receive(now, packet);
                 }
             }
             _ => {}
@@ -687,6 +715,14 @@ fn live(interfaces: &[LiveInterface]) -> Vec<compile::LiveInterface> {
         compile::LiveInterface { mac, mtu, quiet }
     };
     interfaces.iter().map(live).collect()
+}
+
+/// Whether a frame carries an ICMP message, of either family.
+fn is_icmp(frame: &[u8]) -> bool {
+    const PROTOCOL: usize = 9; // of an IPv4 header
+    let carried = frame.get(ethernet::HEADER + PROTOCOL);
+    let is_v4 = ethertype_of(frame) == Some(ethertype::IPV4);
+    icmpv6::kind(frame).is_some() || is_v4 && carried == Some(&protocol::ICMP)
 }
 
 /// What a frame carries; `None` if it is too short to say.

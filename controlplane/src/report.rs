@@ -9,6 +9,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::document::{Mode, NatKind, Protocol, Scheduler};
+use crate::net::in_band::StackStats;
 use crate::plumbing::{Buffers, PortStatistics};
 
 /// `GET /status`: the node at a glance.
@@ -257,6 +258,8 @@ pub struct Counters {
     pub workers: Vec<Worker>,
     /// What the control plane did.
     pub control: Control,
+    /// What happened in its own TCP/IP stack on the data ports.
+    pub in_band: StackStats,
 }
 
 /// What one worker has counted. Received + injected + taken over = transmitted + punted + handed over +

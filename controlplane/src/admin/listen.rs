@@ -32,6 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 use super::auth::Caller;
+use crate::net::in_band;
 
 /// Connections at once, per listener; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 256;
@@ -117,13 +118,36 @@ pub async fn serve_tcp(listener: TcpListener, tls: TlsAcceptor, router: Router) 
         let (tls, router) = (tls.clone(), router.clone());
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true); // an answer is worth sending without it
-            match timeout(STRANGER, tls.accept(stream)).await {
-                Ok(Ok(stream)) => converse(stream, router, false).await,
-                Ok(Err(error)) => debug!("TLS handshake failed: {error}"),
-                Err(_) => debug!("TLS handshake took too long"),
-            }
+            encrypted(stream, tls, router).await;
             drop(seat);
         });
+    }
+}
+
+/// Serves whoever connects over TLS on the data ports, for ever.
+pub async fn serve_in_band(listener: in_band::Listener, tls: TlsAcceptor, router: Router) {
+    info!("the admin API is on the data ports, too: https at port {}", listener.port());
+    let seats = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else { return };
+        let (tls, router) = (tls.clone(), router.clone());
+        tokio::spawn(async move {
+            encrypted(stream, tls, router).await;
+            drop(seat);
+        });
+    }
+}
+
+/// One connection that begins with a TLS handshake.
+async fn encrypted<S>(stream: S, tls: TlsAcceptor, router: Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match timeout(STRANGER, tls.accept(stream)).await {
+        Ok(Ok(stream)) => converse(stream, router, false).await,
+        Ok(Err(error)) => debug!("TLS handshake failed: {error}"),
+        Err(_) => debug!("TLS handshake took too long"),
     }
 }
 

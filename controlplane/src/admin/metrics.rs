@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
+use crate::net::in_band::StackStats;
 use crate::node::Node;
 use crate::report::{Interface, Server, Service, Traffic, Worker};
 
@@ -61,6 +62,10 @@ pub fn text(node: &Node) -> String {
     ] {
         page.counter(name, help);
         page.sample(name, &[], value);
+    }
+    for (name, kind, help, value) in IN_BAND {
+        page.family(name, kind, help);
+        page.sample(name, &[], value(&counters.in_band));
     }
     for (name, kind, help, value) in INTERFACE {
         page.family(name, kind, help);
@@ -146,6 +151,32 @@ const WORKER: &[Family<Worker>] = &[
     ("clients_evicted_total", "counter", "Clients forgotten for others.", |w| w.clients_evicted),
     ("idle_turns_total", "counter", "Turns in which no frame came.", |w| w.idle_turns),
     ("busy_turns_total", "counter", "Turns in which some frames came.", |w| w.busy_turns),
+];
+
+const IN_BAND: &[Family<StackStats>] = &[
+    ("in_band_received_packets_total", "counter", "Packets for us.", |s| s.received),
+    ("in_band_sent_packets_total", "counter", "Packets of our own.", |s| s.sent),
+    ("in_band_connections", "gauge", "TCP connections.", |s| s.connections),
+    ("in_band_half_open", "gauge", "Connections not accepted yet.", |s| s.half_open),
+    ("in_band_time_wait", "gauge", "Connections that are over.", |s| s.time_wait),
+    ("in_band_udp_sockets", "gauge", "UDP sockets.", |s| s.udp_sockets),
+    ("in_band_opened_total", "counter", "Connections that we opened.", |s| s.opened),
+    ("in_band_accepted_total", "counter", "Connections of clients.", |s| s.accepted),
+    ("in_band_malformed_packets_total", "counter", "Damaged packets.", |s| s.malformed),
+    ("in_band_fragments_total", "counter", "Fragments, which are dropped.", |s| s.fragments),
+    ("in_band_not_ours_packets_total", "counter", "Packets for or from nobody.", |s| s.not_ours),
+    ("in_band_other_protocol_packets_total", "counter", "Packets of no use.", |s| s.other_protocol),
+    ("in_band_nobody_waits_packets_total", "counter", "Packets to no socket.", |s| s.nobody_waits),
+    ("in_band_refused_total", "counter", "Of those, answered.", |s| s.refused),
+    ("in_band_backlog_full_total", "counter", "Clients who were not let in.", |s| s.backlog_full),
+    ("in_band_challenged_total", "counter", "Clients given a cookie.", |s| s.challenged),
+    ("in_band_no_room_total", "counter", "Conversations without room.", |s| s.no_room),
+    ("in_band_no_route_total", "counter", "Conversations without a route.", |s| s.no_route),
+    ("in_band_datagrams_dropped_total", "counter", "Datagrams not taken.", |s| s.datagrams_dropped),
+    ("in_band_queue_full_total", "counter", "Packets that found no room.", |s| s.queue_full),
+    ("in_band_errors_ignored_total", "counter", "ICMP errors of no use.", |s| s.errors_ignored),
+    ("in_band_errors_told_total", "counter", "ICMP errors of use.", |s| s.errors_told),
+    ("in_band_no_neighbour_total", "counter", "Packets to silent stations.", |s| s.no_neighbour),
 ];
 
 const INTERFACE: &[Family<Interface>] = &[

@@ -26,6 +26,7 @@ impl Config {
         differs(old.memory != new.memory, "dataplane.memory");
         let (old, new) = (&self.admin, &next.admin);
         differs(old.listen != new.listen, "admin.listen");
+        differs(old.in_band != new.in_band, "admin.in_band");
         differs(old.socket != new.socket, "admin.socket");
         differs(old.certificate != new.certificate, "admin.certificate");
         let most = self.interfaces.len().max(next.interfaces.len());

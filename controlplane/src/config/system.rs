@@ -5,6 +5,8 @@ use std::hash::Hash;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use dataplane::snapshot::TRANSLATED_PORTS;
+
 use super::{Admin, Certificate, Dataplane, Memory, Polling, name};
 use crate::document;
 use crate::field::{Field, Invalid, Refusals, Shape};
@@ -118,12 +120,11 @@ pub(super) fn admin(field: &Field<'_>, refusals: &mut Refusals) -> Option<Admin>
     } else {
         Some(defaults.listen)
     };
-    let in_band = refusals.keep(table.at("in_band").or(false, out_of_band));
+    let in_band = in_band(&table.at("in_band"), listen.as_deref(), refusals);
     let socket = table.at("socket").or(defaults.socket, |field| path(field, LONGEST_SOCKET));
     let socket = refusals.keep(socket);
     let certificate = certificate(&table.at("certificate"), &table.at("key"), refusals);
-    in_band?;
-    Some(Admin { listen: listen?, socket: socket?, certificate: certificate? })
+    Some(Admin { listen: listen?, in_band: in_band?, socket: socket?, certificate: certificate? })
 }
 
 fn listen(field: &Field<'_>, refusals: &mut Refusals) -> Option<Vec<SocketAddr>> {
@@ -137,11 +138,23 @@ fn listen(field: &Field<'_>, refusals: &mut Refusals) -> Option<Vec<SocketAddr>>
     Some(sockets)
 }
 
-fn out_of_band(field: &Field<'_>) -> Result<bool, Invalid> {
-    match field.truth() {
-        Ok(false) => Ok(false),
-        _ => Err(field.expected("false (the API on the data ports is not there yet)")),
+/// The API on the data ports has the ports of `listen`, and none that translated flows may leave with.
+fn in_band(
+    field: &Field<'_>,
+    listen: Option<&[SocketAddr]>,
+    refusals: &mut Refusals,
+) -> Option<bool> {
+    let wanted = refusals.keep(field.or(false, |field| field.truth()))?;
+    let first = *TRANSLATED_PORTS.start();
+    let has_port =
+        listen.is_none_or(|listen| listen.iter().any(|it| (1..first).contains(&it.port())));
+    if wanted && !has_port {
+        let expected =
+            format!("false, or an address in admin.listen with a port from 1 to {}", first - 1);
+        refusals.add(field.refuse(expected, "true"));
+        return None;
     }
+    Some(wanted)
 }
 
 fn path(field: &Field<'_>, longest: usize) -> Result<PathBuf, Invalid> {

@@ -373,7 +373,7 @@ fn a_value_out_of_its_range_is_refused_by_its_path() {
         ("dataplane.fragments", &[json!(0), json!(1_048_577)]),
         ("dataplane.memory", &[json!("big")]),
         ("admin.listen[0]", &[json!("9443"), json!("127.0.0.1"), json!("127.0.0.1:65536")]),
-        ("admin.in_band", &[json!(true)]),
+        ("admin.in_band", &[json!("yes"), json!(1)]),
         ("admin.socket", &[json!("admin.sock"), json!(""), json!(format!("/{}", "x".repeat(107)))]),
         ("admin.certificate", &[json!("admin.pem"), json!("/a\0b")]),
         ("admin.key", &[json!("admin.key")]),

@@ -9,6 +9,7 @@
 //! - [`stack`]: all of these held together, with time as an argument
 //! - [`connections`], [`conversations`]: what the stack knows of TCP, and of UDP and echo
 //! - [`stream`]: what tasks hold
+//! - [`egress`]: from the stack's packets to frames
 
 mod packet;
 
@@ -28,6 +29,9 @@ mod conversations;
 
 mod stream;
 
+mod egress;
+
+pub use self::egress::{Egress, Station, Step};
 pub use self::engine::Outgoing;
 pub use self::paths::{Path, Paths};
 pub use self::stack::{PORTS, Stack, StackStats};

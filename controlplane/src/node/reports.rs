@@ -106,7 +106,7 @@ impl Node {
             arp_not_asked: ignored.questions,
             ..inner.frames
         };
-        report::Counters { workers, control }
+        report::Counters { workers, control, in_band: self.stack.stats() }
     }
 
     /// Current connections.

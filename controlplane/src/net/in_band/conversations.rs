@@ -155,18 +155,16 @@ impl Inner {
         if self.asking.len() >= MOST_QUESTIONS {
             return Err(self.no_room());
         }
-        let drawn = self.secrets.draw();
-        let identifier = (0..=u16::MAX).map(|offset| (drawn as u16).wrapping_add(offset));
-        let ends = identifier
-            .take(64)
-            .map(|identifier| Ends::new((path.source, identifier), (to, identifier)))
-            .find(|ends| !self.asking.contains_key(ends));
-        let Some(ends) = ends else { return Err(self.no_room()) };
+        // Of the same range as ports, because identifiers are translated like those.
+        let free = self.ends(path.source, (to, 0), |inner, ends| {
+            !inner.asking.contains_key(&with_identifier(ends, ends.local.port()))
+        })?;
+        let ends = with_identifier(&free, free.local.port());
         let mut data = [0; DATA];
         for word in data.chunks_exact_mut(8) {
             word.copy_from_slice(&self.secrets.draw().to_le_bytes());
         }
-        let sequence = (drawn >> 32) as u16;
+        let sequence = self.secrets.draw() as u16;
         let asking = Asking { sequence, data, sent: None, outcome: None, waiting: None };
         self.asking.insert(ends, asking);
         self.to_ask.push_back(ends);
@@ -187,8 +185,8 @@ impl Inner {
 
     /// Takes in an echo reply.
     pub(super) fn answered(&mut self, packet: &Packet<'_>, echo: &Echo<'_>) {
-        let identifier = echo.identifier;
-        let ends = Ends::new((packet.destination, identifier), (packet.source, identifier));
+        let ends = Ends::new((packet.destination, 0), (packet.source, 0));
+        let ends = with_identifier(&ends, echo.identifier);
         let found = self.asking.get_mut(&ends);
         let asked = found.filter(|it| it.sequence == echo.sequence && it.data == echo.data);
         let Some((asking, sent)) = asked.and_then(|it| it.sent.map(|sent| (it, sent))) else {
@@ -201,7 +199,7 @@ impl Inner {
     /// A quoted echo request of ours was lost.
     pub(super) fn question_lost(&mut self, trouble: Trouble, quoted: &Quoted) -> bool {
         let (identifier, sequence) = ((quoted.last() >> 16) as u16, quoted.last() as u16);
-        let ends = Ends::new((quoted.source, identifier), (quoted.destination, identifier));
+        let ends = with_identifier(&quoted.ends(), identifier);
         let is_asked = self.asking.get(&ends).is_some_and(|asking| asking.sequence == sequence);
         is_asked && self.tell_asking(&ends, trouble.into())
     }
@@ -237,4 +235,9 @@ impl Inner {
             self.woken.extend(asking.waiting);
         }
     }
+}
+
+/// The ends of an echo, where the identifier stands for both ports.
+fn with_identifier(ends: &Ends, identifier: u16) -> Ends {
+    Ends::new((ends.local.ip(), identifier), (ends.remote.ip(), identifier))
 }

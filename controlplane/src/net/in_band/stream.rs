@@ -137,6 +137,11 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.key.1
+    }
+
     /// The next connection, and who is at its other end.
     ///
     /// # Errors
