@@ -40,7 +40,7 @@ use self::alarm::Alarm;
 use self::explain::Explaining;
 use self::gaps::Gaps;
 use self::traffic::Accounts;
-use crate::agent::Agents;
+use crate::agent::{self, Agents};
 use crate::alerts::Tallies;
 use crate::compile::{self, Compiled, Compiler};
 use crate::config::{self, Config};
@@ -416,9 +416,10 @@ impl Node {
         })
     }
 
-    /// What the control thread does besides answering: one [`turn`](Self::turn) a millisecond.
+    /// What the control thread does besides answering: one [`turn`](Self::turn) a millisecond, and agents asked.
     pub async fn run(self: Arc<Self>) {
         tokio::spawn(Arc::clone(&self).keep_standings());
+        tokio::spawn(agent::run(self.net(), self.agents.clone()));
         let mut turns = interval(TURN);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

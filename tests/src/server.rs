@@ -24,6 +24,9 @@ pub const PORTS: [u16; 3] = [80, 443, 8080];
 /// The length of what nginx answers to `GET /large`, in bytes.
 pub const LARGE: usize = 2 << 20;
 
+/// How many programs take outer headers of bare IP off: the first that a tunnelled server starts.
+const DECAPSULATORS: usize = 4;
+
 /// How the servers on a wire are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -173,6 +176,15 @@ impl Server {
                 device.send(&[&own[..], &[2; 6], &kind, packet].concat());
             }
         });
+    }
+
+    /// Ends the programs that take outer headers of bare IP off, so that another has to.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn stop_decapsulating(&mut self) {
+        assert_eq!(self.kind, Kind::Tunnelled, "{} has none", self.name);
+        self.programs.drain(..DECAPSULATORS).for_each(drop);
     }
 
     fn start_program(&mut self, program: &mut Command) {

@@ -204,9 +204,7 @@ const IN_BAND: &[Family<StackStats>] = &[
     ("in_band_nobody_waits_packets_total", "counter", "Packets to no socket.", |s| s.nobody_waits),
     ("in_band_refused_total", "counter", "Of those, answered.", |s| s.refused),
     ("in_band_backlog_full_total", "counter", "Clients who were not let in.", |s| s.backlog_full),
-    ("in_band_half_open_dropped_total", "counter", "Half-open ones given up.", |s| {
-        s.half_open_dropped
-    }),
+    ("in_band_challenged_total", "counter", "Clients given a cookie.", |s| s.challenged),
     ("in_band_no_room_total", "counter", "Conversations without room.", |s| s.no_room),
     ("in_band_no_route_total", "counter", "Conversations without a route.", |s| s.no_route),
     ("in_band_datagrams_dropped_total", "counter", "Datagrams not taken.", |s| s.datagrams_dropped),
