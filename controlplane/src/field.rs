@@ -404,12 +404,17 @@ impl<'v> Table<'v> {
     /// The part of this name, whether it is there or not.
     pub fn at(&self, name: &str) -> Field<'v> {
         let plain = |letter: u8| letter.is_ascii_alphanumeric() || b"_-".contains(&letter);
-        let shown = if !name.is_empty() && name.len() <= LONGEST_QUOTE && name.bytes().all(plain) {
-            name.into()
+        // A large configuration has a hundred thousand of them: one allocation each, and no more.
+        let mut path = String::with_capacity(self.path.len() + 1 + name.len());
+        path.push_str(&self.path);
+        if !path.is_empty() {
+            path.push('.');
+        }
+        if !name.is_empty() && name.len() <= LONGEST_QUOTE && name.bytes().all(plain) {
+            path.push_str(name);
         } else {
-            quote(name)
-        };
-        let path = if self.path.is_empty() { shown } else { format!("{}.{shown}", self.path) };
+            path.push_str(&quote(name));
+        }
         Field { path, value: self.parts.and_then(|parts| parts.get(name)) }
     }
 }

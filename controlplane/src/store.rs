@@ -81,10 +81,10 @@ pub struct Digest(String);
 
 /// What lies in the stored file.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct Stored<C> {
     /// FILE as it was last taken in.
     based_on: Digest,
-    configuration: Value,
+    configuration: C,
 }
 
 impl Store {
@@ -134,9 +134,7 @@ impl Store {
         let mut based_on = self.based_on.lock().unwrap_or_else(PoisonError::into_inner);
         let next = file.unwrap_or_else(|| based_on.clone());
         let cannot = |cause| Error::File { path: self.path(CONFIGURATION), cause };
-        let configuration =
-            serde_json::to_value(config.document()).map_err(|error| cannot(error.into()))?;
-        let stored = Stored { based_on: next, configuration };
+        let stored = Stored { based_on: next, configuration: config.document() };
         let bytes = serde_json::to_vec_pretty(&stored).map_err(|error| cannot(error.into()))?;
         self.write(CONFIGURATION, &bytes)?;
         *based_on = stored.based_on;
@@ -184,14 +182,14 @@ impl Store {
         self.directory.join(name)
     }
 
-    fn stored(&self) -> Option<(Stored, Config)> {
+    fn stored(&self) -> Option<(Stored<Value>, Config)> {
         let path = self.path(CONFIGURATION);
         let unusable = |why: String| {
             warn!("{}: {why}; going on with {}", path.display(), self.file.display());
         };
         let bytes =
             self.read(CONFIGURATION).map_err(|error| unusable(error.to_string())).ok()??;
-        let stored: Stored =
+        let stored: Stored<Value> =
             serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string())).ok()?;
         let config = Config::read(&stored.configuration)
             .map_err(|mistakes| unusable(format!("was refused:\n{}", listed(&mistakes))))
@@ -311,7 +309,7 @@ mod tests {
         write_weight(&directory, 4);
         assert_eq!(weight(&open(&directory).unwrap().1), 4);
         let overruled = directory.path().join("state").join(OVERRULED);
-        let stored: Stored = serde_json::from_slice(&fs::read(overruled).unwrap()).unwrap();
+        let stored: Stored<Value> = serde_json::from_slice(&fs::read(overruled).unwrap()).unwrap();
         assert_eq!(weight(&Config::read(&stored.configuration).unwrap()), 2);
         assert_eq!(weight(&open(&directory).unwrap().1), 4);
     }

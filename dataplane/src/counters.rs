@@ -336,6 +336,89 @@ impl Counters {
         self.0.signals.get(id.slot()).unwrap_or(&self.0.signals[0])
     }
 
+    /// Everything that was counted, by name; of servers, what is not zero.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn all(&self) -> Vec<(String, i64)> {
+        // Without dots, so that no counter can be left out.
+        let Block {
+            received,
+            received_bytes,
+            injected,
+            transmitted,
+            transmitted_bytes,
+            punted,
+            handed_over,
+            taken_over,
+            waiting,
+            flows,
+            flow_capacity,
+            flows_created,
+            flows_evicted,
+            forwarded_without_flow,
+            cookies_accepted,
+            announcements_refused,
+            clients_evicted,
+            idle_turns,
+            busy_turns,
+            drops,
+            servers,
+            signals,
+        } = &**self.0;
+        let counters = [
+            ("received", received),
+            ("received_bytes", received_bytes),
+            ("injected", injected),
+            ("transmitted", transmitted),
+            ("transmitted_bytes", transmitted_bytes),
+            ("punted", punted),
+            ("handed_over", handed_over),
+            ("taken_over", taken_over),
+            ("flow_capacity", flow_capacity),
+            ("flows_created", flows_created),
+            ("flows_evicted", flows_evicted),
+            ("forwarded_without_flow", forwarded_without_flow),
+            ("cookies_accepted", cookies_accepted),
+            ("announcements_refused", announcements_refused),
+            ("clients_evicted", clients_evicted),
+            ("idle_turns", idle_turns),
+            ("busy_turns", busy_turns),
+        ];
+        let dropped = Reason::ALL.iter().map(|reason| (reason.name(), &drops[*reason as usize]));
+        let counters = counters.into_iter().chain(dropped);
+        let mut all: Vec<(String, i64)> =
+            counters.map(|(name, counter)| (name.to_owned(), counter.get() as i64)).collect();
+        all.extend([("waiting".to_owned(), waiting.get()), ("flows".to_owned(), flows.get())]);
+        for (slot, server) in servers.iter().enumerate() {
+            let ServerBlock { active, closing, flows, packets, bytes, reply_packets, reply_bytes } =
+                server;
+            let gauges = [("active", active.get()), ("closing", closing.get())];
+            let counters = [
+                ("flows", flows),
+                ("packets", packets),
+                ("bytes", bytes),
+                ("reply_packets", reply_packets),
+                ("reply_bytes", reply_bytes),
+            ];
+            let counters = counters.map(|(name, counter)| (name, counter.get() as i64));
+            let of_server = gauges.into_iter().chain(counters).filter(|(_, value)| *value != 0);
+            all.extend(of_server.map(|(name, value)| (format!("server {slot} {name}"), value)));
+        }
+        for (slot, signals) in signals.iter().enumerate() {
+            let SignalBlock { unanswered, refused, resets, handshakes, handshake_time } = signals;
+            let counters = [
+                ("unanswered", unanswered),
+                ("refused", refused),
+                ("resets", resets),
+                ("handshakes", handshakes),
+                ("handshake_time", handshake_time),
+            ];
+            let counters = counters.map(|(name, counter)| (name, counter.get() as i64));
+            let of_server = counters.into_iter().filter(|(_, value)| *value != 0);
+            all.extend(of_server.map(|(name, value)| (format!("server {slot} {name}"), value)));
+        }
+        all
+    }
+
     /// What came less what went and what waits: zero between two turns.
     pub fn imbalance(&self) -> i64 {
         let came = self.received.get() + self.injected.get() + self.taken_over.get();

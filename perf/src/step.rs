@@ -7,7 +7,7 @@ mod run;
 
 mod special;
 
-mod stages;
+pub mod stages;
 
 use anyhow::Result;
 
