@@ -163,7 +163,7 @@ do = [
     { action = "drain", service = "web", server = "web1" },
 ]
 "#;
-    let rig = rig(&[("hang.sh", hang), ("flood.sh", &flood)], triggers);
+    let rig = rig(&[("hang.sh", hang), ("flood.sh", flood)], triggers);
     rig.server_is("web", "web1", "up", "down", "refused");
     let told = ran(&rig, 1).remove(0);
     assert_eq!(told.1, "failed");
