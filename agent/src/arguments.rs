@@ -8,62 +8,103 @@ use crate::decapsulate::Method;
 use crate::idle::{Metric, Mix, Service};
 
 /// What `--help` says.
-pub const HELP: &str = "\
+const HELP: &str = "\
 sluice-agent - the companion of a real server
 
-USAGE
-  sluice-agent run [OPTIONS]           say how idle this server is, until SIGTERM
-  sluice-agent once [OPTIONS]          say it once on standard output (inetd, xinetd)
-  sluice-agent fix --virtual ADDRESS   solve the ARP problem for virtual addresses
-  sluice-agent unfix                   undo exactly what fix did
-  sluice-agent verify --virtual ADDRESS
-                                       say whether it is solved; status 0 or 1
-  sluice-agent decapsulate --virtual ADDRESS
-                                       fix, and take packets out of tunnels, until SIGTERM
+Usage: sluice-agent COMMAND [OPTIONS]
 
-HOW IDLE (run, once)
+Commands:
+  run          say how idle this server is, until SIGTERM
+  once         say it once on standard output (inetd, xinetd)
+  fix          solve the ARP problem for virtual addresses
+  unfix        undo exactly what fix did
+  verify       say whether it is solved; status 0 or 1
+  decapsulate  fix, and take packets out of tunnels, until SIGTERM
+
+sluice-agent COMMAND --help says what options there are.
+
+What it says:
+  95%          how idle the server is, 0 to 100, and the connection closes. The HTTP port says the
+               number alone. A load balancer that understands it gives the server a share of new
+               connections to match.
+  drain        after SIGTERM: no new connections, please; Sluice keeps those that there are. Said
+               for --drain-time, or until the service (--ports, --virtual) has none any more and
+               somebody has been told. A second SIGTERM ends at once.
+
+Files:
+  /run/sluice-agent/   what was changed on this machine, to be undone
+
+Exit status:
+  0 done, 1 refused, failed or not in order, 2 wrong usage
+";
+
+/// What `COMMAND --help` says: a sentence, and the options that the command knows.
+const COMMANDS: &[(&str, &str, &[&str])] = &[
+    (
+        "run",
+        "Says how idle this server is, until SIGTERM.",
+        &[METRIC_HELP, RUN_HELP, FIX_HELP, TUNNEL_HELP],
+    ),
+    ("once", "Says how idle this server is, once, on standard output.", &[METRIC_HELP]),
+    ("fix", "Solves the ARP problem for virtual addresses.", &[FIX_HELP]),
+    ("unfix", "Undoes exactly what fix did.", &[STATE_HELP]),
+    ("verify", "Says whether the ARP problem is solved; status 0 or 1.", &[FIX_HELP]),
+    (
+        "decapsulate",
+        "Solves the ARP problem and takes packets out of tunnels, until SIGTERM.",
+        &[FIX_HELP, TUNNEL_HELP],
+    ),
+];
+
+const METRIC_HELP: &str = "
+How idle:
   --metric LIST        what counts: cpu, ram, conns; cpu unless told
   --mix LIST           their shares, such as 50,30,20; equal unless told
   --max-connections N  conns: with so many the server is not idle at all; 1000 unless told
   --ports LIST         conns, and draining: the service's ports; all unless told
+";
 
-RUN
+const RUN_HELP: &str = "
+To whom:
   --listen WHERE       a port, ADDRESS:PORT, or stdin for a socket that is already open
                        (systemd, inetd with wait); 3333 unless told
   --http WHERE         a port or ADDRESS:PORT that speaks HTTP besides
-  --from LIST          answer these addresses alone
   --drain-time TIME    how long to ask for drain before the end, such as 30s or 5m; 30s unless
                        told, 0 for not at all
-  --virtual LIST       fix for these addresses at the start, undo it at the end
-  --decapsulate        and take packets out of tunnels
+  --decapsulate        take packets out of tunnels besides; this needs --virtual
+";
 
-FIX, VERIFY
+const FIX_HELP: &str = "
+The ARP problem:
   --virtual LIST       the virtual addresses; may be given several times
   --device NAME        an interface that the network is on; may be given several times; all with
                        an address unless told
   --state FOLDER       where to note what was changed; /run/sluice-agent unless told
+";
 
-DECAPSULATE
-  --virtual LIST       packets for these addresses alone are let in
-  --from LIST          from these load balancers alone
+const STATE_HELP: &str = "
+  --state FOLDER       where fix noted what it changed; /run/sluice-agent unless told
+";
+
+const TUNNEL_HELP: &str = "
+Load balancers and tunnels:
+  --from LIST          answer, and take packets from, these addresses alone
   --gue-port N         the port of Generic UDP Encapsulation; 6080 unless told
   --method METHOD      auto: the kernel takes IPv4 out of IPv4 if its driver (ipip) is loaded,
                        else this program; kernel or user: always so
-
-WHAT IT SAYS
-  95%                  how idle the server is, 0 to 100, and the connection closes. The HTTP port
-                       says the number alone. A load balancer that understands it gives the
-                       server a share of new connections to match.
-  drain                after SIGTERM: no new connections, please; Sluice keeps those that there
-                       are. Said for --drain-time, or until the service (--ports, --virtual) has
-                       none any more and somebody has been told. A second SIGTERM ends at once.
-
-FILES
-  /run/sluice-agent/   what was changed on this machine, to be undone
-
-EXIT STATUS
-  0 done, 1 refused, failed or not in order, 2 wrong usage
 ";
+
+/// What is said about a command, or about all.
+pub fn help(command: Option<&str>) -> String {
+    match COMMANDS.iter().find(|(name, ..)| Some(*name) == command) {
+        Some((name, sentence, options)) => {
+            let options = options.concat();
+            let own = "\n  --help               this page\n";
+            format!("{sentence}\n\nUsage: sluice-agent {name} [OPTIONS]\n{options}{own}")
+        }
+        None => HELP.into(),
+    }
+}
 
 /// What is wanted.
 #[derive(Debug, PartialEq)]
@@ -80,8 +121,8 @@ pub enum Command {
     Verify(Fix),
     /// Take packets out of tunnels.
     Decapsulate(Fix, Tunnels),
-    /// Say what can be wanted.
-    Help,
+    /// Say what can be wanted, of this command or in all.
+    Help(Option<String>),
     /// Say which version this is.
     Version,
 }
@@ -163,7 +204,7 @@ const FLAGS: &[&str] = &["decapsulate"];
 pub fn parse(words: &[String]) -> Result<Command, String> {
     let (command, words) = words.split_first().ok_or("which command?")?;
     if words.iter().any(|word| word == "--help" || word == "-h") {
-        return Ok(Command::Help);
+        return Ok(Command::Help(Some(command.clone())));
     }
     let with = |known: &[&[&str]]| Given::read(words, &known.concat());
     match command.as_str() {
@@ -176,7 +217,7 @@ pub fn parse(words: &[String]) -> Result<Command, String> {
             let given = with(&[FIXING, TUNNELS])?;
             Ok(Command::Decapsulate(given.fix(true)?, given.tunnels()?))
         }
-        "help" | "--help" | "-h" => Ok(Command::Help),
+        "help" | "--help" | "-h" => Ok(Command::Help(None)),
         "version" | "--version" | "-V" => Ok(Command::Version),
         other => Err(format!("there is no command called {other}")),
     }
@@ -457,15 +498,21 @@ mod tests {
     }
 
     #[test]
-    fn every_option_and_command_is_in_the_help() {
-        for name in [METRICS, FIXING, TUNNELS, RUNNING].concat() {
-            assert!(HELP.contains(&format!("  --{name} ")), "{name}");
+    fn the_help_of_a_command_names_the_options_that_it_takes_and_no_others() {
+        let all = [METRICS, FIXING, TUNNELS, RUNNING].concat();
+        assert_eq!(COMMANDS.len(), 6);
+        for (name, ..) in COMMANDS {
+            assert!(HELP.contains(&format!("\n  {name} ")), "{name}");
+            let text = help(Some(name));
+            assert!(text.lines().all(|line| line.len() <= 100));
+            for option in &all {
+                let refused = parsed(&format!("{name} --{option}"));
+                let unknown = refused == Err(format!("there is no option --{option} here"));
+                assert_ne!(text.contains(&format!("  --{option} ")), unknown, "{name} --{option}");
+            }
         }
-        for name in ["run", "once", "fix", "unfix", "verify", "decapsulate"] {
-            assert!(HELP.contains(&format!("sluice-agent {name}")), "{name}");
-        }
-        assert_eq!(parsed("run --help"), Ok(Command::Help));
         assert!(HELP.lines().all(|line| line.len() <= 100));
+        assert_eq!(parsed("run --help"), Ok(Command::Help(Some("run".into()))));
     }
 
     #[test]

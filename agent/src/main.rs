@@ -33,7 +33,7 @@ mod error;
 
 use std::process::ExitCode;
 
-use self::arguments::{Command, Fix, HELP};
+use self::arguments::{Command, Fix};
 use self::error::Error;
 use self::record::{Change, Record};
 
@@ -72,7 +72,7 @@ fn carry_out(command: Command) -> Result<ExitCode, Error> {
         }
         Command::Verify(wanted) => return verify(&wanted),
         Command::Decapsulate(fix, tunnels) => run::decapsulate(&fix, &tunnels, tell)?,
-        Command::Help => print!("{HELP}"),
+        Command::Help(command) => print!("{}", arguments::help(command.as_deref())),
         Command::Version => println!("sluice-agent {}", env!("CARGO_PKG_VERSION")),
     }
     Ok(ExitCode::SUCCESS)

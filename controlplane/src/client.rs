@@ -565,7 +565,7 @@ fn services(all: &[Service]) -> String {
         "BITS/S",
     ]);
     for service in all {
-        let online = service.servers.iter().filter(|server| server.actual == "online").count();
+        let online = service.servers.iter().filter(|server| server.actual == "up").count();
         let mut cells = service_cells(service);
         cells.push(format!("{online}/{}", service.servers.len()));
         cells.extend(traffic(&service.traffic));
@@ -620,7 +620,16 @@ fn server_cells(server: &Server) -> Vec<String> {
         Some(reason) => format!("{} ({reason})", server.actual),
         None => server.actual.clone(),
     };
-    vec![server.name.clone(), address, word(&server.mode), server.weight.to_string(), state]
+    vec![server.name.clone(), address, word(&server.mode), weight(server), state]
+}
+
+/// Its own, or what its agent leaves of it: `10 of 100`.
+fn weight(server: &Server) -> String {
+    let Server { weight, effective_weight, agent, .. } = server;
+    match agent.is_some() && weight != effective_weight {
+        true => format!("{effective_weight} of {weight}"),
+        false => weight.to_string(),
+    }
 }
 
 fn traffic(traffic: &Traffic) -> [String; 4] {

@@ -26,6 +26,8 @@ mod passive;
 
 mod server;
 
+mod fallback;
+
 mod agent;
 
 mod claims;
@@ -53,12 +55,13 @@ pub use check::{
 };
 
 pub use self::agent::{Agent, Method as AgentMethod};
+pub use fallback::{FALLBACK, Fallback};
 pub use passive::{MostEjected, Passive};
 
 use crate::document;
 pub use crate::document::{
-    About, Actual, AgentFormula, Deed, Encapsulation, Happening, Helper, MailTls, Memory, Mode,
-    NatKind, Polling, Protocol, Scheduler, State, Via,
+    About, Actual, AgentFormula, Deed, Encapsulation, Happening, Helper, LastServer, MailTls,
+    Memory, Mode, NatKind, Polling, Protocol, Scheduler, State, Via,
 };
 use crate::field::{self, Field, Invalid, Refusals, Shape};
 
@@ -261,6 +264,10 @@ pub struct Service {
     pub passive: Option<Passive>,
     /// Whether a server that is found not to be well keeps its flows (HC-15).
     pub quiescent: bool,
+    /// Whether the last of its servers that fails stays in service (ST-05).
+    pub last_server: LastServer,
+    /// What answers when all its servers have failed (ST-06).
+    pub fallback: Fallback,
     /// Whether it takes new flows (VS-20).
     pub enabled: bool,
     /// How long a server that comes back takes to reach its weight, in seconds.
@@ -629,6 +636,8 @@ impl Service {
             check: self.check.document(),
             passive: self.passive.map(Passive::document),
             quiescent: self.quiescent,
+            last_server: self.last_server,
+            fallback: Some(self.fallback.document(self.mode)),
             enabled: self.enabled,
             slow_start: address::seconds(self.slow_start),
             alerts: self.alerts.as_ref().map(|to| document::ServiceAlerts {
@@ -677,6 +686,13 @@ impl Service {
             Some(helper) => helper == Helper::Ftp,
             None => translated && self.protocol != Protocol::Udp && self.ports.contain(21),
         }
+    }
+}
+
+impl Service {
+    /// Its servers, and last the one that stands for all of them when they have failed.
+    pub fn with_fallback(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter().chain(self.fallback_server())
     }
 }
 

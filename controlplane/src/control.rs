@@ -90,6 +90,7 @@ impl Control {
             let socket = node.view().config.admin.socket.clone();
             serve(&node).await?;
             tokio::spawn(Arc::clone(&node).run());
+            tokio::spawn(Arc::clone(&node).ask_servers(node.net(), Arc::default()));
             tell(&node, Pace::default());
             started(&node);
             signals.obey(&node).await;

@@ -9,6 +9,8 @@ mod check;
 mod passive;
 mod trigger;
 
+mod fallback;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -21,6 +23,7 @@ pub use self::agent::{Agent, AgentFormula, AgentMethod};
 pub use self::alerts::{About, Alerts, Mail, MailTls, ServiceAlerts, Via, Webhook};
 pub use self::trigger::{Action, Actual, Deed, Happening, On, Trigger};
 pub use check::{Check, CheckKind};
+pub use fallback::{Fallback, FallbackPage, FallbackServer, LastServer, PlainFallback};
 pub use passive::{MostEjected, Passive};
 
 /// A whole configuration.
@@ -321,6 +324,12 @@ pub struct Service {
     #[serde(default = "yes")]
     #[schema(default = true)]
     pub quiescent: bool,
+    /// Whether the last of its servers that fails stays in service.
+    #[serde(default)]
+    pub last_server: LastServer,
+    /// What answers when all its servers have failed; if absent a page where TCP port 80 is among the ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
     /// Whether it takes new connections.
     #[serde(default = "yes")]
     #[schema(default = true)]
@@ -495,7 +504,7 @@ fn default_priority() -> u8 {
 }
 
 /// What is wanted of a real server.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = ServerState)]
 pub enum State {

@@ -19,6 +19,7 @@
 //!
 //! - [`net`]: what questions travel over
 //! - [`health`]: whether servers are well
+//! - [`states`]: what is wanted of servers, what there is, and which flows they take
 //! - [`agent`]: how idle servers are, and the weights that follow
 //! - [`events`]: what changed, when and why
 //! - [`alerts`]: who is told, by mail or HTTP
@@ -58,6 +59,8 @@ pub mod icmpv6;
 pub mod net;
 
 pub mod health;
+
+pub mod states;
 
 pub mod agent;
 

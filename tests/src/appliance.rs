@@ -25,13 +25,21 @@ const START: Duration = Duration::from_secs(30);
 /// # Panics
 /// If it has not been built.
 pub fn program() -> PathBuf {
+    program_called("sluice", "sluice")
+}
+
+/// Another of our finished programs, of a package.
+///
+/// # Panics
+/// If it has not been built.
+pub fn program_called(name: &str, package: &str) -> PathBuf {
     let own = std::env::current_exe().expect("this program has a path");
     let folder = own.parent().expect("a program is in a folder");
     let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
-    let program = folder.join("sluice");
+    let program = folder.join(name);
     assert!(
         program.exists(),
-        "{} is not there: cargo build --release -p sluice",
+        "{} is not there: cargo build --release -p {package}",
         program.display()
     );
     program

@@ -25,6 +25,8 @@ pub mod lab;
 
 pub mod server;
 
+pub mod agent;
+
 pub mod client;
 
 pub mod appliance;

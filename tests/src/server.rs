@@ -15,14 +15,22 @@ use crate::lab;
 use crate::namespace::Namespace;
 use crate::process::{self, Background, eventually};
 
+pub mod broker;
+
 mod ftp;
+
 pub mod names;
+
+pub mod shell;
 
 /// The ports that nginx listens on; 443 speaks plain HTTP too, since no test asks for its TLS.
 pub const PORTS: [u16; 3] = [80, 443, 8080];
 
 /// The length of what nginx answers to `GET /large`, in bytes.
 pub const LARGE: usize = 2 << 20;
+
+/// How many programs take outer headers of bare IP off: the first that a tunnelled server starts.
+const DECAPSULATORS: usize = 4;
 
 /// How the servers on a wire are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,6 +181,15 @@ impl Server {
                 device.send(&[&own[..], &[2; 6], &kind, packet].concat());
             }
         });
+    }
+
+    /// Ends the programs that take outer headers of bare IP off, so that another has to.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn stop_decapsulating(&mut self) {
+        assert_eq!(self.kind, Kind::Tunnelled, "{} has none", self.name);
+        self.programs.drain(..DECAPSULATORS).for_each(drop);
     }
 
     fn start_program(&mut self, program: &mut Command) {

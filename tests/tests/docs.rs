@@ -326,6 +326,7 @@ fn every_drop_reason_metric_and_setting_is_on_the_operating_page_and_no_other() 
         ("Persistence", "`persistence`"),
         ("Timeouts", "`timeouts`"),
         ("Limits", "`limits`"),
+        ("Agent", "`agent`"),
         ("Server", "`[[service.server]]`"),
         ("Alerts", "`[alerts]`"),
         ("Mail", "`[alerts.mail]`"),
@@ -416,12 +417,15 @@ fn option(word: &str) -> Option<String> {
 
 #[test]
 fn every_command_has_help_and_the_pages_name_no_command_or_option_that_it_lacks() {
-    let programs = ["sluice", "pktgen"].map(|name| (name, Help::of(name, &[])));
+    let programs = ["sluice", "pktgen", "sluice-agent"].map(|name| (name, Help::of(name, &[])));
     let help = |name: &str| programs.iter().find(|it| it.0 == name).map(|it| &it.1);
     let mut judged = 0;
     for (page, text) in pages() {
         // On a program's own page an option that stands alone is that program's.
-        let own = page.file_stem().and_then(|name| help(name.to_str()?));
+        let own = page.file_stem().and_then(|name| match name.to_str()? {
+            "agent" => help("sluice-agent"),
+            name => help(name),
+        });
         let mut lines: Vec<String> = code_spans(&text);
         for block in blocks(&text) {
             if block.info.starts_with("sh") || block.info == "console" {

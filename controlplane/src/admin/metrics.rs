@@ -21,6 +21,12 @@ pub fn text(node: &Node) -> String {
     page.sample("generation", &[], status.generation);
     page.gauge("current", "Whether every worker has taken up the newest snapshot.");
     page.sample("current", &[], u8::from(status.current));
+    page.gauge("control_longest_gap_seconds", "The control thread's longest gap in a minute.");
+    page.sample("control_longest_gap_seconds", &[], status.control_longest_gap);
+    page.counter("checks_total", "Checks of servers.");
+    page.sample("checks_total", &[], node.asked().asked());
+    page.counter("checks_failed_total", "Checks that servers have failed.");
+    page.sample("checks_failed_total", &[], node.asked().failed());
     page.gauge("buffers", "Packet buffers.");
     page.sample("buffers", &[], status.buffers.capacity);
     page.gauge("buffers_available", "Packet buffers that are free.");
@@ -89,11 +95,15 @@ pub fn text(node: &Node) -> String {
 
     page.gauge("service_up", "Whether a server of the service takes new connections.");
     for service in &status.services {
-        page.sample("service_up", &[("service", &service.name)], u8::from(service.state == "up"));
+        page.sample(
+            "service_up",
+            &[("service", &service.name)],
+            u8::from(["up", "degraded"].contains(&service.state.as_str())),
+        );
     }
-    page.gauge("server_up", "Whether the server can be reached.");
+    page.gauge("server_up", "Whether the server can be reached and passes its check.");
     each_server(&status.services, |labels, server| {
-        page.sample("server_up", labels, u8::from(server.actual != "unreachable"));
+        page.sample("server_up", labels, u8::from(is_well(server)));
     });
     page.gauge("server_weight", "The server's share of new connections.");
     each_server(&status.services, |labels, server| {
@@ -128,6 +138,10 @@ pub fn text(node: &Node) -> String {
         });
     }
     page.0
+}
+
+fn is_well(server: &Server) -> bool {
+    !["unreachable", "unknown", "closing", "down"].contains(&server.actual.as_str())
 }
 
 fn each_server(services: &[Service], mut show: impl FnMut(Labels, &Server)) {
@@ -190,9 +204,7 @@ const IN_BAND: &[Family<StackStats>] = &[
     ("in_band_nobody_waits_packets_total", "counter", "Packets to no socket.", |s| s.nobody_waits),
     ("in_band_refused_total", "counter", "Of those, answered.", |s| s.refused),
     ("in_band_backlog_full_total", "counter", "Clients who were not let in.", |s| s.backlog_full),
-    ("in_band_half_open_dropped_total", "counter", "Half-open ones given up.", |s| {
-        s.half_open_dropped
-    }),
+    ("in_band_challenged_total", "counter", "Clients given a cookie.", |s| s.challenged),
     ("in_band_no_room_total", "counter", "Conversations without room.", |s| s.no_room),
     ("in_band_no_route_total", "counter", "Conversations without a route.", |s| s.no_route),
     ("in_band_datagrams_dropped_total", "counter", "Datagrams not taken.", |s| s.datagrams_dropped),

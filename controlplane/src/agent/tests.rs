@@ -1,7 +1,6 @@
 //! Agents on loopback sockets, asked as in life.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use dataplane::moment::Moment;
@@ -9,47 +8,17 @@ use dataplane::snapshot::{Admission, Neighbours, Snapshot};
 use dataplane::wire::Prefix;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::compile::{Compiler, LiveInterface};
+use crate::events::Events;
+use crate::health::memory::Memory;
 use crate::identities::Identities;
-use crate::net::{Datagrams, Way};
-
-/// The kernel's own sockets.
-#[derive(Clone)]
-struct Kernel;
-
-impl Net for Kernel {
-    type Stream = TcpStream;
-    type Datagrams = UdpSocket;
-
-    async fn connect(&self, to: SocketAddr, _: Way) -> io::Result<TcpStream> {
-        TcpStream::connect(to).await
-    }
-
-    async fn datagrams(&self, to: SocketAddr, _: Way) -> io::Result<UdpSocket> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        socket.connect(to).await?;
-        Ok(socket)
-    }
-
-    async fn ping(&self, _: IpAddr) -> io::Result<Duration> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-impl Datagrams for UdpSocket {
-    async fn send(&self, datagram: &[u8]) -> io::Result<()> {
-        Self::send(self, datagram).await.map(drop)
-    }
-
-    async fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
-        self.recv(into).await
-    }
-}
+use crate::net::kernel::Kernel;
+use crate::states::States;
 
 /// What an agent does with a connection.
 #[derive(Debug, Clone)]
@@ -238,7 +207,11 @@ async fn weights_follow_the_answers_and_return_after_too_many_misses() {
     let compiler = Compiler::new(1).with_agents(agents.clone());
     let live = [LiveInterface { mac: Default::default(), mtu: 1500, quiet: false }];
     let compiled = || {
-        let compiled = compiler.compile(&config, &identities, &live, Moment::START);
+        let identities = identities.of(&config);
+        let (states, _) = States::new(Events::default(), Memory::default());
+        states.follow(&config, &identities);
+        let standings = states.standings();
+        let compiled = compiler.compile(&config, &identities, &standings, &live, Moment::START);
         compiled.snapshot(&Neighbours::default(), 1)
     };
     let weight = |position: usize| agents.weight(service, &service.servers[position]);

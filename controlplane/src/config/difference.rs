@@ -141,6 +141,8 @@ fn service(old: &Service, new: &Service, told: &mut Vec<String>) {
     differs(old.sources != new.sources, "sources");
     differs((&old.check, old.quiescent) != (&new.check, new.quiescent), "check");
     differs(old.passive != new.passive, "passive");
+    differs(old.last_server != new.last_server, "last_server");
+    differs(old.fallback != new.fallback, "fallback");
     differs(old.slow_start != new.slow_start, "slow_start");
     differs(old.alerts != new.alerts, "alerts");
     differs(old.agent != new.agent, "agent");

@@ -163,7 +163,7 @@ fn server<'v>(
 }
 
 /// Only a tunnel carries the packets of one family to a server of the other.
-fn same_family(
+pub(super) fn same_family(
     field: &Field<'_>,
     address: Address,
     forwarding: Option<Forwarding>,
@@ -198,7 +198,7 @@ fn default_name((address, port): (Address, Option<u16>)) -> String {
 }
 
 /// Mode and port together; `None` if either could not be read.
-fn forwarding(
+pub(super) fn forwarding(
     port_field: &Field<'_>,
     mode: Option<Mode>,
     refusals: &mut Refusals,

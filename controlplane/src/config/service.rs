@@ -13,8 +13,8 @@ use super::network::Network;
 use super::passive::passive;
 use super::server::{Inherited, default_mode, servers};
 use super::{
-    Encapsulation, Forwarding, Helper, Mode, Protocol, Scheduler, Service, alerts, check, name,
-    settings,
+    Encapsulation, Forwarding, Helper, LastServer, Mode, Protocol, Scheduler, Service, alerts,
+    check, fallback, name, settings,
 };
 use crate::field::{Field, Refusals, Shape, Table};
 
@@ -50,6 +50,8 @@ const SERVICE: Shape = Shape {
         "check",
         "passive",
         "quiescent",
+        "last_server",
+        "fallback",
         "enabled",
         "slow_start",
         "alerts",
@@ -130,6 +132,12 @@ fn service<'v>(
     let inherited = Inherited { mode, addresses: addresses_read, check: &check_field };
     let agent = agent(&table.at("agent"), refusals);
     let servers = servers(&table.at("server"), &inherited, network, claims, refusals);
+    let last_server = table.at("last_server").or(LastServer::default(), fallback::last_server);
+    let last_server = refusals.keep(last_server);
+    let carried = protocol.zip(ports.as_ref());
+    let fallback = carried.and_then(|carried| {
+        fallback::fallback(&table.at("fallback"), carried, &inherited, network, claims, refusals)
+    });
     // A claim is made even if its maker's name, or anything else, cannot be read.
     let complete = name.is_some() && mode.is_some() && scheduler.is_some() && servers.is_some();
     let service = Service {
@@ -151,6 +159,8 @@ fn service<'v>(
         check: check.unwrap_or_default(),
         passive: passive.unwrap_or_default(),
         quiescent: quiescent.unwrap_or_default(),
+        last_server: last_server.unwrap_or_default(),
+        fallback: fallback.unwrap_or_default(),
         enabled: enabled.unwrap_or_default(),
         slow_start: slow_start.unwrap_or_default(),
         alerts: alerts.unwrap_or_default(),
@@ -311,6 +321,10 @@ fn one_packet<'v>(
     if snat(service.mode) || service.servers.iter().any(|it| snat(it.forwarding.mode())) {
         refusals.add(scheduler.expected("another scheduler than ops, which mode snat cannot have"));
         return;
+    }
+    if service.fallback_server().is_some() {
+        let expected = "no server as fallback: with ops every datagram stands for itself";
+        refusals.add(table.at("fallback").expected(expected));
     }
     if service.persistence.is_some() {
         refusals.add(

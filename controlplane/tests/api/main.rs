@@ -13,9 +13,13 @@ mod events;
 
 mod explain;
 
+mod health;
+
 mod hostile;
 
 mod rig;
+
+mod script;
 
 mod state;
 

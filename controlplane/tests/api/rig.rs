@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use controlplane::alerts::Pace;
 use controlplane::control;
 use controlplane::events::{Change, Subject};
+use controlplane::health::probe::Tools;
 use controlplane::node::{Node, Start};
 use controlplane::plumbing::{Buffers, LiveInterface, Plumbing, PortStatistics};
 use controlplane::store::Store;
@@ -26,6 +27,8 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
+
+use crate::script::Script;
 
 /// The worker's ends, in the hands of a test.
 pub struct Worker {
@@ -45,6 +48,8 @@ pub struct Rig {
     pub worker: Worker,
     /// The second worker and those after it.
     pub others: Vec<Worker>,
+    /// How servers take the connections of health checks.
+    pub script: Script,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -196,6 +201,8 @@ impl Rig {
         let file = directory.path().join("sluice.toml");
         let (tell, told) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
+        let script = Script::default();
+        let asked = script.clone();
         let thread = thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -204,6 +211,7 @@ impl Rig {
                 let node = Node::start(Start { store, config, plumbing });
                 control::serve(&node).await.unwrap();
                 tokio::spawn(Arc::clone(&node).run());
+                tokio::spawn(Arc::clone(&node).ask_servers(asked, Arc::new(Tools::default())));
                 control::tell(&node, PACE);
                 tell.send(node).unwrap();
                 let _ = stopped.await;
@@ -218,6 +226,7 @@ impl Rig {
             port,
             worker,
             others,
+            script,
             stop: Some(stop),
             thread: Some(thread),
         }

@@ -24,6 +24,8 @@ const BACKLOG: usize = 256;
 const HALF_OPEN: usize = 512;
 /// How long they wait.
 const HALF_OPEN_TIME: Duration = Duration::from_secs(10);
+/// How long after the last cookie was given one may come back.
+const COOKIES: Duration = Duration::from_secs(60);
 /// How long a connection that nobody holds any more may take to say its last, and how long it then waits for the other
 /// end's.
 const LINGER: Duration = Duration::from_secs(30);
@@ -202,7 +204,10 @@ impl Inner {
             }
         }
         match self.listener_of(&ends.local) {
-            Some(key) if opens => self.opened_by_client(key, ends, packet),
+            Some(key) if opens => self.opened_by_client(key, ends, packet, &segment),
+            Some(key) if self.is_answer_to_cookie(&ends, &segment) => {
+                self.opened_by_cookie(key, ends, packet, &segment);
+            }
             _ if segment.resets => self.stats.nobody_waits += 1,
             _ => {
                 if self.may_refuse() {
@@ -222,34 +227,87 @@ impl Inner {
         self.listeners.keys().any(|key| key.1 == port)
     }
 
-    fn opened_by_client(&mut self, key: ListenerKey, ends: Ends, packet: &Packet<'_>) {
+    fn opened_by_client(
+        &mut self,
+        key: ListenerKey,
+        ends: Ends,
+        packet: &Packet<'_>,
+        segment: &Segment,
+    ) {
         let Some(listening) = self.listeners.get(&key) else { return };
         if listening.ready.len() >= BACKLOG {
             return self.stats.backlog_full += 1; // the client asks again
         }
-        if listening.half_open.len() >= HALF_OPEN
-            && let Some(&oldest) = listening.half_open.first()
-        {
-            // Who means it has answered long before so many others have come.
-            self.stats.half_open_dropped += 1;
-            self.forget(oldest);
+        if listening.half_open.len() >= HALF_OPEN {
+            return self.challenge(&ends, segment);
         }
-        if self.accepted >= MOST_ACCEPTED {
-            return self.stats.no_room += 1;
-        }
-        let Ok(path) = self.path(packet.source, Way::Routed) else { return };
-        let mut socket = Socket::new(ends, Way::Routed, path.mtu, ANSWERING);
         let sequence = self.secrets.sequence(self.now, &ends);
-        self.engine.accept(self.now, &mut socket, sequence, packet);
-        if socket.tcp().state() != State::SynReceived {
-            return self.stats.malformed += 1;
+        if let Some(socket) = self.half_open(&ends, packet, sequence) {
+            self.time_wait.remove(&ends);
+            self.wait_for_client(key, ends, socket);
         }
-        self.time_wait.remove(&ends);
+    }
+
+    /// A socket that a client has begun to open with `packet`, and that answers with this sequence number.
+    fn half_open(&mut self, ends: &Ends, packet: &Packet<'_>, sequence: u32) -> Option<Socket> {
+        if self.accepted >= MOST_ACCEPTED {
+            self.stats.no_room += 1;
+            return None;
+        }
+        let path = self.path(ends.remote.ip(), Way::Routed).ok()?;
+        let mut socket = Socket::new(*ends, Way::Routed, path.mtu, ANSWERING);
+        self.engine.accept(self.now, &mut socket, sequence, packet);
+        (socket.tcp().state() == State::SynReceived).then_some(socket)
+    }
+
+    fn wait_for_client(&mut self, key: ListenerKey, ends: Ends, socket: Socket) -> Id {
         let owner = Owner::Listener(key);
         let id = self.add(Connection::new(ends, socket, Way::Routed, owner, self.now));
         if let Some(listening) = self.listeners.get_mut(&key) {
             listening.half_open.insert(id);
         }
+        id
+    }
+
+    /// Answers a client without remembering it: the number of the answer is a cookie (RFC 4987 section 3.6). What the client
+    /// can do is forgotten with it, so it is told that we cannot either.
+    fn challenge(&mut self, ends: &Ends, segment: &Segment) {
+        let opening = packet::opening(&ends.reversed(), segment.sequence);
+        let Ok(opening) = Packet::read(&opening) else { return };
+        let cookie = self.secrets.cookie(self.now, ends, segment.sequence);
+        if let Some(mut socket) = self.half_open(ends, &opening, cookie) {
+            self.engine.send(self.now, &mut socket);
+            self.stats.challenged += 1;
+            self.challenged = Some(self.now);
+        }
+    }
+
+    fn is_answer_to_cookie(&self, ends: &Ends, segment: &Segment) -> bool {
+        let is_recent = self.challenged.is_some_and(|last| self.now.since(last) < COOKIES);
+        let may_be = segment.acknowledges && !segment.opens && !segment.resets && is_recent;
+        let (client, cookie) =
+            (segment.sequence.wrapping_sub(1), segment.acknowledgement.wrapping_sub(1));
+        may_be && self.secrets.is_cookie(self.now, ends, client, cookie)
+    }
+
+    /// Opens the connection that a client was challenged about, as if it had been remembered.
+    fn opened_by_cookie(
+        &mut self,
+        key: ListenerKey,
+        ends: Ends,
+        packet: &Packet<'_>,
+        segment: &Segment,
+    ) {
+        if self.listeners.get(&key).is_none_or(|listening| listening.ready.len() >= BACKLOG) {
+            return self.stats.backlog_full += 1;
+        }
+        let opening = packet::opening(&ends.reversed(), segment.sequence.wrapping_sub(1));
+        let Ok(opening) = Packet::read(&opening) else { return };
+        let cookie = segment.acknowledgement.wrapping_sub(1);
+        let Some(mut socket) = self.half_open(&ends, &opening, cookie) else { return };
+        self.engine.send_unheard(self.now, &mut socket); // the answer to it has been sent already
+        let id = self.wait_for_client(key, ends, socket);
+        self.feed(id, packet, segment);
     }
 
     /// Gives a connection a segment of its own.

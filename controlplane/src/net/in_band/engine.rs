@@ -199,6 +199,13 @@ impl Engine {
         }
     }
 
+    /// Lets a connection believe that it has said what it has to say.
+    pub fn send_unheard(&mut self, now: Moment, socket: &mut Socket) {
+        let outbox = std::mem::take(&mut self.outbox);
+        self.send(now, socket);
+        self.outbox = outbox;
+    }
+
     /// When a connection has to be looked at again, if nothing happens.
     pub fn due(&mut self, now: Moment, socket: &Socket) -> Option<Moment> {
         let interface = interface(&mut self.interfaces, socket.mtu, now);

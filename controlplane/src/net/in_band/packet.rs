@@ -14,6 +14,8 @@ use smoltcp::wire::{
 
 /// How many routers may pass a packet on.
 const HOPS: u8 = 64;
+/// What fits a packet that every IPv6 link carries.
+const LEAST_SEGMENT: u16 = 1_280 - 40 - 20;
 
 /// The two ends of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,6 +30,11 @@ impl Ends {
     /// From addresses and ports; scopes and flow labels do not tell ends apart.
     pub fn new(local: (IpAddr, u16), remote: (IpAddr, u16)) -> Self {
         Self { local: local.into(), remote: remote.into() }
+    }
+
+    /// As the other end sees it.
+    pub fn reversed(self) -> Self {
+        Self { local: self.remote, remote: self.local }
     }
 
     /// Addresses and ports, ours first.
@@ -425,12 +432,36 @@ pub fn echo_request(from: IpAddr, to: IpAddr, echo: &Echo<'_>) -> Vec<u8> {
 /// A segment without data that acknowledges everything up to `acknowledgement`.
 pub fn acknowledgement(ends: &Ends, sequence: u32, acknowledgement: u32) -> Vec<u8> {
     let (source, destination) = addresses(ends);
+    let ack_number = Some(TcpSeqNumber(acknowledgement as i32));
+    let tcp = TcpRepr { ack_number, ..bare(ends, sequence) };
+    packet(source, destination, IpProtocol::Tcp, tcp.buffer_len(), |bytes| {
+        tcp.emit(&mut TcpPacket::new_unchecked(bytes), &source, &destination, &sums());
+    })
+}
+
+/// What a client says that opens a connection, as far as it is remembered where nothing is: segments of every host fit
+/// the least that IPv6 asks of links.
+pub fn opening(ends: &Ends, sequence: u32) -> Vec<u8> {
+    let (source, destination) = addresses(ends);
     let tcp = TcpRepr {
+        control: TcpControl::Syn,
+        ack_number: None,
+        window_len: u16::MAX,
+        max_seg_size: Some(LEAST_SEGMENT),
+        ..bare(ends, sequence)
+    };
+    packet(source, destination, IpProtocol::Tcp, tcp.buffer_len(), |bytes| {
+        tcp.emit(&mut TcpPacket::new_unchecked(bytes), &source, &destination, &sums());
+    })
+}
+
+fn bare(ends: &Ends, sequence: u32) -> TcpRepr<'static> {
+    TcpRepr {
         src_port: ends.local.port(),
         dst_port: ends.remote.port(),
         control: TcpControl::None,
         seq_number: TcpSeqNumber(sequence as i32),
-        ack_number: Some(TcpSeqNumber(acknowledgement as i32)),
+        ack_number: None,
         window_len: 0,
         window_scale: None,
         max_seg_size: None,
@@ -438,10 +469,7 @@ pub fn acknowledgement(ends: &Ends, sequence: u32, acknowledgement: u32) -> Vec<
         sack_ranges: [None; 3],
         timestamp: None,
         payload: &[],
-    };
-    packet(source, destination, IpProtocol::Tcp, tcp.buffer_len(), |bytes| {
-        tcp.emit(&mut TcpPacket::new_unchecked(bytes), &source, &destination, &sums());
-    })
+    }
 }
 
 /// "Nobody listens at that port", in answer to a packet that came to us.

@@ -19,7 +19,11 @@ pub struct Secrets {
 enum Use {
     Sequence,
     Draw,
+    Cookie,
 }
+
+/// How long a cookie is good at least, in nanoseconds; twice as long at most.
+const COOKIE_TIME: u64 = 30_000_000_000;
 
 impl Secrets {
     /// From bytes that nobody knows.
@@ -36,6 +40,29 @@ impl Secrets {
         message[1..].copy_from_slice(&ends.to_bytes());
         let clock = (now.nanos() / STEP) as u32;
         clock.wrapping_add(siphash(self.key, &message) as u32)
+    }
+
+    /// The first sequence number with which a client is answered of whom nothing is remembered: who sends it back has
+    /// heard it.
+    pub fn cookie(&self, now: Moment, ends: &Ends, client: u32) -> u32 {
+        self.cookie_of(now.nanos() / COOKIE_TIME, ends, client)
+    }
+
+    /// Whether a client has sent such a number back in time.
+    pub fn is_cookie(&self, now: Moment, ends: &Ends, client: u32, cookie: u32) -> bool {
+        let period = now.nanos() / COOKIE_TIME;
+        [period, period.wrapping_sub(1)]
+            .into_iter()
+            .any(|period| self.cookie_of(period, ends, client) == cookie)
+    }
+
+    fn cookie_of(&self, period: u64, ends: &Ends, client: u32) -> u32 {
+        let mut message = [0; 49];
+        message[0] = Use::Cookie as u8;
+        message[1..37].copy_from_slice(&ends.to_bytes());
+        message[37..41].copy_from_slice(&client.to_le_bytes());
+        message[41..].copy_from_slice(&period.to_le_bytes());
+        siphash(self.key, &message) as u32
     }
 
     /// A number that no other gives a hint of.

@@ -67,8 +67,8 @@ pub struct StackStats {
     pub refused: u64,
     /// Attempts to connect that found the list of those who wait to be accepted full.
     pub backlog_full: u64,
-    /// Half-open connections given up to make room for new ones.
-    pub half_open_dropped: u64,
+    /// Clients answered with a cookie, because too many half-open connections were remembered.
+    pub challenged: u64,
     /// Connections and sockets that found no room, or no free port.
     pub no_room: u64,
     /// Packets that no route leads back to.
@@ -132,6 +132,8 @@ pub struct Inner {
     pub(super) connections: HashMap<Id, Connection>,
     /// How many of those clients have opened.
     pub(super) accepted: usize,
+    /// When a client was last given a cookie.
+    pub(super) challenged: Option<Moment>,
     /// Those that nobody holds any more, the oldest first.
     pub(super) orphans: BTreeSet<Id>,
     /// Those that packets may belong to.
@@ -165,6 +167,7 @@ impl Stack {
             engine: Engine::default(),
             connections: HashMap::new(),
             accepted: 0,
+            challenged: None,
             orphans: BTreeSet::new(),
             segments: HashMap::new(),
             time_wait: TimeWait::default(),

@@ -2,6 +2,8 @@
 
 mod both_ways;
 
+mod cost;
+
 mod hostile;
 
 mod manners;

@@ -202,5 +202,5 @@ fn a_hundred_who_connect_at_once_are_all_accepted() {
     }
     assert_eq!((opened.len(), accepted.len()), (100, 100));
     let stats = rig.right.stats();
-    assert_eq!((stats.accepted, stats.half_open_dropped, stats.backlog_full), (100, 0, 0));
+    assert_eq!((stats.accepted, stats.challenged, stats.backlog_full), (100, 0, 0));
 }

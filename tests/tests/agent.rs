@@ -1,0 +1,393 @@
+//! The companion of a real server, on servers that nobody has prepared.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use sluice_tests::agent::{Agent, said, until_it_says};
+use sluice_tests::appliance::program_called;
+use sluice_tests::client::server_behind;
+use sluice_tests::lab::{DIRECT, TUNNELLED, ipv6};
+use sluice_tests::process::{Background, eventually};
+use sluice_tests::rig::{Rig, at};
+use sluice_tests::server::{Server, large};
+use sluice_tests::service::{Service, direct, tunnel};
+
+sluice_tests::cases! {
+    the_arp_problem_is_seen_solved_and_undone_exactly,
+    after_the_fix_one_machine_answers_arp_and_the_server_serves,
+    after_the_fix_the_server_serves_over_ipv6,
+    an_agent_that_runs_fixes_at_the_start_and_undoes_at_the_end_even_after_a_crash,
+    a_server_with_a_redirect_by_iptables_serves,
+    a_server_with_a_redirect_by_nftables_serves,
+    a_server_behind_a_tunnel_needs_the_agent_alone,
+    inner_packets_from_others_than_the_balancers_are_not_let_in,
+    the_agent_says_how_idle_the_server_is_in_two_protocols,
+    the_agent_answers_under_a_socket_unit_and_under_xinetd,
+    an_agent_that_is_told_to_end_asks_for_drain_until_the_service_has_no_connections,
+}
+
+fn agent<'r>(rig: &'r Rig, server: &'r Server) -> Agent<'r> {
+    Agent::on(server, rig.lab.directory())
+}
+
+/// Makes a server of the laboratory one that nobody has prepared for `address`.
+fn forget(server: &Server, address: Ipv4Addr) {
+    server.answer_arp_for_virtual_addresses();
+    let beside = ipv6(address);
+    server.namespace.shell(&format!(
+        "ip addr del {address}/32 dev lo
+         ip addr del {beside}/128 dev lo
+         sysctl -qw net.ipv6.conf.lo.dad_transmits=1 net.ipv6.conf.lo.accept_dad=1"
+    ));
+}
+
+/// Makes it as the laboratory had it, for the cases that follow.
+fn prepare(server: &Server, address: Ipv4Addr) {
+    server
+        .namespace
+        .shell("sysctl -qw net.ipv6.conf.lo.dad_transmits=0 net.ipv6.conf.lo.accept_dad=0");
+    server.stop_answering_arp_for_virtual_addresses();
+    server.publish_here(address);
+}
+
+fn web(rig: &Rig) -> Service {
+    direct("web", DIRECT, "80").to(&rig.direct()[0])
+}
+
+/// AR-02, AR-03.
+fn the_arp_problem_is_seen_solved_and_undone_exactly(rig: &mut Rig) {
+    let server = &rig.direct()[0];
+    let agent = agent(rig, server);
+    let both = format!("--virtual {DIRECT} --virtual {}", ipv6(DIRECT));
+    forget(server, DIRECT);
+    // One of them in order already: that one is nobody's to undo.
+    server.namespace.sysctl("net.ipv4.conf.all.arp_announce", "2");
+    let before = agent.surroundings();
+
+    let (told, solved) = agent.run(&format!("verify {both}"));
+    assert!(!solved, "{told}");
+    assert_eq!(
+        told,
+        format!(
+            "{DIRECT}: no: it is not on lo; eth0 answers ARP for it: arp_ignore is 0\n\
+             {}: no: it is not on lo\n",
+            ipv6(DIRECT)
+        )
+    );
+
+    let (done, worked) = agent.run(&format!("fix {both}"));
+    assert!(worked, "{done}");
+    let lines: BTreeSet<_> = done.lines().collect();
+    let added =
+        [DIRECT.to_string(), ipv6(DIRECT).to_string()].map(|it| format!("{it} added to lo"));
+    assert_eq!(
+        lines,
+        BTreeSet::from([
+            "net.ipv4.conf.all.arp_ignore: 0 -> 1",
+            "net.ipv4.conf.eth0.arp_ignore: 0 -> 1",
+            "net.ipv4.conf.eth0.arp_announce: 0 -> 2",
+            "net.ipv6.conf.lo.dad_transmits: 1 -> 0",
+            "net.ipv6.conf.lo.accept_dad: 1 -> 0",
+            &added[0],
+            &added[1],
+        ])
+    );
+    let shown = server.namespace.shell("ip -o addr show dev lo");
+    assert!(shown.contains(&format!("inet {DIRECT}/32 scope global lo")), "{shown}");
+    assert!(shown.contains(&format!("inet6 {}/128 scope global", ipv6(DIRECT))), "{shown}");
+    assert!(!shown.contains("tentative"), "{shown}");
+    let (told, solved) = agent.run(&format!("verify {both}"));
+    assert_eq!((told, solved), (format!("{DIRECT}: yes\n{}: yes\n", ipv6(DIRECT)), true));
+    assert_eq!(agent.run(&format!("fix {both}")), (String::new(), true), "nothing is left to do");
+
+    let (undone, worked) = agent.run("unfix");
+    assert!(worked && undone.lines().count() == 7, "{undone}");
+    assert_eq!(agent.surroundings(), before);
+    assert_eq!(agent.run("unfix"), (String::new(), true));
+    prepare(server, DIRECT);
+}
+
+/// AR-01.
+fn after_the_fix_one_machine_answers_arp_and_the_server_serves(rig: &mut Rig) {
+    let server = &rig.direct()[0];
+    rig.serve([&web(rig)]);
+    let appliance = rig.wan_mac().map(|byte| format!("{byte:02x}")).join(":");
+    forget(server, DIRECT);
+    server.publish_here(DIRECT); // and that alone, as many do
+    let asked = || {
+        rig.client().forget_neighbours();
+        rig.client().arping(DIRECT, 2, 3)
+    };
+    assert_eq!(asked().len(), 2, "the server answers, too");
+
+    let agent = agent(rig, server);
+    assert!(agent.run(&format!("fix --virtual {DIRECT}")).1);
+
+    assert_eq!(asked(), BTreeSet::from([appliance]));
+    rig.client().forget_neighbours();
+    assert_eq!(rig.client().connect(&at(DIRECT, 80), 3).from(server), 3);
+    agent.run("unfix");
+    prepare_again(server);
+}
+
+/// The address is still there from before.
+fn prepare_again(server: &Server) {
+    server
+        .namespace
+        .shell(&format!("ip addr del {DIRECT}/32 dev lo; ip addr del {}/128 dev lo", ipv6(DIRECT)));
+    prepare(server, DIRECT);
+}
+
+/// AR-03.
+fn after_the_fix_the_server_serves_over_ipv6(rig: &mut Rig) {
+    let server = &rig.direct()[0];
+    forget(server, DIRECT);
+    let agent = agent(rig, server);
+    assert!(agent.run(&format!("fix --virtual {}", ipv6(DIRECT))).1);
+    rig.serve([&direct("web6", ipv6(DIRECT), "80").to(server)]);
+
+    assert_eq!(rig.client().connect(&at(ipv6(DIRECT), 80), 3).from(server), 3);
+
+    agent.run("unfix");
+    prepare(server, DIRECT);
+}
+
+fn an_agent_that_runs_fixes_at_the_start_and_undoes_at_the_end_even_after_a_crash(rig: &mut Rig) {
+    let server = &rig.direct()[0];
+    let agent = agent(rig, server);
+    forget(server, DIRECT);
+    let before = agent.surroundings();
+    let line = format!("run --virtual {DIRECT} --drain-time 0");
+    let place = at(server.address, 3333);
+    rig.serve([&web(rig)]);
+    let is_number = |said: &str| said.ends_with("%\n");
+
+    let mut killed = agent.start(&line);
+    until_it_says(rig.client(), &place, is_number);
+    assert_eq!(rig.client().connect(&at(DIRECT, 80), 3).from(server), 3);
+    killed.signal(Signal::SIGKILL);
+    killed.end();
+    assert_ne!(agent.surroundings(), before, "nobody could undo it");
+
+    let mut running = agent.start(&line);
+    until_it_says(rig.client(), &place, is_number);
+    running.signal(Signal::SIGTERM);
+    assert!(running.end().success());
+    assert_eq!(agent.surroundings(), before);
+    prepare(server, DIRECT);
+}
+
+/// AR-04.
+fn a_server_with_a_redirect_by_iptables_serves(rig: &mut Rig) {
+    let rules = format!("iptables -t nat -A PREROUTING -d {DIRECT} -j REDIRECT");
+    serves_by(rig, &rules, "iptables -t nat -F PREROUTING");
+}
+
+/// AR-05: the table, the chain and its priority are those of the vendor's script.
+fn a_server_with_a_redirect_by_nftables_serves(rig: &mut Rig) {
+    let rules = format!(
+        "nft -f - <<END
+table inet nat {{
+    chain prerouting {{
+        type nat hook prerouting priority -100; policy accept;
+        ip daddr {DIRECT} redirect comment \"VIP 1: HTTP\"
+    }}
+}}
+END"
+    );
+    serves_by(rig, &rules, "nft delete table inet nat");
+}
+
+/// A server without the address serves with these rules, and without them does not.
+fn serves_by(rig: &Rig, rules: &str, without: &str) {
+    let server = &rig.direct()[0];
+    rig.serve([&web(rig)]);
+    forget(server, DIRECT);
+    let attempt =
+        || rig.client().attempt(&at(DIRECT, 80), 1, Duration::from_secs(1)).remove(0).is_ok();
+    assert!(!attempt(), "nothing says that it is to take these packets");
+
+    server.namespace.shell(rules);
+    let served = rig.client().connect(&at(DIRECT, 80), 3);
+    assert_eq!(served.from(server), 3);
+    assert_eq!(rig.client().arping(DIRECT, 2, 2).len(), 1);
+
+    server.namespace.shell(without);
+    prepare(server, DIRECT);
+}
+
+// ----------------------------------------------------------------------------------------- tunnels
+
+/// FWD-12 with our own decapsulator: every pair of an outer and an inner IP, bare and in UDP, with filters of
+/// the reverse path as strict as can be.
+fn a_server_behind_a_tunnel_needs_the_agent_alone(rig: &mut Rig) {
+    rig.lab.tunnelled[0].stop_decapsulating();
+    let server = &rig.lab.tunnelled[0];
+    forget(server, TUNNELLED);
+    for which in ["all", "default", "eth0", "lo"] {
+        server.namespace.sysctl(&format!("net.ipv4.conf.{which}.rp_filter"), "1");
+    }
+    let agent = agent(rig, server);
+    let before = agent.surroundings();
+    let (v4, v6) = (TUNNELLED, ipv6(TUNNELLED));
+    let client = rig.client();
+    let service = |name: &str, inner: &str, outer: serde_json::Value, carrier: &str| {
+        let service = match inner {
+            "v4" => tunnel(name, v4, "80"),
+            _ => tunnel(name, v6, "80"),
+        };
+        let service = service.to_with(server, json!({ "address": outer }));
+        match carrier {
+            "ipip" => service,
+            _ => service.with("encapsulation", carrier).with("gue_port", 6081),
+        }
+    };
+    let outer = [json!(server.address), json!(server.ipv6())];
+    rig.serve([&service("one", "v4", outer[0].clone(), "ipip")]);
+    let refused = client.attempt(&at(v4, 80), 1, Duration::from_secs(1)).remove(0);
+    assert!(refused.is_err(), "nobody takes the outer header off");
+
+    let line = format!("decapsulate --virtual {v4} --virtual {v6} --gue-port 6081");
+    let mut running = agent.start(&line);
+
+    let solved = || agent.run(&format!("verify --virtual {v4} --virtual {v6}")).1.then_some(());
+    eventually(Duration::from_secs(10), solved).expect("the ARP problem is solved besides");
+    for carrier in ["ipip", "gue"] {
+        for outer in &outer {
+            let services = ["v4", "v6"].map(|inner| service(inner, inner, outer.clone(), carrier));
+            rig.serve(&services);
+            for address in [at(v4, 80), at(v6, 80)] {
+                let answers = client.connect(&address, 5);
+                assert_eq!(answers.from(server), 5, "{carrier} in {outer} to {address}");
+                let peers: Vec<_> = answers.peers().into_iter().collect();
+                let own =
+                    client.address_like(address.parse::<std::net::SocketAddr>().unwrap().ip());
+                assert_eq!(peers, [own], "the server sees the client");
+            }
+        }
+    }
+    rig.serve([&service("one", "v4", outer[0].clone(), "ipip").with("clamp_mss", true)]);
+    let up = client.request(&at(v4, 80), "PUT", "/uploads/agent", &large());
+    assert_eq!(up.expect("an answer").status, 201);
+    assert!(server.uploaded("agent") == Some(large()), "two megabytes, byte for byte");
+    let curl = client.namespace.shell(&format!("curl -sS -m 10 http://{v4}/"));
+    assert!(curl.contains(&format!("\"server\":\"{}\"", server.name)), "{curl}");
+
+    running.signal(Signal::SIGTERM);
+    assert!(running.end().success());
+    assert_eq!(agent.surroundings(), before);
+}
+
+/// Its server is left by the case above.
+fn inner_packets_from_others_than_the_balancers_are_not_let_in(rig: &mut Rig) {
+    if agent(rig, &rig.tunnelled()[1]).run(&format!("verify --virtual {TUNNELLED}")).1 {
+        rig.lab.tunnelled[1].stop_decapsulating();
+        forget(&rig.lab.tunnelled[1], TUNNELLED);
+    }
+    let server = &rig.lab.tunnelled[1];
+    let agent = agent(rig, server);
+    rig.serve([&tunnel("tun", TUNNELLED, "80").to(server)]);
+    let attempt = |patience| {
+        rig.client().attempt(&at(TUNNELLED, 80), 1, Duration::from_secs(patience)).remove(0).is_ok()
+    };
+    let started = |line: &str| {
+        let running =
+            agent.start(&format!("decapsulate --virtual {TUNNELLED} --gue-port 6081 {line}"));
+        let solved = || agent.run(&format!("verify --virtual {TUNNELLED}")).1.then_some(());
+        eventually(Duration::from_secs(10), solved).expect("it works");
+        running
+    };
+
+    let others = started("--from 10.1.0.3");
+    assert!(!attempt(2));
+    drop(others);
+    let balancers = started("--from 10.1.0.3,10.1.0.2");
+    assert!(attempt(10));
+    drop(balancers);
+}
+
+// ---------------------------------------------------------------------------------------- feedback
+
+fn percent(said: &str) -> Option<u8> {
+    said.strip_suffix("%\n")?.parse().ok().filter(|idle| *idle <= 100)
+}
+
+/// AG-02, AG-06, AG-07.
+fn the_agent_says_how_idle_the_server_is_in_two_protocols(rig: &mut Rig) {
+    let server = &rig.direct()[1];
+    let agent = agent(rig, server);
+    let client = rig.client();
+    let line = "run --metric conns --max-connections 10 --ports 80 --http 8888 --drain-time 0";
+    let mut running = agent.start(line);
+    let place = at(server.address, 3333);
+    until_it_says(client, &place, |said| said == "100%\n");
+    assert_eq!(said(client, &at(server.ipv6(), 3333)).ok().as_deref(), Some("100%\n"));
+
+    let held: Vec<_> =
+        (0..4).map(|_| client.open(&at(server.address, 80)).expect("a connection")).collect();
+    until_it_says(client, &place, |said| said == "60%\n");
+    let response =
+        client.namespace.shell(&format!("curl -sS http://{}/", at(server.address, 8888)));
+    assert_eq!(response, "60\n");
+    drop(held);
+    until_it_says(client, &place, |said| said == "100%\n");
+
+    running.signal(Signal::SIGTERM);
+    assert!(running.end().success());
+    let (once, _) = agent.run("once --metric cpu,ram,conns --mix 50,30,20");
+    assert!(percent(&once).is_some(), "{once:?}");
+}
+
+/// AG-07: by the means of systemd without its manager, and by xinetd with the file that comes with the agent.
+fn the_agent_answers_under_a_socket_unit_and_under_xinetd(rig: &mut Rig) {
+    let server = &rig.direct()[1];
+    let client = rig.client();
+    let place = at(server.address, 3333);
+    let program = program_called("sluice-agent", "sluice-agent");
+    let mut systemd = server.namespace.command("systemd-socket-activate");
+    systemd.args(["--inetd", "--listen=3333"]).arg(&program).args(["run", "--listen", "stdin"]);
+    systemd.args(["--drain-time", "0"]);
+    let mut systemd = Background::start(&mut systemd);
+    for _ in 0..3 {
+        until_it_says(client, &place, |said| percent(said).is_some());
+    }
+    systemd.stop();
+    assert!(said(client, &place).is_err(), "nobody listens any more");
+
+    let shipped = include_str!("../../agent/packaging/lb-feedback.xinetd");
+    let file = rig.lab.directory().join("xinetd.conf");
+    let here = shipped
+        .replace("/usr/local/sbin/sluice-agent", &program.display().to_string())
+        .replace("= nobody", "= root"); // who may read what has just been built
+    std::fs::write(&file, here).expect("the laboratory's directory can be written to");
+    let mut xinetd = server.namespace.command("xinetd");
+    xinetd.args(["-dontfork", "-filelog", "/dev/null", "-f"]).arg(&file);
+    xinetd.arg("-pidfile").arg(rig.lab.directory().join("xinetd.pid"));
+    let mut xinetd = Background::start(&mut xinetd);
+    for _ in 0..3 {
+        until_it_says(client, &place, |said| percent(said).is_some());
+    }
+    xinetd.stop();
+}
+
+fn an_agent_that_is_told_to_end_asks_for_drain_until_the_service_has_no_connections(rig: &mut Rig) {
+    let server = &rig.direct()[1];
+    let client = rig.client();
+    let mut running = agent(rig, server).start("run --ports 80 --drain-time 5m");
+    let place = at(server.address, 3333);
+    until_it_says(client, &place, |said| percent(said).is_some());
+    let held = client.open(&at(server.address, 80)).expect("a connection");
+
+    running.signal(Signal::SIGTERM);
+
+    until_it_says(client, &place, |said| said == "drain\n");
+    std::thread::sleep(Duration::from_secs(2)); // it looks every second
+    assert!(running.runs(), "a client is still there");
+    assert_eq!(server_behind(&held).ok().as_deref(), Some(server.name.as_str()));
+    assert_eq!(said(client, &place).ok().as_deref(), Some("drain\n"));
+    drop(held);
+    assert!(running.end().success());
+}
