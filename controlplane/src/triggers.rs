@@ -14,8 +14,8 @@ use tracing::warn;
 use crate::admin::edited;
 use crate::alerts::reach::Networks;
 use crate::alerts::{Pace, webhook};
+use crate::config::Happening;
 use crate::config::trigger::{Action, On, Trigger};
-use crate::config::{Actual, Happening};
 use crate::events::{Change, Event, Events, Heard, Subject};
 use crate::node::{Guard, Node};
 
@@ -69,18 +69,7 @@ impl On {
             | (Happening::Configuration, Subject::Configuration) => true,
             _ => false,
         };
-        is_there && self.state.is_none_or(|state| change.new == word(state))
-    }
-}
-
-fn word(state: Actual) -> &'static str {
-    match state {
-        Actual::Up => "up",
-        Actual::Closing => "closing",
-        Actual::Down => "down",
-        Actual::Disabled => "disabled",
-        Actual::Drain => "drain",
-        Actual::Halt => "halt",
+        is_there && self.state.is_none_or(|state| change.new == state.name())
     }
 }
 
@@ -206,6 +195,7 @@ async fn change(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Actual;
 
     #[test]
     fn a_trigger_pauses_once_it_runs_too_often_and_says_so_once() {

@@ -369,7 +369,7 @@ fn an_unknown_name_in_any_table_is_refused_by_its_path() {
         .chain([Vec::new()])
         .filter(|steps| at(&mut full(), steps).is_object())
         .collect();
-    assert_eq!(tables.len(), 36);
+    assert_eq!(tables.len(), 37);
     for steps in tables {
         let mut document = full();
         at(&mut document, &steps)["bogus"] = json!(1);
@@ -1354,6 +1354,8 @@ fn what_changes_says_what_it_has_and_no_more() {
     let on = |on: Value| refused(&with("trigger[0].on", on));
     assert_eq!(on(json!({ "event": "worker", "state": "up" })), ["trigger[0].on.state"]);
     assert_eq!(on(json!({ "event": "address", "service": "web" })), ["trigger[0].on.service"]);
+    assert_eq!(on(json!({ "event": "service", "state": "closing" })), ["trigger[0].on.state"]);
+    assert_eq!(on(json!({ "state": "degraded" })), ["trigger[0].on.state"]);
     let server = json!({ "event": "service", "service": "web", "server": "web1" });
     assert_eq!(on(server), ["trigger[0].on.server"]);
     for accepted in [

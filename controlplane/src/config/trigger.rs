@@ -118,6 +118,22 @@ fn trigger(
     Some(Trigger { name: name?, on: on?, actions: actions?, rate: rate? })
 }
 
+/// What a virtual service can be.
+const OF_SERVICE: [Actual; 5] =
+    [Actual::Unknown, Actual::Up, Actual::Degraded, Actual::Down, Actual::Offline];
+
+/// What a server can be.
+const OF_SERVER: [Actual; 8] = [
+    Actual::Unknown,
+    Actual::Up,
+    Actual::Closing,
+    Actual::Down,
+    Actual::Disabled,
+    Actual::Drain,
+    Actual::Halt,
+    Actual::Unreachable,
+];
+
 const ON: Shape = Shape { known: &["event", "service", "server", "state"], later: &[] };
 
 fn on(field: &Field<'_>, refusals: &mut Refusals) -> Option<On> {
@@ -128,16 +144,15 @@ fn on(field: &Field<'_>, refusals: &mut Refusals) -> Option<On> {
     let service = refusals.keep(service_field.optional(name));
     let server = refusals.keep(server_field.optional(name));
     let state_field = table.at("state");
-    let words = [
-        ("up", Actual::Up),
-        ("closing", Actual::Closing),
-        ("down", Actual::Down),
-        ("disabled", Actual::Disabled),
-        ("drain", Actual::Drain),
-        ("halt", Actual::Halt),
-    ];
-    let expected = "up, closing, down, disabled, drain or halt";
-    let state = refusals.keep(state_field.optional(|field| word(field, expected, &words)));
+    let (expected, states): (_, &[_]) = match event {
+        Some(Happening::Service) => ("unknown, up, degraded, down or offline", &OF_SERVICE),
+        _ => ("unknown, up, closing, down, disabled, drain, halt or unreachable", &OF_SERVER),
+    };
+    let read = |field: &Field<'_>| {
+        let state = word(field, expected, &Actual::ALL)?;
+        states.contains(&state).then_some(state).ok_or_else(|| field.expected(expected))
+    };
+    let state = refusals.keep(state_field.optional(read));
     let on = On { event: event?, service: service?, server: server?, state: state? };
     let is_server = on.event == Happening::Server;
     let has_state = is_server || on.event == Happening::Service;

@@ -81,6 +81,35 @@ pub enum Actual {
     Drain,
     /// It is halted, as wanted.
     Halt,
+    /// It has not passed a check yet.
+    Unknown,
+    /// A server: nobody answers for its address.
+    Unreachable,
+    /// A service: not all of its servers take new connections that should.
+    Degraded,
+    /// A service: it takes no new connections, as wanted.
+    Offline,
+}
+
+impl Actual {
+    /// All there are, with their names.
+    pub const ALL: [(&'static str, Self); 10] = [
+        ("up", Self::Up),
+        ("closing", Self::Closing),
+        ("down", Self::Down),
+        ("disabled", Self::Disabled),
+        ("drain", Self::Drain),
+        ("halt", Self::Halt),
+        ("unknown", Self::Unknown),
+        ("unreachable", Self::Unreachable),
+        ("degraded", Self::Degraded),
+        ("offline", Self::Offline),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, state)| *state == self).map_or("", |(name, _)| name)
+    }
 }
 
 /// One thing that a trigger does. What is so already is no mistake.

@@ -31,7 +31,7 @@ impl Live {
         stream.write_all(&request("GET", path, &headers, b"")).unwrap();
         let mut live = Self(BufReader::new(stream));
         let head: Vec<_> =
-            std::iter::from_fn(|| Some(live.line())).take_while(|it| it != "").collect();
+            std::iter::from_fn(|| Some(live.line())).take_while(|it| !it.is_empty()).collect();
         assert!(head[0].contains("200"), "{head:?}");
         assert!(head.contains(&"content-type: text/event-stream".into()), "{head:?}");
         live
