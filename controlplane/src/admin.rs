@@ -3,7 +3,7 @@
 //! 1. [`listen`]: who connects, over TLS with the [`certificate`] or over root's Unix socket
 //! 2. [`auth`]: who may ask
 //! 3. [`body`]: what is sent, within bounds
-//! 4. [`configuration`], [`services`], [`observe`], [`explain`], [`metrics`]: the routes
+//! 4. [`configuration`], [`services`], [`observe`], [`events`], [`explain`], [`metrics`]: the routes
 //! 5. [`answer`]: what is sent back, and [`problem`]: every refusal
 
 pub mod listen;
@@ -22,18 +22,22 @@ mod services;
 
 mod observe;
 
+mod events;
+
 mod explain;
 
 mod metrics;
 
 pub mod problem;
 
+pub(crate) use self::services::edited;
+
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::middleware;
+use axum::{Extension, Router};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -79,6 +83,7 @@ pub fn router(node: Arc<Node>, tokens: Tokens) -> Router {
             let detail = format!("{} does not take this method", uri.path());
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
         })
+        .layer(Extension(events::Seats::default()))
         .layer(middleware::from_fn_with_state(tokens, auth::guard))
         .with_state(node)
 }
@@ -102,6 +107,7 @@ fn described() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(observe::status))
         .routes(routes!(observe::counters))
         .routes(routes!(observe::flows))
+        .routes(routes!(events::list))
         .routes(routes!(explain::explain))
         .routes(routes!(observe::neighbours))
         .routes(routes!(observe::interfaces))

@@ -25,8 +25,8 @@ use self::transport::{Answer, Request, Target};
 use crate::admin::problem::Problem;
 use crate::document::Configuration;
 use crate::report::{
-    Counters, Decision, Explanation, Flows, Interface, NatRule, Neighbour, Packet, Route, Server,
-    Service, Status, Traffic, Verdict,
+    Counters, Decision, Event, Explanation, Flows, Interface, NatRule, Neighbour, Packet, Route,
+    Server, Service, Status, Traffic, Verdict,
 };
 
 /// Asks or tells a running node
@@ -95,6 +95,24 @@ enum Command {
     Nat,
     /// Where every frame went
     Counters,
+    /// What changed, newest first; with --follow as it comes
+    Events {
+        /// Of this virtual service and its servers
+        #[arg(long)]
+        service: Option<String>,
+        /// Of this real server of the service
+        #[arg(long, requires = "service")]
+        server: Option<String>,
+        /// After the event of this number
+        #[arg(long, value_name = "NUMBER")]
+        after: Option<u64>,
+        /// How many at most
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+        /// Go on with what comes, a line each (JSON with --json), until interrupted
+        #[arg(long, conflicts_with = "limit")]
+        follow: bool,
+    },
     /// The whole configuration
     #[command(subcommand)]
     Config(Config),
@@ -234,7 +252,11 @@ fn refusal(problem: &Problem) -> String {
 /// Does what the command line says, on standard output and standard error: 0 if it was done, 1 if
 /// it was refused or failed.
 pub fn run(ctl: &Ctl) -> ExitCode {
-    match ctl.answer().and_then(|text| print(&text)) {
+    let done = match ctl.follows() {
+        Some(path) => ctl.follow(&path, print),
+        None => ctl.answer().and_then(|text| print(&text)),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "sluice ctl: {error}"); // nobody is left to tell
@@ -290,6 +312,10 @@ impl Ctl {
             Command::Routes => self.show("/routes", |all: &Vec<_>| routes(all)),
             Command::Nat => self.show("/nat/rules", |all: &Vec<_>| nat(all)),
             Command::Counters => self.show("/counters", counters),
+            Command::Events { .. } => {
+                let path = self.events_path().unwrap_or_default();
+                self.show(&path, |all: &Vec<_>| events(all))
+            }
             Command::Config(config) => self.config(config),
             Command::Service(ServiceChange::Add { file }) => {
                 self.tell(Method::POST, "/services", Some(written(file)?))
@@ -313,6 +339,65 @@ impl Ctl {
                 self.tell(Method::PATCH, &server.path(), Some(content))
             }
         }
+    }
+
+    /// The question for events; `None` if the command line asks for something else.
+    fn events_path(&self) -> Option<String> {
+        let Command::Events { service, server, after, limit, .. } = &self.command else {
+            return None;
+        };
+        let mut path = format!("/events?limit={limit}");
+        if let Some(service) = service {
+            path += &format!("&service={}", encoded(service));
+        }
+        if let Some(server) = server {
+            path += &format!("&server={}", encoded(server));
+        }
+        if let Some(after) = after {
+            path += &format!("&after={after}");
+        }
+        Some(path)
+    }
+
+    /// What to follow, if the command line says so.
+    pub fn follows(&self) -> Option<String> {
+        let follow = matches!(self.command, Command::Events { follow: true, .. });
+        self.events_path().filter(|_| follow)
+    }
+
+    /// Shows each event as it comes, until `show` has had enough or the node ends the connection.
+    ///
+    /// # Errors
+    ///
+    /// When the node cannot be asked, refuses, or goes away.
+    pub fn follow(
+        &self,
+        path: &str,
+        mut show: impl FnMut(&str) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut shown = Ok(());
+        let refused = transport::follow(&self.target, path, |kind, data| {
+            shown = self.live(kind, data).and_then(|line| show(&line));
+            shown.is_ok()
+        })?;
+        shown?;
+        refused.map_or(Ok(()), |answer| judged(answer).map(drop))
+    }
+
+    /// A line for an event that came live.
+    fn live(&self, kind: &str, data: &str) -> Result<String, Error> {
+        if self.json {
+            return Ok(format!("{data}\n"));
+        }
+        let unread = |error: serde_json::Error| Error::Answer(error.to_string());
+        if kind == "missed" {
+            let told: Value = serde_json::from_str(data).map_err(unread)?;
+            return Ok(format!("({} events missed)\n", told["missed"]));
+        }
+        let event: Event = serde_json::from_str(data).map_err(unread)?;
+        let what = event.what();
+        let Event { number, time, old, new, reason, .. } = event;
+        Ok(format!("{number} {time} {what}: {old} -> {new}: {reason}\n"))
     }
 
     fn config(&self, config: &Config) -> Result<String, Error> {
@@ -387,14 +472,7 @@ impl Ctl {
     }
 
     fn ask(&self, request: Request) -> Result<Answer, Error> {
-        let answer = transport::exchange(&self.target, request)?;
-        if answer.status.is_success() {
-            return Ok(answer);
-        }
-        let problem = serde_json::from_slice(&answer.body);
-        Err(Error::Refused(problem.unwrap_or_else(|_| {
-            Problem::new(answer.status, format!("the node answered {}", answer.status))
-        })))
+        judged(transport::exchange(&self.target, request)?)
     }
 
     fn either<T: DeserializeOwned>(
@@ -404,6 +482,17 @@ impl Ctl {
     ) -> Result<String, Error> {
         if self.json { Ok(pretty(&parsed(answer)?)) } else { Ok(words(&parsed(answer)?)) }
     }
+}
+
+/// The answer, unless it is a refusal.
+fn judged(answer: Answer) -> Result<Answer, Error> {
+    if answer.status.is_success() {
+        return Ok(answer);
+    }
+    let problem = serde_json::from_slice(&answer.body);
+    Err(Error::Refused(problem.unwrap_or_else(|_| {
+        Problem::new(answer.status, format!("the node answered {}", answer.status))
+    })))
 }
 
 impl ServerName {
@@ -476,7 +565,7 @@ fn services(all: &[Service]) -> String {
         "BITS/S",
     ]);
     for service in all {
-        let online = service.servers.iter().filter(|server| server.actual == "online").count();
+        let online = service.servers.iter().filter(|server| server.actual == "up").count();
         let mut cells = service_cells(service);
         cells.push(format!("{online}/{}", service.servers.len()));
         cells.extend(traffic(&service.traffic));
@@ -700,6 +789,16 @@ fn counters(counters: &Counters) -> String {
         for (name, value) in counted {
             table.row(vec![part.into(), name, value.to_string(), String::new()]);
         }
+    }
+    table.to_string()
+}
+
+fn events(all: &[Event]) -> String {
+    let mut table = Table::new(&["NUMBER", "TIME", "WHAT", "OLD", "NEW", "REASON"]);
+    for event in all {
+        let Event { number, time, old, new, reason, .. } = event;
+        let [time, old, new, reason] = [time, old, new, reason].map(String::clone);
+        table.row(vec![number.to_string(), time, event.what(), old, new, reason]);
     }
     table.to_string()
 }

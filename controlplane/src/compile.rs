@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use dataplane::moment::Moment;
 use dataplane::snapshot::{
-    Hop, Interface, InterfaceId, Masquerade, NatRules, Neighbours, Routes, Server, Services, Set,
-    Snapshot,
+    Hop, Interface, InterfaceId, Masquerade, NatRules, Neighbours, Routes, Server, ServerId,
+    ServiceId, Services, Set, Snapshot,
 };
 use dataplane::wire::{Address, Mac, Prefix};
 
@@ -29,11 +29,9 @@ use self::service::Compiling;
 use self::tables::Tables;
 use crate::agent::Agents;
 use crate::config::{self, Config, NatRule};
-use crate::identities::Identities;
 use crate::neighbours::{Own, Plan, link_local};
 use crate::net::in_band::Paths;
-
-pub use self::service::admission;
+use crate::states::Standings;
 
 /// What an opened device says of itself.
 #[derive(Debug, Clone, Copy)]
@@ -84,47 +82,49 @@ impl Compiler {
         Self { agents, ..self }
     }
 
-    /// Compiles `config`, to which `identities` were assigned last; `live` has its interfaces in
-    /// the same order.
+    /// Compiles `config`, whose servers have these `identities` and take these flows; `live` has its
+    /// interfaces in the same order.
     pub fn compile(
         &self,
         config: &Config,
-        identities: &Identities,
+        identities: &[(ServiceId, Vec<ServerId>)],
+        standings: &Standings,
         live: &[LiveInterface],
         now: Moment,
     ) -> Compiled {
         let routes = config.ways();
-        let identities = identities.of(config);
         self.agents.take_news();
         let own = |service: &_, server: &_| self.agents.weight(service, server);
-        let weights = self.ramps.weights(config, &identities, own, now);
+        let weights = self.ramps.weights(config, identities, standings, own, now);
         let interfaces = interfaces(config, live);
         let mut services = Services::new();
         let mut servers = Vec::new();
         let mut shares = Vec::new();
         let all = config.services.iter().zip(identities).zip(weights);
         for ((service, (id, server_ids)), weights) in all {
-            let compiling = Compiling { config, service, id, servers: server_ids, weights };
+            let (id, servers_of) = (*id, server_ids);
+            let compiling =
+                Compiling { config, service, id, servers: servers_of, standings, weights };
             services.insert(compiling.record(&self.tables, self.workers));
             compiling.publish(&mut services);
-            for (position, server) in service.servers.iter().enumerate() {
+            for (position, server) in service.with_fallback().enumerate() {
                 let Some(hop) = hop(&routes, server.address) else { continue };
-                let server = compiling.server(position, hop);
-                if let dataplane::snapshot::Mode::Snat { sources, .. } = &server.mode {
+                let own = compiling.server(server, position, hop);
+                if let dataplane::snapshot::Mode::Snat { sources, .. } = &own.mode {
                     sources.iter().for_each(|&source| services.expect_replies_to(source));
                 }
                 if service.hairpin {
                     let interface = interfaces.get(usize::from(hop.interface.0));
-                    let own = interface.and_then(|it| it.source_for(server.address));
-                    own.into_iter().for_each(|source| services.expect_replies_to(source));
+                    let source = interface.and_then(|it| it.source_for(server.address));
+                    source.into_iter().for_each(|source| services.expect_replies_to(source));
                 }
-                let slot = server.id.slot();
+                let slot = own.id.slot();
                 if servers.len() <= slot {
                     servers.resize(slot + 1, None);
                     shares.resize(slot + 1, 0);
                 }
                 shares[slot] = compiling.share(position);
-                servers[slot] = Some(server);
+                servers[slot] = Some(own);
             }
         }
         self.tables.tidy();

@@ -4,8 +4,10 @@
 //! 1. [`system`]: the node, the data plane's and the admin API's settings, each by itself
 //! 2. [`network`]: interfaces, then routes and neighbours, which must be on their subnets
 //! 3. [`nat`]: translation for stations that reach out through us
-//! 4. [`service`]: virtual services, their [`settings`], and their servers ([`server`]), which must be
-//!    within reach; what concerns two services at once is settled last ([`claims`])
+//! 4. [`service`]: virtual services, their [`settings`], how they are asked whether they are well
+//!    ([`check`]), and their servers ([`server`]), which must be within reach; what concerns two services at once is settled last ([`claims`])
+//!
+//! 5. [`alerts`]: who is told what changed, and [`trigger`]: what is done then
 //!
 //! A service's [`agent`] stands in a file of its own. [`address`] reads what stands in all of them; [`difference`] says what one configuration changes about another.
 
@@ -19,11 +21,20 @@ mod service;
 
 mod settings;
 
+mod check;
+mod passive;
+
 mod server;
+
+mod fallback;
 
 mod agent;
 
 mod claims;
+
+pub mod alerts;
+
+pub mod trigger;
 
 mod address;
 
@@ -36,11 +47,21 @@ use dataplane::snapshot::{self, InterfaceId, PortId};
 use dataplane::wire::{Address, Mac, Prefix};
 use serde_json::Value;
 
+use self::alerts::Alerts;
+use self::trigger::Trigger;
+pub use check::{
+    Check, Expect, Http, Kind, Login, Method, OwnCheck, Pace, Payload, Record, Secret, Session,
+    Status, Tls,
+};
+
 pub use self::agent::{Agent, Method as AgentMethod};
+pub use fallback::{FALLBACK, Fallback};
+pub use passive::{MostEjected, Passive};
+
 use crate::document;
 pub use crate::document::{
-    AgentFormula, CheckKind, Encapsulation, Helper, Memory, Mode, NatKind, Polling, Protocol,
-    Scheduler, State,
+    About, Actual, AgentFormula, Deed, Encapsulation, Happening, Helper, LastServer, MailTls,
+    Memory, Mode, NatKind, Polling, Protocol, Scheduler, State, Via,
 };
 use crate::field::{self, Field, Invalid, Refusals, Shape};
 
@@ -56,6 +77,8 @@ pub const MAX_INTERFACE_ADDRESSES: usize = 16;
 pub struct Config {
     /// The appliance's name.
     pub node: String,
+    /// The directory that scripts may lie in.
+    pub scripts: PathBuf,
     /// How packets are forwarded.
     pub dataplane: Dataplane,
     /// Where the admin API listens.
@@ -70,6 +93,10 @@ pub struct Config {
     pub nat: Vec<NatRule>,
     /// Virtual services.
     pub services: Vec<Service>,
+    /// Who is told what changed.
+    pub alerts: Alerts,
+    /// What is done when something changes, in the operator's order.
+    pub triggers: Vec<Trigger>,
 }
 
 /// How packets are forwarded.
@@ -232,13 +259,21 @@ pub struct Service {
     /// Addresses of ours or virtual ones that packets leave with (SNAT), if the operator says so.
     pub sources: Vec<Address>,
     /// How servers are asked whether they are well.
-    pub check: CheckKind,
+    pub check: Check,
+    /// When a server is left out because of what its connections tell.
+    pub passive: Option<Passive>,
     /// Whether a server that is found not to be well keeps its flows (HC-15).
     pub quiescent: bool,
+    /// Whether the last of its servers that fails stays in service (ST-05).
+    pub last_server: LastServer,
+    /// What answers when all its servers have failed (ST-06).
+    pub fallback: Fallback,
     /// Whether it takes new flows (VS-20).
     pub enabled: bool,
     /// How long a server that comes back takes to reach its weight, in seconds.
     pub slow_start: u32,
+    /// Who gets mails about it, if the operator says so (HC-16).
+    pub alerts: Option<Vec<lettre::Address>>,
     /// What its servers are asked about their load, if they are.
     pub agent: Option<Agent>,
     /// Its real servers.
@@ -327,6 +362,9 @@ pub struct Server {
     pub max_connections: u32,
     /// What is wanted of it.
     pub state: State,
+    /// How it is asked whether it is well, where that is not as the service says; [`Service::check_of`] is
+    /// what counts.
+    pub check: Option<OwnCheck>,
 }
 
 /// How packets reach a real server. Only NAT can change the port (FWD-02).
@@ -385,7 +423,18 @@ impl Ports {
 }
 
 const CONFIGURATION: Shape = Shape {
-    known: &["node", "dataplane", "admin", "interface", "route", "neighbour", "nat", "service"],
+    known: &[
+        "node",
+        "dataplane",
+        "admin",
+        "interface",
+        "route",
+        "neighbour",
+        "nat",
+        "service",
+        "alerts",
+        "trigger",
+    ],
     later: &[
         ("ha", "no ha: a second node is not there yet"),
         ("vrrp", "no vrrp: it is not there yet"),
@@ -423,8 +472,17 @@ impl Config {
         let mut network = network::Network::read(&table, refusals);
         let nat = nat::rules(&table.at("nat"), &mut network, refusals);
         let services = service::services(&table.at("service"), &network, refusals);
+        let (via, alerts) = alerts::alerts(&table.at("alerts"), refusals);
+        let triggers = trigger::triggers(&table.at("trigger"), via, refusals);
+        let (node, scripts) = node?;
+        let alerts = alerts?;
+        if refusals.is_empty() {
+            alerts::together(&table.at("service"), &alerts, &services, refusals);
+            trigger::together(&table.at("trigger"), &triggers, &services, refusals);
+        }
         Some(Self {
-            node: node?,
+            node,
+            scripts,
             dataplane: dataplane?,
             admin: admin?,
             interfaces: network.interfaces,
@@ -432,6 +490,8 @@ impl Config {
             neighbours: network.neighbours,
             nat,
             services,
+            alerts,
+            triggers,
         })
     }
 
@@ -440,7 +500,7 @@ impl Config {
     pub fn document(&self) -> document::Configuration {
         let interface = |id: InterfaceId| self.interfaces[usize::from(id.0)].name.clone();
         document::Configuration {
-            node: document::Node { name: self.node.clone() },
+            node: document::Node { name: self.node.clone(), scripts: self.scripts.clone() },
             dataplane: document::Dataplane {
                 workers: Some(self.dataplane.workers.clone()).filter(|list| !list.is_empty()),
                 polling: self.dataplane.polling,
@@ -474,6 +534,8 @@ impl Config {
                 .collect(),
             nat: self.nat.iter().map(|rule| rule.document(interface)).collect(),
             service: self.services.iter().map(Service::document).collect(),
+            alerts: self.alerts.document(),
+            trigger: self.triggers.iter().map(Trigger::document).collect(),
         }
     }
 
@@ -571,10 +633,16 @@ impl Service {
             clamp_mss: self.clamp_mss,
             helper: self.helper,
             sources: self.sources.iter().map(|source| source.ip()).collect(),
-            check: document::Check { kind: self.check },
+            check: self.check.document(),
+            passive: self.passive.map(Passive::document),
             quiescent: self.quiescent,
+            last_server: self.last_server,
+            fallback: Some(self.fallback.document(self.mode)),
             enabled: self.enabled,
             slow_start: address::seconds(self.slow_start),
+            alerts: self.alerts.as_ref().map(|to| document::ServiceAlerts {
+                to: to.iter().map(ToString::to_string).collect(),
+            }),
             agent: self.agent.as_ref().map(Agent::document).unwrap_or_default(),
             server: self.servers.iter().map(|server| server.document(self.mode)).collect(),
         }
@@ -618,6 +686,13 @@ impl Service {
             Some(helper) => helper == Helper::Ftp,
             None => translated && self.protocol != Protocol::Udp && self.ports.contain(21),
         }
+    }
+}
+
+impl Service {
+    /// Its servers, and last the one that stands for all of them when they have failed.
+    pub fn with_fallback(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter().chain(self.fallback_server())
     }
 }
 
@@ -670,6 +745,7 @@ impl Server {
             min_connections: self.min_connections,
             max_connections: self.max_connections,
             state: self.state,
+            check: self.check.as_ref().map(|own| own.written.clone()).unwrap_or_default(),
         }
     }
 

@@ -16,9 +16,13 @@ use tracing::{error, info};
 
 use crate::admin::auth::Tokens;
 use crate::admin::{self, certificate, listen};
+use crate::alerts::reach::{Network, Networks};
+use crate::alerts::{self, Pace};
 use crate::net::in_band::Listener;
+use crate::net::kernel::Kernel;
 use crate::node::{Node, Start};
 use crate::store;
+use crate::triggers;
 
 /// Threads for what may take long: file writes, large configurations.
 const HELPERS: usize = 4;
@@ -86,6 +90,8 @@ impl Control {
             let socket = node.view().config.admin.socket.clone();
             serve(&node).await?;
             tokio::spawn(Arc::clone(&node).run());
+            tokio::spawn(Arc::clone(&node).ask_servers(node.net(), Arc::default()));
+            tell(&node, Pace::default());
             started(&node);
             signals.obey(&node).await;
             // The next start would find out by itself that nobody answers there any more.
@@ -93,6 +99,13 @@ impl Control {
             Ok(())
         })
     }
+}
+
+/// Begins to tell others what changes, and to do what is to be done about it.
+pub fn tell(node: &Arc<Node>, pace: Pace) {
+    let networks = Networks::new(Network::over(Kernel), Network::over(node.net()));
+    alerts::start(node, &networks, pace);
+    triggers::start(node, &networks, pace);
 }
 
 /// Opens every door to the admin API.

@@ -2,7 +2,14 @@
 //! description and its client. What comes in is judged by [`crate::config`], not by these types,
 //! because they would stop at the first mistake.
 
+mod alerts;
+
 mod agent;
+mod check;
+mod passive;
+mod trigger;
+
+mod fallback;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -13,6 +20,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use self::agent::{Agent, AgentFormula, AgentMethod};
+pub use self::alerts::{About, Alerts, Mail, MailTls, ServiceAlerts, Via, Webhook};
+pub use self::trigger::{Action, Actual, Deed, Happening, On, Trigger};
+pub use check::{Check, CheckKind};
+pub use fallback::{Fallback, FallbackPage, FallbackServer, LastServer, PlainFallback};
+pub use passive::{MostEjected, Passive};
 
 /// A whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -34,6 +46,10 @@ pub struct Configuration {
     pub nat: Vec<Nat>,
     /// Virtual services.
     pub service: Vec<Service>,
+    /// Who is told what changed.
+    pub alerts: Alerts,
+    /// What is done when something changes.
+    pub trigger: Vec<Trigger>,
 }
 
 /// The appliance itself.
@@ -43,11 +59,14 @@ pub struct Node {
     /// Its name: 1 to 63 letters, digits, dots, hyphens and underscores.
     #[schema(example = "lb1", min_length = 1, max_length = 63)]
     pub name: String,
+    /// The directory that scripts may lie in.
+    #[schema(value_type = String, example = "/etc/sluice/scripts")]
+    pub scripts: PathBuf,
 }
 
 impl Default for Node {
     fn default() -> Self {
-        Self { name: "sluice".into() }
+        Self { name: "sluice".into(), scripts: "/etc/sluice/scripts".into() }
     }
 }
 
@@ -298,10 +317,19 @@ pub struct Service {
     /// How its servers are asked whether they are well.
     #[serde(default)]
     pub check: Check,
+    /// Whether servers are judged by their connections, too; they are not if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive: Option<Passive>,
     /// Whether a server that is found not to be well keeps the connections that it has.
     #[serde(default = "yes")]
     #[schema(default = true)]
     pub quiescent: bool,
+    /// Whether the last of its servers that fails stays in service.
+    #[serde(default)]
+    pub last_server: LastServer,
+    /// What answers when all its servers have failed; if absent a page where TCP port 80 is among the ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
     /// Whether it takes new connections.
     #[serde(default = "yes")]
     #[schema(default = true)]
@@ -310,6 +338,9 @@ pub struct Service {
     #[serde(default = "none")]
     #[schema(default = "0", example = "30s")]
     pub slow_start: String,
+    /// Who is told of it and its servers instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<ServiceAlerts>,
     /// What its servers are asked about their load.
     #[serde(default, skip_serializing_if = "Agent::is_none")]
     pub agent: Agent,
@@ -459,6 +490,9 @@ pub struct Server {
     /// What is wanted of it.
     #[serde(default)]
     pub state: State,
+    /// How it is asked whether it is well, where that is not as the service says.
+    #[serde(default, skip_serializing_if = "Check::is_empty")]
+    pub check: Check,
 }
 
 fn default_weight() -> u16 {
@@ -470,7 +504,7 @@ fn default_priority() -> u8 {
 }
 
 /// What is wanted of a real server.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = ServerState)]
 pub enum State {
@@ -555,26 +589,6 @@ pub enum Scheduler {
     Maglev,
     /// Every datagram on its own, each server in turn by weight; UDP only.
     Ops,
-}
-
-/// How servers are asked whether they are well.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Check {
-    /// What is asked.
-    #[serde(rename = "type", default)]
-    pub kind: CheckKind,
-}
-
-/// What servers are asked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum CheckKind {
-    /// Nothing: they count as well.
-    #[default]
-    On,
-    /// Nothing: they count as not well.
-    Off,
 }
 
 /// A prefix as documents hold it.

@@ -323,6 +323,12 @@ impl<'v> Field<'v> {
         Ok(items.iter().enumerate().map(field).collect())
     }
 
+    /// The part of this name, whether this is a table or not.
+    pub fn part(&self, name: &str) -> Field<'v> {
+        let parts = self.value.and_then(Value::as_object);
+        Table { path: self.path.clone(), parts }.at(name)
+    }
+
     /// The named parts of a table; none of them if nothing is there. Names outside `shape` are
     /// refused here.
     pub fn table(&self, shape: &Shape, refusals: &mut Refusals) -> Option<Table<'v>> {
@@ -390,6 +396,11 @@ pub struct Table<'v> {
 }
 
 impl<'v> Table<'v> {
+    /// Whether no part is there.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_none_or(Map::is_empty)
+    }
+
     /// The part of this name, whether it is there or not.
     pub fn at(&self, name: &str) -> Field<'v> {
         let plain = |letter: u8| letter.is_ascii_alphanumeric() || b"_-".contains(&letter);

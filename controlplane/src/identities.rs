@@ -49,7 +49,7 @@ impl Identities {
                 let (slot, reuse) = self.service_slots.take();
                 Known { id: ServiceId::new(slot, reuse), servers: HashMap::new() }
             });
-            for server in &service.servers {
+            for server in service.with_fallback() {
                 known.servers.entry(server.name.clone()).or_insert_with(|| {
                     let (slot, reuse) = self.server_slots.take();
                     let id = ServerId::new(slot, reuse);
@@ -66,7 +66,7 @@ impl Identities {
             .services
             .iter()
             .map(|service| {
-                let servers = service.servers.iter();
+                let servers = service.with_fallback();
                 (&*service.name, servers.map(|server| (&*server.name, target(server))).collect())
             })
             .collect();
@@ -100,14 +100,15 @@ impl Identities {
         self.services.get(service)?.servers.get(server).map(|(id, _)| *id)
     }
 
-    /// The identities of all services and their servers, in the order of `config`.
+    /// The identities of all services and their servers, in the order of `config`; last the one of the service's
+    /// fallback, if that is a server.
     ///
     /// # Panics
     /// If `config` is not the configuration last assigned.
     pub fn of(&self, config: &Config) -> Vec<(ServiceId, Vec<ServerId>)> {
         let of = |service: &crate::config::Service| {
             let known = &self.services[&service.name];
-            let servers = service.servers.iter().map(|server| known.servers[&server.name].0);
+            let servers = service.with_fallback().map(|server| known.servers[&server.name].0);
             (known.id, servers.collect())
         };
         config.services.iter().map(of).collect()

@@ -19,14 +19,18 @@
 //!
 //! - [`net`]: what questions travel over
 //! - [`health`]: whether servers are well
+//! - [`states`]: what is wanted of servers, what there is, and which flows they take
 //! - [`agent`]: how idle servers are, and the weights that follow
 //! - [`events`]: what changed, when and why
+//! - [`alerts`]: who is told, by mail or HTTP
+//! - [`triggers`]: what is done about it
 //!
 //! Who talks to whom:
 //!
 //! - [`plumbing`]: the ends of the workers' rings and counters, handed over by the wiring
 //! - [`control`]: the thread that turns the node, and its signals
 //! - [`admin`]: the API, and [`client`], which asks it from the command line
+//! - [`trust`]: whose certificates are good where we are the client
 
 pub mod field;
 
@@ -56,9 +60,15 @@ pub mod net;
 
 pub mod health;
 
+pub mod states;
+
 pub mod agent;
 
 pub mod events;
+
+pub mod alerts;
+
+pub mod triggers;
 
 pub mod plumbing;
 
@@ -67,6 +77,8 @@ pub mod control;
 pub mod admin;
 
 pub mod client;
+
+pub mod trust;
 
 /// Bytes that nobody can guess.
 fn random<const LENGTH: usize>() -> [u8; LENGTH] {

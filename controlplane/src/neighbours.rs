@@ -222,6 +222,7 @@ pub struct Neighbours {
     questions: usize,
     announcements: VecDeque<(Moment, Key, u32)>,
     defended: HashMap<Key, Moment>,
+    conflict: Option<(Address, Mac)>,
     frames: VecDeque<(InterfaceId, Vec<u8>)>,
     changed: bool,
     ignored: Ignored,
@@ -240,6 +241,7 @@ impl Neighbours {
             questions: 0,
             announcements: VecDeque::new(),
             defended: HashMap::new(),
+            conflict: None,
             frames: VecDeque::new(),
             changed: false,
             ignored: Ignored::default(),
@@ -467,6 +469,11 @@ impl Neighbours {
         }
     }
 
+    /// The first address of ours that somebody has claimed since the last call, and who.
+    pub fn take_conflict(&mut self) -> Option<(Address, Mac)> {
+        self.conflict.take()
+    }
+
     /// Somebody claims an address of ours: say once more whose it is, but not without end.
     fn defend(&mut self, now: Moment, key: Key, mac: Mac) {
         if self.defended.get(&key).is_some_and(|last| now.since(*last) < DEFENCE) {
@@ -474,6 +481,7 @@ impl Neighbours {
         }
         self.defended.insert(key, now);
         warn!(address = %key.1, %mac, "another station claims an address of ours");
+        self.conflict.get_or_insert((key.1, mac));
         self.announce(key);
     }
 

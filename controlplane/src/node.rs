@@ -9,6 +9,8 @@ mod alarm;
 
 mod explain;
 
+mod gaps;
+
 mod in_band;
 
 mod reports;
@@ -29,35 +31,43 @@ use dataplane::wire::ethernet::{self, ethertype};
 use dataplane::wire::protocol;
 use serde_json::Value;
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info};
 
 use self::alarm::Alarm;
 use self::explain::Explaining;
+use self::gaps::Gaps;
 use self::traffic::Accounts;
 use crate::agent::{self, Agents};
-use crate::compile::{self, Compiler};
+use crate::alerts::Tallies;
+use crate::compile::{self, Compiled, Compiler};
 use crate::config::{self, Config};
 use crate::document::{self, Configuration};
 use crate::echo;
+use crate::events::{self, Events, Subject};
 use crate::field::Invalid;
+use crate::health::engine::{self, Engine, Order};
+use crate::health::memory::Memory;
+use crate::health::probe;
 use crate::icmpv6;
 use crate::identities::Identities;
 use crate::neighbours::{self, Neighbours};
+use crate::net::Net;
 use crate::net::in_band::{Egress, InBand, Stack};
 use crate::plumbing::{Buffers, LiveInterface, Plumbing};
 use crate::publish::Publication;
 use crate::random;
 use crate::report;
+use crate::states::{States, Unreachable};
 use crate::store::{self, Digest, Store};
 
 pub use self::explain::{Explained, FLAGS};
 
 /// How often the workers' rings are looked at.
 const TURN: Duration = Duration::from_millis(1);
-/// How often servers that have come back get more of their weight.
+/// How often servers that have come back get more of their weight, and all of them are looked at.
 const RAMP: Duration = Duration::from_secs(1);
 /// How many frames, and how many events, are taken from all workers together in one turn, from each as
 /// many as from the others; and how many frames are sent. A few milliseconds' work at most.
@@ -66,8 +76,13 @@ const BURST: usize = 1024;
 const QUESTIONS: usize = 8;
 /// How long the workers may take to answer one.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two records of other stations that claim our addresses.
+const CONFLICT: Duration = Duration::from_secs(1);
 /// How many changes of one configuration are logged one by one.
 const LOGGED: usize = 50;
+/// How many of them the event of the change tells.
+const TOLD: usize = 3;
+
 /// Why a request was refused; nothing has changed.
 #[derive(Debug, Error)]
 pub enum Refusal {
@@ -188,6 +203,12 @@ impl<'v> ServiceView<'v> {
         self.servers.iter().copied().zip(&self.config.servers)
     }
 
+    /// The server that stands for all of them when they have failed, with its identity.
+    pub fn fallback(self) -> Option<(ServerId, &'v config::Server)> {
+        let id = self.servers.get(self.config.servers.len())?;
+        Some((*id, self.config.fallback_server()?))
+    }
+
     /// The position of the server of that name.
     ///
     /// # Errors
@@ -261,6 +282,14 @@ pub struct Node {
     counters: Vec<Counters>,
     started: Moment,
     compiler: Compiler,
+    /// What changed, when and why.
+    events: Events,
+    states: States,
+    /// What the engine of health checks is to do, until there is one.
+    orders: Mutex<Option<mpsc::UnboundedReceiver<Vec<Order>>>>,
+    asked: Arc<engine::Totals>,
+    /// What became of those that others are told of.
+    alerts: Tallies,
     agents: Agents,
     stack: Stack,
     /// Locked for the whole of a change, so that there is one at a time.
@@ -279,6 +308,11 @@ struct Inner {
     outdated: bool,
     accounts: Accounts,
     alarm: Alarm,
+    gaps: Gaps,
+    /// When the servers were last looked at.
+    reviewed: Moment,
+    /// When another station's claim to an address of ours was last recorded.
+    told_conflict: Option<Moment>,
     rings: Vec<ControlEnd>,
     interfaces: Vec<LiveInterface>,
     buffers: Box<dyn Fn() -> Buffers + Send>,
@@ -327,7 +361,12 @@ impl Node {
         let agents = Agents::default();
         agents.follow(&view.config);
         let compiler = Compiler::new(rings.len()).with_agents(agents.clone());
-        let compiled = compiler.compile(&view.config, &identities, &live(&interfaces), now);
+        let events = Events::default();
+        let (states, orders) = States::new(events.clone(), Memory::read(&store));
+        states.follow(&view.config, &view.identities);
+        let standings = states.standings();
+        let live = live(&interfaces);
+        let compiled = compiler.compile(&view.config, &view.identities, &standings, &live, now);
         let mut neighbours = Neighbours::new(u64::from_ne_bytes(random()));
         neighbours.configure(now, compiled.plan());
         let (stack, mut egress) = (Stack::new(random()), Egress::default());
@@ -337,7 +376,7 @@ impl Node {
         let publication = Publication::new(publisher, compiled, &neighbours.known(), now);
         let mut accounts = Accounts::new(counters.clone(), now);
         accounts.follow(&view);
-        let alarm = Alarm::new(counters.clone(), now);
+        let alarm = Alarm::new(counters.clone(), events.clone(), now);
         let inner = Inner {
             view,
             publication,
@@ -347,6 +386,9 @@ impl Node {
             outdated: false,
             accounts,
             alarm,
+            gaps: Gaps::new(),
+            reviewed: now,
+            told_conflict: None,
             rings,
             interfaces,
             buffers,
@@ -356,11 +398,17 @@ impl Node {
             explanations: HashMap::new(),
             next_question: 0,
         };
+        inner.review(&states);
         Arc::new(Self {
             store,
             counters,
             started: now,
             compiler,
+            events,
+            states,
+            orders: Mutex::new(Some(orders)),
+            asked: Arc::default(),
+            alerts: Tallies::default(),
             agents,
             stack,
             changing: Arc::new(tokio::sync::Mutex::new(identities)),
@@ -370,36 +418,98 @@ impl Node {
 
     /// What the control thread does besides answering: one [`turn`](Self::turn) a millisecond, and agents asked.
     pub async fn run(self: Arc<Self>) {
+        tokio::spawn(Arc::clone(&self).keep_standings());
         tokio::spawn(agent::run(self.net(), self.agents.clone()));
         let mut turns = interval(TURN);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ramps = interval(RAMP);
-        ramps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                _ = turns.tick() => self.turn(),
-                _ = ramps.tick(), if self.compiler.is_ramping() => {
-                    tokio::spawn(Arc::clone(&self).ramp());
-                }
-            }
+            turns.tick().await;
+            self.turn();
         }
     }
 
-    /// Gives servers that have come back more of their weight, and those whose agents say so another. A change
-    /// under way does that itself.
-    async fn ramp(self: Arc<Self>) {
-        let Ok(identities) = Arc::clone(&self.changing).try_lock_owned() else { return };
-        let raised = helped(move || {
-            self.take_up(&self.view(), &identities);
-            Ok(())
+    /// Asks servers over `net` whether they are well. Only the first who does that is heard.
+    pub async fn ask_servers<N: Net>(self: Arc<Self>, net: N, tools: Arc<probe::Tools>) {
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(orders) = orders else { return };
+        let totals = Arc::clone(&self.asked);
+        let tell = |news| self.states.hear(news);
+        Engine::new(net, tools, orders, tell, totals, u64::from_ne_bytes(random())).run().await;
+    }
+
+    /// Gives the workers what has changed in the states of servers, gives servers that have come back more of their
+    /// weight and those whose agents say so another, and writes down who is down.
+    async fn keep_standings(self: Arc<Self>) {
+        let mut looks = interval(RAMP);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut falls = 0;
+        loop {
+            let changed = tokio::select! {
+                () = self.states.changed() => true,
+                _ = looks.tick() => self.compiler.is_ramping(),
+            };
+            let node = Arc::clone(&self);
+            let kept = helped(move || {
+                if changed {
+                    node.restate();
+                }
+                if let Some(memory) = node.states.memory(&mut falls)
+                    && let Err(error) = memory.write(&node.store)
+                {
+                    error!("who is down could not be written down: {error}");
+                }
+                Ok(falls)
+            });
+            falls = kept.await.unwrap_or(falls); // it cannot be refused; if it failed, the log says so
+        }
+    }
+
+    /// Publishes the same configuration with the states of servers as they are now.
+    fn restate(&self) {
+        loop {
+            let view = self.view();
+            let (compiled, _) = self.compile(&view);
+            let mut inner = self.inner();
+            // Another configuration came in meanwhile: it may have been compiled before the states changed.
+            if !Arc::ptr_eq(&inner.view, &view) {
+                continue;
+            }
+            let now = (inner.clock)();
+            let known = inner.neighbours.known();
+            let replaced = inner.publication.take_up(compiled, &known, now);
+            drop(inner);
+            return drop(replaced); // not under the lock
+        }
+    }
+
+    /// The servers whose agents ask for new flows to stay away.
+    fn drained_by_agents(&self, view: &View) -> HashSet<ServerId> {
+        let asking = view.services().filter(|service| service.config.agent.is_some());
+        let drained = asking.flat_map(|service| {
+            service.servers().filter(move |(_, server)| {
+                server.weight > 0 && self.agents.weight(service.config, server) == 0
+            })
         });
-        let _ = raised.await; // it cannot be refused; if it failed, the log says so
+        drained.map(|(id, _)| id).collect()
+    }
+
+    /// A configuration with the states of servers now, and which version those are.
+    fn compile(&self, view: &View) -> (Compiled, u64) {
+        let (live, now) = {
+            let inner = self.inner();
+            (live(&inner.interfaces), (inner.clock)())
+        };
+        self.states.heed(&self.drained_by_agents(view));
+        let standings = self.states.standings();
+        let View { config, identities, .. } = view;
+        (self.compiler.compile(config, identities, &standings, &live, now), standings.version)
     }
 
     /// Takes what the workers handed over, sends what is due, and publishes what has changed.
     pub fn turn(&self) {
         let mut inner = self.inner();
         let now = (inner.clock)();
+        inner.gaps.turn(now);
         inner.listen(now);
         inner.neighbours.tick(now);
         inner.stack.turn(now);
@@ -414,6 +524,11 @@ impl Node {
         inner.publication.reclaim();
         inner.accounts.tick(now);
         inner.alarm.tick(now);
+        if now.since(inner.reviewed) >= RAMP {
+            inner.reviewed = now;
+            inner.review(&self.states);
+        }
+        inner.tell_conflicts(now, &self.events);
         inner.questions.retain(|_, question| !question.answer.is_closed());
         inner.explanations.retain(|_, explaining| explaining.is_wanted());
     }
@@ -421,6 +536,26 @@ impl Node {
     /// The configuration in force.
     pub fn view(&self) -> Arc<View> {
         Arc::clone(&self.inner().view)
+    }
+
+    /// What changed, when and why.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The states of servers and services.
+    pub fn states(&self) -> &States {
+        &self.states
+    }
+
+    /// How much servers have been asked.
+    pub fn asked(&self) -> &engine::Totals {
+        &self.asked
+    }
+
+    /// What became of alerts.
+    pub fn alerts(&self) -> &Tallies {
+        &self.alerts
     }
 
     /// What the servers' agents have said.
@@ -531,22 +666,21 @@ impl Node {
             let mut assigned = identities.clone();
             assigned.assign(&next);
             node.store.save(&next, file)?;
-            log_changes(&view.config.changes(&next));
+            let changes = view.config.changes(&next);
+            log_changes(&changes);
             let next = Arc::new(View::new(next, &assigned));
-            node.take_up(&next, &assigned);
+            node.take_up(&next);
+            node.events.record(reconfigured(&view, &next, &changes));
             *identities = assigned;
             Ok((next, edited))
         })
         .await
     }
 
-    fn take_up(&self, view: &Arc<View>, identities: &Identities) {
-        let (live, now) = {
-            let inner = self.inner();
-            (live(&inner.interfaces), (inner.clock)())
-        };
+    fn take_up(&self, view: &Arc<View>) {
         self.agents.follow(&view.config);
-        let compiled = self.compiler.compile(&view.config, identities, &live, now);
+        self.states.follow(&view.config, &view.identities);
+        let (compiled, version) = self.compile(view);
         let replaced = {
             let mut inner = self.inner();
             let inner = &mut *inner;
@@ -560,14 +694,36 @@ impl Node {
             inner.accounts.follow(view);
             let earlier = std::mem::replace(&mut inner.view, Arc::clone(view));
             let known = inner.neighbours.known();
-            (earlier, inner.publication.take_up(compiled, &known, now))
+            let replaced = (earlier, inner.publication.take_up(compiled, &known, now));
+            inner.review(&self.states);
+            replaced
         };
+        if self.states.version() != version {
+            self.states.wake();
+        }
         drop(replaced); // a large configuration takes a while to free: not under the lock
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is to be remembered of a change of configuration: the entity tags without their quotes, and the
+/// first things that changed.
+fn reconfigured(old: &View, new: &View, changes: &[String]) -> events::Change {
+    let tag = |view: &View| view.etag.trim_matches('"').to_owned();
+    let reason = match changes {
+        [first, rest @ ..] if rest.len() >= TOLD => {
+            format!(
+                "{first}; {}; and {} more changes",
+                rest[..TOLD - 1].join("; "),
+                changes.len() - TOLD
+            )
+        }
+        all => all.join("; "),
+    };
+    events::Change { subject: Subject::Configuration, old: tag(old), new: tag(new), reason }
 }
 
 /// The first of them, and how many there are.
@@ -605,6 +761,21 @@ impl Inner {
             }
         }
         Ok(self.next_question)
+    }
+
+    /// Looks at all servers: whether they can be reached, and whether those that have failed have flows.
+    fn review(&self, states: &States) {
+        let newest = self.publication.newest();
+        let unreachable = |id| match newest.server(id).map(|server| server.hop) {
+            None => Some(Unreachable::NoRoute),
+            Some(hop) if hop.mac.is_none() => Some(Unreachable::NoAnswer(hop.address)),
+            Some(_) => None,
+        };
+        let is_busy = |id| {
+            let traffic = self.accounts.server(id);
+            traffic.connections > traffic.closing
+        };
+        states.review(unreachable, is_busy);
     }
 
     /// Takes frames and events from every worker.
@@ -681,6 +852,22 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Records who claims an address of ours, but not as often as a hostile station likes: the counters
+    /// have them all.
+    fn tell_conflicts(&mut self, now: Moment, events: &Events) {
+        if self.told_conflict.is_some_and(|last| now.since(last) < CONFLICT) {
+            return;
+        }
+        let Some((address, mac)) = self.neighbours.take_conflict() else { return };
+        self.told_conflict = Some(now);
+        events.record(events::Change {
+            subject: Subject::Address { address },
+            old: "ours".into(),
+            new: "claimed".into(),
+            reason: format!("the station {mac} claims it as well"),
+        });
     }
 
     /// Hands what the neighbours have to say to the workers. What finds no room waits for the next turn.

@@ -1,5 +1,7 @@
 //! What the node says about itself: the answers of the admin API, which its client reads back.
 
+mod event;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,6 +13,8 @@ use utoipa::ToSchema;
 use crate::document::{Mode, NatKind, Protocol, Scheduler};
 use crate::net::in_band::StackStats;
 use crate::plumbing::{Buffers, PortStatistics};
+
+pub use self::event::{Event, Notice};
 
 /// `GET /status`: the node at a glance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -33,6 +37,9 @@ pub struct Status {
     pub flows: Capacity,
     /// How full the fullest worker's flow table is, from 0 to 1; above 0.8 the log says so.
     pub flow_table_use: f64,
+    /// The longest time between two turns of the control thread in the last minute, in seconds; usually a
+    /// few thousandths.
+    pub control_longest_gap: f64,
     /// Packet buffers.
     pub buffers: Buffers,
     /// The interfaces, in the order of the configuration.
@@ -107,11 +114,18 @@ pub struct Service {
     /// How long its flows are remembered, in seconds: as configured, and connections no shorter than
     /// clients are remembered.
     pub timeouts: Timeouts,
-    /// `up` if it takes new connections, else `down`.
+    /// `up`; `degraded` if not every server takes new connections that should; `down` if none does; `offline`
+    /// if that is wanted; `unknown` until its servers have been asked.
     pub state: String,
-    /// Why it is down.
+    /// Why it is not up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Since when, as RFC 3339 writes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "2026-01-31T12:00:00.000Z")]
+    pub since: Option<String>,
+    /// Whether all its servers have failed and its fallback answers.
+    pub fallback: bool,
     /// What its servers have carried, with those that have been removed since.
     #[serde(flatten)]
     pub traffic: Traffic,
@@ -158,11 +172,16 @@ pub struct Server {
     pub priority: u8,
     /// What the operator wants: `online`, `drain` (weight 0, too) or `halt`.
     pub wanted: String,
-    /// What there is: `online`, `drain`, `halt` or `unreachable`.
+    /// What there is: `up`; `closing` (it fails its check, and connections that it has may finish), then
+    /// `down`; `drain`, `halt`; `disabled` with its service; `unreachable`; or `unknown` until it has been asked.
     pub actual: String,
     /// Why the two differ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Since when it is in that state, as RFC 3339 writes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "2026-01-31T12:00:00.000Z")]
+    pub since: Option<String>,
     /// What it has carried.
     #[serde(flatten)]
     pub traffic: Traffic,

@@ -20,6 +20,13 @@ pub enum Error {
         found: String,
     },
 
+    /// Another program has been changing the number of huge pages for too long.
+    #[error(
+        "another program has held {0} for a minute, as is done while the number of huge pages \
+             changes; see which it is (fuser {0}) and end it"
+    )]
+    PagesLocked(PathBuf),
+
     /// Text that is no page size.
     #[error("expected a page size, 2MiB or 1GiB, found {0:?}")]
     NotAPageSize(String),

@@ -8,8 +8,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
+    fs::{File, OpenOptions, TryLockError},
+    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     str::FromStr,
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::mount::{MntFlags, MsFlags};
@@ -24,6 +28,13 @@ use crate::{
 /// What the rest of the host keeps to run with: more than all available memory but this is not
 /// asked for, because the kernel would take it from running programs.
 const LEFT_FOR_THE_HOST: u64 = 64 << 20;
+
+/// Locked by whoever changes how many pages there are. Not below `/sys`, of which every network namespace may have one of
+/// its own.
+const LOCK: &str = "/run/sluice-hugepages.lock";
+
+/// How long another program may take to change it: the kernel may have to make room first.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The sizes of huge pages that DPDK uses on x86.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -279,6 +290,38 @@ impl fmt::Display for Shortfall {
     }
 }
 
+/// The right to change how many pages there are, for as long as it lives. The kernel is told a number and not a difference,
+/// so that of two programs that read it, add to it and write it at the same time, one would undo what the other did.
+pub(crate) struct Change(#[expect(dead_code, reason = "closing it unlocks it")] File);
+
+impl Change {
+    /// Waits for whoever else is at it.
+    ///
+    /// # Errors
+    /// [`Error::PagesLocked`] if that takes too long.
+    pub(crate) fn begin(host: &Host) -> Result<Self, Error> {
+        let path = host.path(LOCK);
+        let failed = |source| Error::File { action: "lock", path: path.clone(), source };
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let mut options = OpenOptions::new();
+        let file = options.create(true).truncate(false).write(true).mode(0o600);
+        let file = file.open(&path).map_err(failed)?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self(file)),
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+                Err(TryLockError::WouldBlock) if Instant::now() > deadline => {
+                    return Err(Error::PagesLocked(path));
+                }
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+}
+
 /// The host's NUMA nodes, lowest first; none where the kernel has no folder for each.
 pub(crate) fn nodes(host: &Host) -> Vec<u32> {
     let number = |name: String| name.strip_prefix("node")?.parse().ok();
@@ -357,6 +400,7 @@ fn secure_pool(
     pool: Pool,
     asked: u64,
 ) -> Result<Secured, Error> {
+    let _change = Change::begin(host)?;
     let counts = pool.counts(host)?;
     let promised = promised(host, pool.size);
     // Ours from an earlier call count even while a program of ours holds them.

@@ -163,10 +163,11 @@ impl Journal {
         index: usize,
         deed: PagesDeed,
     ) -> Result<Option<String>, Error> {
-        let leave = memory::without_ours(host, &deed)?;
         if deed.pages == 0 {
             return Ok(None);
         }
+        let _change = memory::Change::begin(host)?;
+        let leave = memory::without_ours(host, &deed)?;
         // Killed between here and the end, the next attempt must not give the same pages back
         // again: what lies above `leave` is ours, and nothing else.
         let again = PagesDeed { before: leave, certain: false, ..deed };

@@ -21,6 +21,11 @@ pub fn listen() -> Result<()> {
     Ok(())
 }
 
+/// Set once somebody wants it to end.
+pub fn flag() -> Arc<AtomicBool> {
+    Arc::clone(ASKED.get_or_init(Arc::default))
+}
+
 /// Whether somebody wants it to end.
 pub fn is_asked_for() -> bool {
     ASKED.get().is_some_and(|flag| flag.load(Ordering::Relaxed))

@@ -7,8 +7,7 @@
 //! 5. [`belt`]: wires that cost next to nothing; [`rig`]: a worker between them, and rounds of frames
 //! 6. [`step`]: the pipeline and its steps, in nanoseconds for each packet
 //!    [`sealed`]: the same with every system call forbidden
-//! 7. [`wire`]: a device between two wires, drivers included; [`template`] writes frames fast, [`http`] speaks to the
-//!    appliance
+//! 7. [`wire`]: a device between two wires, drivers included; [`http`] speaks to the appliance
 //! 8. [`rivals`]: others in its place; [`suites`]: everything, one after another
 //! 9. [`results`]: what came of it, on which [`machine`]; [`budgets`]: what should have
 //! 10. [`outcome`]: shown as a [`table`], as [`markdown`], as a [`page`], and compared with a [`baseline`]
@@ -38,8 +37,6 @@ pub mod step;
 pub mod sealed;
 
 pub mod wire;
-
-pub mod template;
 
 pub mod http;
 

@@ -132,7 +132,7 @@ const VIRTUAL_ADDRESSES: u32 = 100;
 /// The port of the first service on each address.
 const FIRST_PORT: u16 = 1_000;
 /// Clients' addresses: RFC 2544's range for benchmarks, 198.18.0.0/15.
-const CLIENTS: u32 = 1 << 17;
+pub const CLIENTS: u32 = 1 << 17;
 /// Where servers listen.
 const SERVER_PORT: u16 = 8_080;
 

@@ -2,13 +2,13 @@
 //! process of its own, because DPDK starts once and wants its memory made in different ways.
 //!
 //! 1. [`ports`]: the wires
-//! 2. [`station`]: the generator and the measurer; [`search`]: the highest rate without loss
+//! 2. [`tester`]: the generator and the measurer, which is pktgen; [`search`]: the highest rate without loss
 //! 3. [`inside`]: devices in this process, behind rings: [`rings`]
 //! 4. [`outside`]: the appliance and testpmd as processes, behind memif and vhost: [`processes`]
 
 pub mod ports;
 
-pub mod station;
+pub mod tester;
 
 pub mod search;
 
@@ -22,17 +22,24 @@ mod processes;
 
 use anyhow::Result;
 use clap::Args;
-use dataplane::wire::tcp::Flags;
-use dataplane::wire::{Mac, ipv4, ipv6};
+use dataplane::wire::Mac;
+use pktgen::addresses::{Addresses, Network, Ports};
+use pktgen::choice::Choice;
+use pktgen::frame::Protocol;
+use pktgen::pace::Late;
+use pktgen::profile::Profile;
+use pktgen::size::Sizes;
+use pktgen::stamp::Mark;
+use pktgen::track::Tracking;
 
 use crate::ground::{self, Memory};
+use crate::machine;
 use crate::outcome::Outcome;
 use crate::results::{Mix, Record, SizeName};
-use crate::traffic::{Family, Mode, Scene, Size};
-use crate::{interrupt, machine};
+use crate::traffic::{CLIENTS, Family, Mode, Scene, Size};
 pub use ports::Wire;
 use search::Search;
-use station::{Pace, Station, Stream};
+use tester::{Pace, Tester};
 
 pub use processes::against_testpmd;
 
@@ -46,7 +53,7 @@ pub struct Selection {
     #[arg(long, value_delimiter = ',', value_enum)]
     pub mode: Vec<Mode>,
     /// So many flows instead of 1,000 and 1,000,000
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=20_000_000))]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub flows: Vec<u32>,
     /// Seconds of one trial
     #[arg(long, value_name = "SECONDS")]
@@ -148,33 +155,46 @@ fn scene(mode: Mode, family: Family, flows: u32) -> Scene {
     Scene { mode, family, flows, services: 1, servers: 10 }
 }
 
-/// Bytes that packets have in front of their IP header when they reach a server.
-fn outer(scene: &Scene) -> usize {
-    match (scene.mode, scene.family) {
-        (Mode::Tun, Family::Ipv4) => ipv4::HEADER,
-        (Mode::Tun, Family::Ipv6) => ipv6::HEADER,
-        _ => 0,
-    }
+/// Requests of known flows, in random order, in frames of 64 bytes or as many as the headers take; `macs` are sender
+/// and receiver.
+fn requests(scene: Scene, macs: [Mac; 2]) -> Profile {
+    let profile = Profile {
+        flows: scene.flows,
+        choice: Choice::Random,
+        addresses: addresses(scene),
+        protocol: Protocol::Tcp,
+        source_mac: macs[0],
+        destination_mac: macs[1],
+        tracking: Tracking::Run,
+        late: Late::GivenUp,
+        ..Profile::simple()
+    };
+    let size = profile.kind(Mark(0)).least_size() as u16;
+    Profile { sizes: Sizes::fixed(size), ..profile }
 }
 
-/// Requests of known flows.
-fn requests(scene: Scene, macs: [Mac; 2], size: Size) -> Stream {
-    Stream::new(scene, macs, Flags::ACK, size, outer(&scene))
+/// As many clients as a scene has, each with as many ports as it takes, and the scene's first service.
+fn addresses(scene: Scene) -> Addresses {
+    let (client, port) = scene.ends(0).source;
+    let (service, service_port) = scene.virtual_address(0);
+    let more_ports = (scene.flows.div_ceil(CLIENTS) - 1) as u16;
+    Addresses {
+        source: Network { first: client, count: scene.flows.min(CLIENTS) },
+        source_ports: Ports { first: port, last: port + more_ports },
+        destination: Network { first: service, count: 1 },
+        destination_ports: Ports { first: service_port, last: service_port },
+    }
 }
 
 /// Frames a second at which flows begin: slow enough for any worker.
 const BEGINNING: f64 = 1.5e6;
 
-/// Begins every flow of `scene`. What is lost begins with its first packet later on.
-fn begin_flows(station: &mut Station, scene: Scene, macs: [Mac; 2]) -> Result<()> {
-    for flags in [Flags::SYN, Flags::ACK] {
-        let stream = Stream {
-            in_order: true,
-            ..Stream::new(scene, macs, flags, Size::Fixed(64), outer(&scene))
-        };
+/// Begins every flow of `scene`: a SYN each, and then an ACK each. What is lost begins with its first packet later on.
+fn begin_flows(tester: &mut Tester, scene: Scene, macs: [Mac; 2]) -> Result<()> {
+    for tracking in [Tracking::Flows, Tracking::Run] {
+        let stream = Profile { choice: Choice::RoundRobin, tracking, ..requests(scene, macs) };
         let pace = Pace { rate: Some(BEGINNING), seconds: 60.0, frames: scene.flows.into() };
-        station.trial(&stream, pace, |_| {})?;
-        interrupt::check()?;
+        tester.trial(&stream, pace, |_| {})?;
     }
     Ok(())
 }

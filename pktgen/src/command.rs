@@ -19,6 +19,7 @@ use crate::cps;
 use crate::error::Invalid;
 use crate::frame::Protocol;
 use crate::generator::Timing;
+use crate::pace::Late;
 use crate::ports::{Device, Wanted};
 use crate::profile::{Profile, benchmark_addresses};
 use crate::rate::Rate;
@@ -26,6 +27,7 @@ use crate::replay::{Capture, Speed};
 use crate::rfc2544::Search;
 use crate::session::Order;
 use crate::size::{self, Sizes};
+use crate::track::Tracking;
 
 /// What a command line asks for.
 #[derive(Debug)]
@@ -106,6 +108,8 @@ impl Traffic {
             destination_mac: it.destination_mac.unwrap_or(receiving),
             mtu: self.mtu,
             seed: it.seed,
+            tracking: Tracking::Flows,
+            late: Late::CaughtUp,
         }
     }
 

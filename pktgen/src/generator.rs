@@ -89,10 +89,26 @@ impl Generator {
         stop: &AtomicBool,
         progress: &Progress,
     ) -> Result<Measurement, Invalid> {
+        self.run_beside(profile, timing, stop, progress, |_| {})
+    }
+
+    /// As [`Self::run`]; as long as it sends, `besides` is called again and again with what the processor's clock says.
+    ///
+    /// # Errors
+    /// As for [`Self::run`].
+    pub fn run_beside(
+        &mut self,
+        profile: &Profile,
+        timing: &Timing,
+        stop: &AtomicBool,
+        progress: &Progress,
+        mut besides: impl FnMut(u64),
+    ) -> Result<Measurement, Invalid> {
         let (mut sender, mut receiver) = self.prepare(profile, timing)?;
         let mut watch = Watch::new(timing, self.hz, stop, progress);
         let mut now = watch.start;
         while watch.goes_on(now) && !sender.is_done() {
+            besides(now);
             sender.turn(now);
             receiver.turn();
             now = lcore::tsc();
@@ -163,7 +179,8 @@ impl Generator {
         let sender = Sender::new(transmit, self.pool.clone(), stream, profile, self.hz)
             .at_most(timing.frames);
         let queues = std::mem::take(&mut self.receive);
-        let receiver = Receiver::new(queues, mark, numbers, self.gue_port, self.hz);
+        let flows = (numbers, profile.tracking);
+        let receiver = Receiver::new(queues, mark, flows, self.gue_port, self.hz);
         Ok((sender, receiver.answering(self.desk.take())))
     }
 
@@ -174,7 +191,7 @@ impl Generator {
         mut receiver: Receiver,
         spent: Spent,
     ) -> Measurement {
-        let unsent = sender.give_up();
+        sender.give_up();
         let (group, behind) = sender.pace();
         let measurement = Measurement {
             asked: profile.rate.pace(profile.line_rate).frames(profile.sizes.mean()),
@@ -182,7 +199,7 @@ impl Generator {
             behind,
             sending: spent.seconds,
             sent: sender.sent(),
-            unsent,
+            unsent: sender.unsent(),
             arrived: receiver.arrived().to_vec(),
             observed: receiver.observed(),
             flows: FlowLoss::between(sender.stream(), receiver.tracker()),

@@ -80,4 +80,6 @@ pub mod plot;
 
 pub mod error;
 
+mod memory;
+
 mod random;

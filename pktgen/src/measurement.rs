@@ -34,7 +34,7 @@ pub struct Measurement {
     pub hz: u64,
 }
 
-/// Loss by flow.
+/// Loss by flow; with [`Tracking::Run`](crate::track::Tracking::Run), all are one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FlowLoss {
     /// Flows of which a packet was sent.
@@ -51,8 +51,7 @@ impl FlowLoss {
     /// What was sent of each flow, less what came.
     pub fn between(stream: &Stream, tracker: &Tracker) -> Self {
         let mut loss = Self::default();
-        for flow in 0..stream.numbers() as usize {
-            let sent = stream.sent_of(flow);
+        for (flow, &sent) in stream.sent_by_row().iter().enumerate() {
             let lost = sent.wrapping_sub(tracker.unique(flow));
             loss.used += u32::from(sent > 0);
             loss.with_loss += u32::from(lost > 0);

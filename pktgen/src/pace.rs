@@ -25,6 +25,18 @@ const FAR_BEHIND: f64 = 0.003;
 /// What is still caught up with, in seconds. Whoever was held up for longer has not kept the rate.
 const PATIENCE: f64 = 1.0;
 
+/// With [`Late::GivenUp`], what is still caught up with, in packets: what a pause of microseconds leaves.
+const FORGIVEN_BEYOND: f64 = 4.0 * MOST as f64;
+
+/// What becomes of packets that cannot leave when they are due, because the sender was held up or its queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Late {
+    /// They leave as soon as they can, and those behind them a little faster than was asked for.
+    CaughtUp,
+    /// What the port refuses at a limited rate is not sent at all, and a pause is not made up for.
+    GivenUp,
+}
+
 /// Says when packets are due; times are ticks of the processor's clock.
 #[derive(Debug, Clone)]
 pub struct Pacer {
@@ -33,6 +45,8 @@ pub struct Pacer {
     per_byte: f64,
     group: usize,
     hz: f64,
+    /// In ticks: what is still caught up with.
+    patience: f64,
     /// Where times begin, so that they fit well into 53 bits.
     start: Option<u64>,
     /// Since the start: when the next group is due.
@@ -61,11 +75,22 @@ impl Pacer {
             per_byte,
             group,
             hz,
+            patience: PATIENCE * hz,
             start: None,
             due: 0.0,
             not_before: 0.0,
             forgiven: 0.0,
         }
+    }
+
+    /// The same, for packets of which this becomes.
+    pub fn with_late(self, late: Late, size: f64) -> Self {
+        let wire = size + OVERHEAD as f64;
+        let patience = match late {
+            Late::CaughtUp => self.patience,
+            Late::GivenUp => (self.per_packet + self.per_byte * wire) * FORGIVEN_BEYOND,
+        };
+        Self { patience, ..self }
     }
 
     /// How many packets go out at once.
@@ -89,7 +114,7 @@ impl Pacer {
         let hurry = if at - self.due > FAR_BEHIND * self.hz { GREAT_HURRY } else { HURRY };
         self.not_before = at + cost * hurry;
         self.due += cost;
-        let late = at - self.due - PATIENCE * self.hz;
+        let late = at - self.due - self.patience;
         if late > 0.0 {
             self.due += late;
             self.forgiven += late;
@@ -183,6 +208,19 @@ mod tests {
         assert!(pacer.is_due(10 * HZ));
         pacer.sent(10 * HZ, 1, 60);
         assert!((pacer.forgiven() - 9.0).abs() < 0.01, "{}", pacer.forgiven());
+    }
+
+    #[test]
+    fn what_is_given_up_is_not_made_up_for() {
+        let pacer = Pacer::new(Pace::Frames(1_000_000.0), 64.0, HZ);
+        let mut pacer = pacer.with_late(Late::GivenUp, 64.0);
+        let millisecond = HZ / 1000;
+        let sent = each_millisecond(&mut pacer, 100, 20, |now| {
+            now / millisecond < 5 + 3 && now / millisecond >= 5
+        });
+        assert!(sent.iter().all(|count| *count <= 1000 + 128 + 2), "{sent:?}");
+        let total: usize = sent.iter().sum();
+        assert!((17_000..=17_140).contains(&total), "{total}");
     }
 
     #[test]

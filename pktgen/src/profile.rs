@@ -7,9 +7,11 @@ use crate::addresses::Addresses;
 use crate::choice::{Choice, MOST_FLOWS};
 use crate::error::Invalid;
 use crate::frame::{Kind, Protocol};
+use crate::pace::Late;
 use crate::rate::{CHECK, Rate};
 use crate::size::Sizes;
 use crate::stamp::Mark;
+use crate::track::Tracking;
 
 /// What to send.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +40,10 @@ pub struct Profile {
     pub mtu: u16,
     /// Random choices repeat with the same seed.
     pub seed: u64,
+    /// Whose packets are numbered.
+    pub tracking: Tracking,
+    /// What becomes of packets that cannot leave when they are due.
+    pub late: Late,
 }
 
 impl Profile {
@@ -57,6 +63,8 @@ impl Profile {
             destination_mac: Mac([2, 0, 0, 0, 0, 2]),
             mtu: 1500,
             seed: 1,
+            tracking: Tracking::Flows,
+            late: Late::CaughtUp,
         }
     }
 

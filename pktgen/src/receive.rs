@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use crate::neighbours::Desk;
 use crate::parse;
 use crate::stamp::{Mark, Stamp};
-use crate::track::{Tracker, Verdict};
+use crate::track::{Tracker, Tracking, Verdict};
 
 /// The longest latency that is told from longer ones, in nanoseconds: ten seconds.
 const LONGEST: u64 = 10_000_000_000;
@@ -94,6 +94,9 @@ pub struct Receiver {
     arrived: Vec<Arrived>,
     observed: Observed,
     tracker: Tracker,
+    tracking: Tracking,
+    /// How many flows there are.
+    flows: u32,
     mark: Mark,
     gue_port: u16,
     nanoseconds: f64,
@@ -108,12 +111,20 @@ pub struct Receiver {
 
 impl Receiver {
     /// Counts packets with this mark and flow numbers below `flows`, on a clock of `hz` ticks a second.
-    pub fn new(queues: Vec<ReceiveQueue>, mark: Mark, flows: u32, gue_port: u16, hz: u64) -> Self {
+    pub fn new(
+        queues: Vec<ReceiveQueue>,
+        mark: Mark,
+        (flows, tracking): (u32, Tracking),
+        gue_port: u16,
+        hz: u64,
+    ) -> Self {
         Self {
             arrived: vec![Arrived::default(); queues.len()],
             queues,
             observed: Observed::new(),
-            tracker: Tracker::new(flows),
+            tracker: Tracker::new(tracking.rows(flows)),
+            tracking,
+            flows,
             mark,
             gue_port,
             nanoseconds: 1e9 / hz as f64,
@@ -156,9 +167,7 @@ impl Receiver {
             let bytes = frame.frame_len() as u64;
             let found = parse::innermost(frame.bytes_mut(), self.gue_port)
                 .and_then(|packet| Some((parse::stamp(&packet, self.mark)?, packet.layers)));
-            let Some((found, layers)) =
-                found.filter(|(found, _)| (found.flow as usize) < self.tracker.len())
-            else {
+            let Some((found, layers)) = found.filter(|(found, _)| found.flow < self.flows) else {
                 arrived.foreign += 1;
                 if let Some(desk) = self.desk.as_mut().filter(|_| port == last) {
                     desk.hear(frame.bytes_mut());
@@ -175,7 +184,9 @@ impl Receiver {
         let ours = arrived.frames - self.arrived[port].frames;
         self.arrived[port] = arrived;
         self.observed.encapsulated += encapsulated;
-        stamps.iter().flatten().for_each(|stamp| self.tracker.look_at(stamp.flow, stamp.sequence));
+        for stamp in stamps.iter().flatten() {
+            self.tracker.look_at(self.tracking.row(stamp.flow), stamp.sequence);
+        }
         stamps.iter().flatten().for_each(|stamp| self.observe(stamp, now));
         Mbuf::give_back(&mut burst);
         ours as usize
@@ -183,7 +194,7 @@ impl Receiver {
 
     #[inline]
     fn observe(&mut self, stamp: &Stamp, now: u64) {
-        match self.tracker.observe(stamp.flow, stamp.sequence) {
+        match self.tracker.observe(self.tracking.row(stamp.flow), stamp.sequence) {
             None => return,
             Some(Verdict::InOrder) => {}
             Some(Verdict::Reordered) => self.observed.reordered += 1,

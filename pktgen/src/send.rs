@@ -7,11 +7,13 @@ use crate::addresses::Addresses;
 use crate::choice::{Chooser, Part};
 use crate::error::Invalid;
 use crate::frame::{Moment, Protocol, Template};
-use crate::pace::{MOST, Pacer};
+use crate::memory;
+use crate::pace::{Late, MOST, Pacer};
 use crate::parse;
 use crate::profile::Profile;
 use crate::random::Random;
 use crate::stamp::Mark;
+use crate::track::Tracking;
 
 /// What has been sent; frames that the port has taken, and no others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,10 +37,11 @@ pub struct Sent {
 pub struct Stream {
     addresses: Addresses,
     chooser: Chooser,
-    /// The number of each flow's next packet.
+    tracking: Tracking,
+    /// The number of the next packet, by row.
     sequences: Vec<u32>,
     templates: Vec<Template>,
-    /// For the first packet of a TCP flow, in the order of `templates`; empty otherwise.
+    /// For the first packet of a TCP flow, in the order of `templates`; empty if there is no such packet.
     openings: Vec<Template>,
     /// Indices into `templates`: one round of sizes.
     round: Vec<u16>,
@@ -69,14 +72,15 @@ impl Stream {
         let numbers = profile.numbers();
         let chooser = Chooser::new(profile.choice, profile.flows, numbers, hz, random.bits());
         let openings = match profile.protocol {
-            Protocol::Tcp => {
+            Protocol::Tcp if profile.tracking == Tracking::Flows => {
                 sizes.iter().map(|size| Template::without_payload(kind, *size)).collect()
             }
             _ => vec![],
         };
         Ok(Self {
             addresses: profile.addresses,
-            sequences: vec![0; chooser.numbers() as usize],
+            tracking: profile.tracking,
+            sequences: memory::filled(0, profile.tracking.rows(chooser.numbers()) as usize),
             chooser,
             templates: sizes.iter().map(|size| Template::new(kind, *size)).collect(),
             openings,
@@ -91,9 +95,9 @@ impl Stream {
         self.chooser.numbers()
     }
 
-    /// Packets of a flow that were sent, modulo 2^32.
-    pub fn sent_of(&self, flow: usize) -> u32 {
-        self.sequences.get(flow).copied().unwrap_or(0)
+    /// Packets that were sent of each flow, or of all together, modulo 2^32.
+    pub fn sent_by_row(&self) -> &[u32] {
+        &self.sequences
     }
 
     /// Writes the next packets into empty `frames`, as they leave at `now`. First all flows are chosen, so that the
@@ -106,7 +110,7 @@ impl Stream {
             *due = Due { flow, sequence: 0, is_last: part == Part::Last };
         }
         for due in &mut due[..frames.len()] {
-            let next = &mut self.sequences[due.flow as usize];
+            let next = &mut self.sequences[self.tracking.row(due.flow) as usize];
             due.sequence = *next;
             *next = next.wrapping_add(1);
         }
@@ -120,10 +124,11 @@ impl Stream {
         let size = usize::from(self.round[self.next_size]);
         self.next_size =
             if self.next_size + 1 == self.round.len() { 0 } else { self.next_size + 1 };
-        let (template, moment) = match (due.sequence, due.is_last) {
+        let opening = if due.sequence == 0 { self.openings.get(size) } else { None };
+        let (template, moment) = match (opening, due.is_last) {
             (_, true) => (&self.templates[size], Moment::Last),
-            (0, false) => (self.openings.get(size).unwrap_or(&self.templates[size]), Moment::First),
-            _ => (&self.templates[size], Moment::Middle),
+            (Some(opening), false) => (opening, Moment::First),
+            (None, false) => (&self.templates[size], Moment::Middle),
         };
         let tuple = self.addresses.tuple(due.flow);
         if let Some(bytes) = frame.append(template.length()) {
@@ -135,7 +140,8 @@ impl Stream {
     fn take_back(&mut self, frame: &mut Mbuf) {
         let stamp = parse::innermost(frame.bytes_mut(), 0)
             .and_then(|packet| parse::stamp(&packet, self.mark));
-        if let Some(next) = stamp.and_then(|stamp| self.sequences.get_mut(stamp.flow as usize)) {
+        let row = stamp.map(|stamp| self.tracking.row(stamp.flow) as usize);
+        if let Some(next) = row.and_then(|row| self.sequences.get_mut(row)) {
             *next = next.wrapping_sub(1);
         }
     }
@@ -152,6 +158,10 @@ pub struct Sender {
     sent: Sent,
     /// Frames that are still to be written.
     left: u64,
+    /// Whether what the port refuses is not tried again.
+    gives_up: bool,
+    /// Frames that were written and given up.
+    unsent: u64,
 }
 
 impl Sender {
@@ -163,7 +173,8 @@ impl Sender {
         profile: &Profile,
         hz: u64,
     ) -> Self {
-        let pacer = Pacer::new(profile.rate.pace(profile.line_rate), profile.sizes.mean(), hz);
+        let (pace, size) = (profile.rate.pace(profile.line_rate), profile.sizes.mean());
+        let pacer = Pacer::new(pace, size, hz).with_late(profile.late, size);
         Self {
             queue,
             pool,
@@ -172,6 +183,8 @@ impl Sender {
             waiting: ArrayVec::new(),
             sent: Sent::default(),
             left: u64::MAX,
+            gives_up: profile.late == Late::GivenUp && pace.frames(size).is_some(),
+            unsent: 0,
         }
     }
 
@@ -206,7 +219,11 @@ impl Sender {
             self.pacer.sent(now, group, bytes);
             self.left -= group as u64;
         }
-        self.hand_over(now)
+        let taken = self.hand_over(now);
+        if self.gives_up {
+            self.give_up();
+        }
+        taken
     }
 
     #[inline]
@@ -235,11 +252,16 @@ impl Sender {
         self.waiting.is_empty()
     }
 
-    /// Gives up on what the port has refused to the last, which counts as never sent; how many frames that were.
-    pub fn give_up(&mut self) -> u64 {
+    /// Gives up on what the port has refused, which counts as never sent.
+    pub fn give_up(&mut self) {
         let Self { waiting, stream, .. } = self;
         waiting.iter_mut().for_each(|frame| stream.take_back(frame));
-        waiting.drain(..).count() as u64
+        self.unsent += waiting.drain(..).count() as u64;
+    }
+
+    /// Frames that were given up.
+    pub fn unsent(&self) -> u64 {
+        self.unsent
     }
 
     /// What has been sent.

@@ -4,11 +4,42 @@
 //! With few flows that window is long, with many it is 64 packets. A packet from before the window cannot be told
 //! from a duplicate any more; it is counted as late.
 
+use crate::memory;
+
 /// Windows of all flows together take up to so many 64-bit words (8 MiB), if one word for each flow is not more.
 const WORDS: usize = 1 << 20;
 
 /// And one flow's up to so many: 65,536 packets.
 const MOST_WORDS: usize = 1 << 10;
+
+/// Whose packets are numbered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tracking {
+    /// Each flow's: what became of each can be told, and a TCP flow opens with a SYN.
+    Flows,
+    /// The run's, all together: the memory of a million flows is not touched for each packet. No TCP flow opens with a SYN,
+    /// as if it had begun before.
+    Run,
+}
+
+impl Tracking {
+    /// Of so many flows, how many have numbers of their own.
+    pub fn rows(self, flows: u32) -> u32 {
+        match self {
+            Self::Flows => flows,
+            Self::Run => 1,
+        }
+    }
+
+    /// Which of the rows is this flow's.
+    #[inline]
+    pub fn row(self, flow: u32) -> u32 {
+        match self {
+            Self::Flows => flow,
+            Self::Run => 0,
+        }
+    }
+}
 
 /// What a packet is to its flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +77,8 @@ impl Tracker {
         let flows = flows.max(1) as usize;
         let share = (WORDS / flows).clamp(1, MOST_WORDS);
         let words = 1 << share.ilog2();
-        Self { flows: vec![Flow::default(); flows], windows: vec![0; flows * words], words }
+        let windows = memory::filled(0, flows * words);
+        Self { flows: memory::filled(Flow::default(), flows), windows, words }
     }
 
     /// How many flows there can be.

@@ -15,8 +15,13 @@ use crate::lab;
 use crate::namespace::Namespace;
 use crate::process::{self, Background, eventually};
 
+pub mod broker;
+
 mod ftp;
+
 pub mod names;
+
+pub mod shell;
 
 /// The ports that nginx listens on; 443 speaks plain HTTP too, since no test asks for its TLS.
 pub const PORTS: [u16; 3] = [80, 443, 8080];

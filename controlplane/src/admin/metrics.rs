@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
+use crate::alerts::Tally;
 use crate::net::in_band::StackStats;
 use crate::node::Node;
 use crate::report::{Interface, Server, Service, Traffic, Worker};
@@ -20,6 +21,12 @@ pub fn text(node: &Node) -> String {
     page.sample("generation", &[], status.generation);
     page.gauge("current", "Whether every worker has taken up the newest snapshot.");
     page.sample("current", &[], u8::from(status.current));
+    page.gauge("control_longest_gap_seconds", "The control thread's longest gap in a minute.");
+    page.sample("control_longest_gap_seconds", &[], status.control_longest_gap);
+    page.counter("checks_total", "Checks of servers.");
+    page.sample("checks_total", &[], node.asked().asked());
+    page.counter("checks_failed_total", "Checks that servers have failed.");
+    page.sample("checks_failed_total", &[], node.asked().failed());
     page.gauge("buffers", "Packet buffers.");
     page.sample("buffers", &[], status.buffers.capacity);
     page.gauge("buffers_available", "Packet buffers that are free.");
@@ -63,6 +70,18 @@ pub fn text(node: &Node) -> String {
         page.counter(name, help);
         page.sample(name, &[], value);
     }
+    page.counter("events_total", "Events, by what changed and its new state.");
+    for (subject, new, count) in node.events().counts() {
+        page.sample("events_total", &[("subject", &subject), ("new", &new)], count);
+    }
+    let alerts = node.alerts();
+    let kinds = [("mail", &alerts.mail), ("webhook", &alerts.webhook)];
+    for (name, help, value) in ALERTS {
+        page.counter(name, help);
+        for (kind, tally) in kinds {
+            page.sample(name, &[("kind", &kind)], value(tally));
+        }
+    }
     for (name, kind, help, value) in IN_BAND {
         page.family(name, kind, help);
         page.sample(name, &[], value(&counters.in_band));
@@ -76,11 +95,15 @@ pub fn text(node: &Node) -> String {
 
     page.gauge("service_up", "Whether a server of the service takes new connections.");
     for service in &status.services {
-        page.sample("service_up", &[("service", &service.name)], u8::from(service.state == "up"));
+        page.sample(
+            "service_up",
+            &[("service", &service.name)],
+            u8::from(["up", "degraded"].contains(&service.state.as_str())),
+        );
     }
-    page.gauge("server_up", "Whether the server can be reached.");
+    page.gauge("server_up", "Whether the server can be reached and passes its check.");
     each_server(&status.services, |labels, server| {
-        page.sample("server_up", labels, u8::from(server.actual != "unreachable"));
+        page.sample("server_up", labels, u8::from(is_well(server)));
     });
     page.gauge("server_weight", "The server's share of new connections.");
     each_server(&status.services, |labels, server| {
@@ -117,6 +140,10 @@ pub fn text(node: &Node) -> String {
     page.0
 }
 
+fn is_well(server: &Server) -> bool {
+    !["unreachable", "unknown", "closing", "down"].contains(&server.actual.as_str())
+}
+
 fn each_server(services: &[Service], mut show: impl FnMut(Labels, &Server)) {
     for service in services {
         for server in &service.servers {
@@ -151,6 +178,14 @@ const WORKER: &[Family<Worker>] = &[
     ("clients_evicted_total", "counter", "Clients forgotten for others.", |w| w.clients_evicted),
     ("idle_turns_total", "counter", "Turns in which no frame came.", |w| w.idle_turns),
     ("busy_turns_total", "counter", "Turns in which some frames came.", |w| w.busy_turns),
+];
+
+type Alert = (&'static str, &'static str, fn(&Tally) -> u64);
+
+const ALERTS: &[Alert] = &[
+    ("alerts_sent_total", "Mails and messages that got there.", Tally::sent),
+    ("alerts_failed_total", "Attempts that failed.", Tally::failed),
+    ("alerts_lost_total", "Events that nobody was told of.", Tally::lost),
 ];
 
 const IN_BAND: &[Family<StackStats>] = &[

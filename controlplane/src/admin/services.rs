@@ -346,6 +346,19 @@ async fn want(
     Ok(tagged(Json(server_at(&view, place)?), &view))
 }
 
+/// Changes some settings of a service or of its server, as [`change`] and [`change_server`] do.
+pub fn edited(
+    service: String,
+    server: Option<String>,
+    patch: Value,
+) -> impl FnOnce(&mut Value) -> Result<Place, Refusal> + Send + 'static {
+    move |document: &mut Value| {
+        let place = place_of(document, &service, server.as_deref())?;
+        merge(at(document, place), patch);
+        Ok(place)
+    }
+}
+
 /// Where the service, or its server, stands in the document.
 fn place_of(document: &mut Value, service: &str, server: Option<&str>) -> Result<Place, Refusal> {
     let position = |list: &[Value], name: &str| list.iter().position(|one| one["name"] == name);

@@ -14,8 +14,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::compile::{Compiler, LiveInterface};
+use crate::events::Events;
+use crate::health::memory::Memory;
 use crate::identities::Identities;
 use crate::net::kernel::Kernel;
+use crate::states::States;
 
 /// What an agent does with a connection.
 #[derive(Debug, Clone)]
@@ -204,7 +207,11 @@ async fn weights_follow_the_answers_and_return_after_too_many_misses() {
     let compiler = Compiler::new(1).with_agents(agents.clone());
     let live = [LiveInterface { mac: Default::default(), mtu: 1500, quiet: false }];
     let compiled = || {
-        let compiled = compiler.compile(&config, &identities, &live, Moment::START);
+        let identities = identities.of(&config);
+        let (states, _) = States::new(Events::default(), Memory::default());
+        states.follow(&config, &identities);
+        let standings = states.standings();
+        let compiled = compiler.compile(&config, &identities, &standings, &live, Moment::START);
         compiled.snapshot(&Neighbours::default(), 1)
     };
     let weight = |position: usize| agents.weight(service, &service.servers[position]);

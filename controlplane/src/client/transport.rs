@@ -8,29 +8,28 @@ use std::time::Duration;
 
 use clap::Args;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::admin::certificate;
+use crate::trust;
 
 /// How long a whole exchange may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest answer that is read, in bytes.
 const LONGEST: usize = 256 << 20;
-/// Whom Debian trusts.
-const TRUSTED: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// The longest event of a live answer, in bytes.
+const LONGEST_EVENT: usize = 1 << 20;
 /// The port of `[admin] listen` unless the operator says otherwise.
 const PORT: u16 = 9443;
 
@@ -84,12 +83,9 @@ pub enum Error {
         /// What the system said.
         cause: io::Error,
     },
-    /// The trusted certificates are unusable.
-    #[error("{0}")]
-    Certificate(#[from] certificate::Error),
     /// There is no trust to begin with.
-    #[error("cannot use TLS: {0}; give --ca FILE with the node's certificate")]
-    Tls(#[from] rustls::Error),
+    #[error("{0}; give --ca FILE with the node's certificate")]
+    Trust(#[from] trust::Error),
     /// The token cannot stand in a header.
     #[error("the token holds characters that no token has")]
     Token,
@@ -105,12 +101,14 @@ pub struct Request {
     pub content: Option<(&'static str, Vec<u8>)>,
     /// The entity tag that must still be right.
     pub if_match: Option<String>,
+    /// The answer is to come live, and without an end.
+    pub is_live: bool,
 }
 
 impl Request {
     /// A request without a body.
     pub fn new(method: Method, path: &str) -> Self {
-        Self { method, path: path.to_owned(), content: None, if_match: None }
+        Self { method, path: path.to_owned(), content: None, if_match: None, is_live: false }
     }
 }
 
@@ -130,24 +128,109 @@ pub struct Answer {
 ///
 /// When the node cannot be reached, or the exchange breaks off.
 pub fn exchange(target: &Target, request: Request) -> Result<Answer, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::Broken(error.to_string()))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let all = async {
-            match &target.url {
-                None => over_unix(target, request).await,
-                Some(url) => over_tls(target, url, request).await,
-            }
+            let (connection, response) = begun(target, request).await?;
+            let answer = whole(response).await;
+            connection.abort();
+            answer
         };
-        timeout(PATIENCE, all).await.unwrap_or_else(|_| {
-            Err(Error::Broken(format!("no answer within {} seconds", PATIENCE.as_secs())))
-        })
+        timeout(PATIENCE, all).await.unwrap_or_else(|_| Err(late()))
     })
 }
 
-async fn over_unix(target: &Target, request: Request) -> Result<Answer, Error> {
+/// Asks for what comes live (`text/event-stream`), and gives each event's kind and data to `take` until that
+/// has had enough. An answer that is something else is given back whole.
+///
+/// # Errors
+///
+/// When the node cannot be reached, or ends the connection.
+pub fn follow(
+    target: &Target,
+    path: &str,
+    mut take: impl FnMut(&str, &str) -> bool,
+) -> Result<Option<Answer>, Error> {
+    runtime()?.block_on(async {
+        let request = Request { is_live: true, ..Request::new(Method::GET, path) };
+        let begun = timeout(PATIENCE, begun(target, request)).await;
+        let (_connection, mut response) = begun.unwrap_or_else(|_| Err(late()))?;
+        if !response.status().is_success() {
+            return whole(response).await.map(Some);
+        }
+        let mut lines = Lines::default();
+        while let Some(frame) = response.frame().await {
+            let frame = frame.map_err(|error| Error::Broken(error.to_string()))?;
+            for (kind, data) in lines.take(&frame.into_data().unwrap_or_default())? {
+                if !take(&kind, &data) {
+                    return Ok(None);
+                }
+            }
+        }
+        Err(Error::Broken("the node has ended it".into()))
+    })
+}
+
+/// What has come of an event stream, as far as it makes no whole event yet.
+#[derive(Default)]
+struct Lines {
+    rest: Vec<u8>,
+    kind: String,
+    data: String,
+}
+
+impl Lines {
+    /// The kind and the data of each event that is whole now.
+    fn take(&mut self, bytes: &[u8]) -> Result<Vec<(String, String)>, Error> {
+        self.rest.extend_from_slice(bytes);
+        let mut whole = Vec::new();
+        while let Some(end) = self.rest.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            let line = String::from_utf8_lossy(line.trim_ascii_end());
+            match line.split_once(": ") {
+                None if line.is_empty() && !self.data.is_empty() => {
+                    whole.push((std::mem::take(&mut self.kind), std::mem::take(&mut self.data)));
+                }
+                Some(("event", kind)) => kind.clone_into(&mut self.kind),
+                Some(("data", data)) => self.data += data,
+                _ => {} // a number, a comment, or what a later version has to say
+            }
+        }
+        if self.rest.len() + self.data.len() > LONGEST_EVENT {
+            return Err(Error::Broken("the node sends an event without end".into()));
+        }
+        Ok(whole)
+    }
+}
+
+fn runtime() -> Result<Runtime, Error> {
+    let built = Builder::new_current_thread().enable_all().build();
+    built.map_err(|error| Error::Broken(error.to_string()))
+}
+
+fn late() -> Error {
+    Error::Broken(format!("no answer within {} seconds", PATIENCE.as_secs()))
+}
+
+/// A connection, and the head of the answer that came over it.
+type Begun = (JoinHandle<hyper::Result<()>>, hyper::Response<Incoming>);
+
+async fn begun(target: &Target, request: Request) -> Result<Begun, Error> {
+    match &target.url {
+        None => over_unix(target, request).await,
+        Some(url) => over_tls(target, url, request).await,
+    }
+}
+
+async fn whole(response: hyper::Response<Incoming>) -> Result<Answer, Error> {
+    let status = response.status();
+    let etag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
+    let etag = etag.map(str::to_owned);
+    let body = Limited::new(response.into_body(), LONGEST).collect().await;
+    let body = body.map_err(|error| Error::Broken(error.to_string()))?.to_bytes();
+    Ok(Answer { status, etag, body })
+}
+
+async fn over_unix(target: &Target, request: Request) -> Result<Begun, Error> {
     let at = || target.socket.display().to_string();
     let stream = UnixStream::connect(&target.socket)
         .await
@@ -155,7 +238,7 @@ async fn over_unix(target: &Target, request: Request) -> Result<Answer, Error> {
     converse(stream, "localhost", None, request).await
 }
 
-async fn over_tls(target: &Target, url: &Uri, request: Request) -> Result<Answer, Error> {
+async fn over_tls(target: &Target, url: &Uri, request: Request) -> Result<Begun, Error> {
     let refused = || Error::Url(url.clone());
     let authority = url.authority().filter(|_| url.scheme_str() == Some("https"));
     let authority = authority.ok_or_else(refused)?;
@@ -163,7 +246,7 @@ async fn over_tls(target: &Target, url: &Uri, request: Request) -> Result<Answer
     let port = authority.port_u16().unwrap_or(PORT);
     let name = ServerName::try_from(host.clone()).map_err(|_| refused())?;
     let token = token(target)?;
-    let tls = TlsConnector::from(Arc::new(trust(target)?));
+    let tls = TlsConnector::from(Arc::new(trust::client(target.ca.as_deref(), !target.insecure)?));
     let unreachable = |cause| Error::Unreachable { at: format!("{host}:{port}"), cause };
     let stream = TcpStream::connect((host.as_str(), port)).await.map_err(unreachable)?;
     let stream = tls.connect(name, stream).await.map_err(unreachable)?;
@@ -175,7 +258,7 @@ async fn converse<S>(
     host: &str,
     token: Option<&str>,
     request: Request,
-) -> Result<Answer, Error>
+) -> Result<Begun, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -193,6 +276,9 @@ where
         shown.set_sensitive(true);
         builder = builder.header(header::AUTHORIZATION, shown);
     }
+    if request.is_live {
+        builder = builder.header(header::ACCEPT, "text/event-stream");
+    }
     if let Some(tag) = request.if_match {
         builder = builder.header(header::IF_MATCH, tag);
     }
@@ -202,14 +288,8 @@ where
         body = content;
     }
     let request = builder.body(Full::new(Bytes::from(body))).map_err(|error| broken(&error))?;
-    let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
-    let status = answer.status();
-    let etag = answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
-    let etag = etag.map(str::to_owned);
-    let body = Limited::new(answer.into_body(), LONGEST).collect().await;
-    let body = body.map_err(|error| Error::Broken(error.to_string()))?.to_bytes();
-    connection.abort();
-    Ok(Answer { status, etag, body })
+    let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+    Ok((connection, response))
 }
 
 fn token(target: &Target) -> Result<Option<String>, Error> {
@@ -217,70 +297,4 @@ fn token(target: &Target) -> Result<Option<String>, Error> {
     let text =
         fs::read_to_string(path).map_err(|cause| Error::File { path: path.clone(), cause })?;
     Ok(Some(text.trim().to_owned()))
-}
-
-/// Whose certificates are good.
-fn trust(target: &Target) -> Result<ClientConfig, Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()?;
-    if target.insecure {
-        let anybody = Arc::new(Anybody(provider));
-        let builder = builder.dangerous().with_custom_certificate_verifier(anybody);
-        return Ok(builder.with_no_client_auth());
-    }
-    let mut roots = RootCertStore::empty();
-    match &target.ca {
-        Some(file) => {
-            for certificate in certificate::chain(file)? {
-                roots.add(certificate)?;
-            }
-        }
-        None => {
-            let trusted = certificate::chain(TRUSTED.as_ref()).unwrap_or_default();
-            let _ = roots.add_parsable_certificates(trusted); // how many were read
-        }
-    }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// Trusts any certificate, but still wants its owner at the other end (`--insecure`).
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use dataplane::moment::Moment;
 use dataplane::snapshot::{Admission, ServerId, ServiceId};
 
-use super::admission;
 use crate::config::{Config, Server, Service};
+use crate::states::Standings;
 
 /// Who took new flows in the configuration before, and who has only begun to.
 #[derive(Debug, Default)]
@@ -31,6 +31,7 @@ impl Ramps {
         &self,
         config: &Config,
         identities: &[(ServiceId, Vec<ServerId>)],
+        standings: &Standings,
         own: impl Fn(&Service, &Server) -> u16,
         now: Moment,
     ) -> Vec<Vec<u16>> {
@@ -41,7 +42,12 @@ impl Ramps {
         let mut under_way = HashMap::new();
         let mut weight = |service: &Service, id: ServerId, server: &Server| {
             let own = own(service, server);
-            if !is_open(service, server) || own == 0 {
+            let standing = standings.server(id);
+            if standing.admission != Admission::Open || own == 0 {
+                // Whoever has only not been asked yet does not come back from anywhere.
+                if standing.is_unknown && before.as_ref().is_none_or(|it| it.contains(&id)) {
+                    open.insert(id);
+                }
                 return own;
             }
             open.insert(id);
@@ -79,10 +85,6 @@ impl Ramps {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn is_open(service: &Service, server: &Server) -> bool {
-    admission(service, server) == Admission::Open
 }
 
 /// From a tenth to all of it, and never nothing.

@@ -11,14 +11,18 @@ use dataplane::wire::Address;
 
 use super::keys;
 use super::tables::Tables;
-use crate::config::{self, CheckKind, Config, Forwarding, State};
+use crate::config::{self, Config, Fallback, Forwarding};
+use crate::states::Standings;
 
 /// A service of the configuration with its identities.
 pub(super) struct Compiling<'c> {
     pub config: &'c Config,
     pub service: &'c config::Service,
     pub id: ServiceId,
-    pub servers: Vec<ServerId>,
+    /// In the order of the servers, and last the fallback's, if that is a server.
+    pub servers: &'c [ServerId],
+    /// Which flows servers take.
+    pub standings: &'c Standings,
     /// Weights now, in the order of the servers: a server that comes back begins with less than its own.
     pub weights: Vec<u16>,
 }
@@ -26,9 +30,7 @@ pub(super) struct Compiling<'c> {
 impl Compiling<'_> {
     /// The service's own record.
     pub fn record(&self, tables: &Tables, workers: u32) -> Service {
-        let candidates = Candidates::new(
-            self.open().map(|position| (self.servers[position], self.weights[position])),
-        );
+        let candidates = Candidates::new(self.open());
         let table = self.table(&candidates, tables);
         let service = self.service;
         Service {
@@ -51,33 +53,48 @@ impl Compiling<'_> {
                 clamp_mss: service.clamp_mss,
                 ftp: service.is_ftp(),
                 closed: !service.enabled,
-                page: false,
+                page: matches!(service.fallback, Fallback::Page(_))
+                    && self.standings.falls_back(self.id),
             },
         }
     }
 
-    /// Positions of the servers that take new flows: those of the best priority that has any (ST-12).
-    fn open(&self) -> impl Iterator<Item = usize> {
+    /// Who takes new flows, with weights: the servers of the best priority that has any (ST-12), or the fallback
+    /// where all have failed (ST-06).
+    fn open(&self) -> Vec<(ServerId, u16)> {
         let servers = &self.service.servers;
         let is_open = |position: &usize| self.admission(*position) == Admission::Open;
-        let open: Vec<_> = (0..servers.len()).filter(is_open).collect();
-        let best = open.iter().map(|&position| servers[position].priority).min();
-        open.into_iter().filter(move |&position| Some(servers[position].priority) == best)
+        let open: Vec<_> = (0..self.servers.len()).filter(is_open).collect();
+        let priority = |position: usize| servers.get(position).map(|server| server.priority);
+        // Nobody is open beside the fallback.
+        let best = open.iter().map(|&position| priority(position)).min();
+        let best = open.into_iter().filter(|&position| Some(priority(position)) == best);
+        best.map(|position| (self.servers[position], self.weight(position))).collect()
     }
 
-    /// As [`admission`] says, but a server whose own weight is not 0 and has become 0 drains: its agent asks
-    /// for that.
+    /// Which flows a server takes. The fallback, which is the last, keeps those that it has when the others come
+    /// back. A server whose weight is not 0 and has become 0 drains: its agent asks for that.
     fn admission(&self, position: usize) -> Admission {
-        match admission(self.service, &self.service.servers[position]) {
-            Admission::Open if self.weights[position] == 0 => Admission::Draining,
+        if position == self.service.servers.len() {
+            return match self.standings.falls_back(self.id) {
+                true => Admission::Open,
+                false => Admission::Draining,
+            };
+        }
+        match self.standings.server(self.servers[position]).admission {
+            Admission::Open if self.weight(position) == 0 => Admission::Draining,
             admission => admission,
         }
     }
 
-    /// Its part of new flows, in proportion to the others' of its service: nothing if it takes none.
+    fn weight(&self, position: usize) -> u16 {
+        self.weights.get(position).copied().unwrap_or(1)
+    }
+
+    /// A server's part of new flows, in proportion to the others' of its service: nothing if it takes none.
     pub fn share(&self, position: usize) -> u16 {
         match self.admission(position) {
-            Admission::Open => self.weights[position],
+            Admission::Open => self.weight(position),
             Admission::Draining | Admission::Halted => 0,
         }
     }
@@ -87,7 +104,7 @@ impl Compiling<'_> {
         let unweighted =
             matches!(self.service.scheduler, config::Scheduler::Rr | config::Scheduler::Lc);
         let by_id: std::collections::HashMap<ServerId, &config::Server> =
-            self.servers.iter().copied().zip(&self.service.servers).collect();
+            self.servers.iter().copied().zip(self.service.with_fallback()).collect();
         let servers: Vec<_> = candidates
             .servers()
             .iter()
@@ -100,10 +117,12 @@ impl Compiling<'_> {
         tables.of(size, servers)
     }
 
+    /// Those that clients may return to.
     fn hosts(&self) -> Box<[(Host, ServerId)]> {
         let host = |(server, &id)| (keys::host(self.service, server), id);
-        let mut hosts: Box<[_]> =
-            self.service.servers.iter().zip(&self.servers).map(host).collect();
+        let servers = self.service.servers.iter().zip(self.servers);
+        let kept = servers.filter(|(_, id)| self.standings.server(**id).keeps_clients);
+        let mut hosts: Box<[_]> = kept.map(host).collect();
         hosts.sort_unstable();
         hosts
     }
@@ -117,7 +136,7 @@ impl Compiling<'_> {
                 }
             }
         }
-        for server in &self.service.servers {
+        for server in self.service.with_fallback() {
             if let Forwarding::Nat { port } = server.forwarding {
                 services.expect_replies_from(server.address);
                 if self.service.scheduler == config::Scheduler::Ops {
@@ -144,8 +163,7 @@ impl Compiling<'_> {
     }
 
     /// A server as packets meet it, by way of `hop`.
-    pub fn server(&self, position: usize, hop: Hop) -> Server {
-        let server = &self.service.servers[position];
+    pub fn server(&self, server: &config::Server, position: usize, hop: Hop) -> Server {
         Server {
             id: self.servers[position],
             service: self.id,
@@ -191,17 +209,6 @@ impl Compiling<'_> {
     /// find us.
     fn source_towards(&self, hop: Hop) -> Address {
         self.config.connected(hop.address).map_or(Address::default(), |(_, own)| own.address())
-    }
-}
-
-/// Which flows a server takes: what is wanted, unless it is not well.
-pub fn admission(service: &config::Service, server: &config::Server) -> Admission {
-    match (server.wanted(), service.check) {
-        (State::Halt, _) => Admission::Halted,
-        // HC-15.
-        (_, CheckKind::Off) if !service.quiescent => Admission::Halted,
-        (State::Drain, _) | (_, CheckKind::Off) => Admission::Draining,
-        (State::Online, CheckKind::On) => Admission::Open,
     }
 }
 

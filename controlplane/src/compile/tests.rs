@@ -7,6 +7,10 @@ use dataplane::snapshot::{Admission, Encapsulation, Mode, PortId, Protocol, Sche
 use serde_json::{Value, json};
 
 use super::*;
+use crate::events::Events;
+use crate::health::memory::Memory;
+use crate::identities::Identities;
+use crate::states::States;
 
 const WAN: InterfaceId = InterfaceId(0);
 const LAN: InterfaceId = InterfaceId(1);
@@ -24,7 +28,24 @@ fn address(text: &str) -> Address {
 }
 
 fn compile(config: &Config, identities: &Identities) -> Compiled {
-    Compiler::new(1).compile(config, identities, &live(), Moment::START)
+    compiled(&Compiler::new(1), config, identities, Moment::START)
+}
+
+fn compiled(
+    compiler: &Compiler,
+    config: &Config,
+    identities: &Identities,
+    now: Moment,
+) -> Compiled {
+    let identities = identities.of(config);
+    compiler.compile(config, &identities, &standings(config, &identities), &live(), now)
+}
+
+/// Nobody has been asked yet.
+fn standings(config: &Config, identities: &[(ServiceId, Vec<ServerId>)]) -> Standings {
+    let (states, _) = States::new(Events::default(), Memory::default());
+    states.follow(config, identities);
+    states.standings()
 }
 
 fn mixed() -> (Config, Identities) {
@@ -106,8 +127,10 @@ fn a_packet_must_fit_what_the_card_takes() {
     let (config, identities) = mixed();
     let mut live = live();
     live[1].mtu = 1400;
+    let identities = identities.of(&config);
+    let standings = standings(&config, &identities);
     let snapshot = Compiler::new(1)
-        .compile(&config, &identities, &live, Moment::START)
+        .compile(&config, &identities, &standings, &live, Moment::START)
         .snapshot(&Neighbours::default(), 1);
     assert_eq!([snapshot.interfaces[0].mtu, snapshot.interfaces[1].mtu], [1500, 1400]);
 }
@@ -373,7 +396,7 @@ fn limits_are_shared_out_to_the_workers() {
         { "name": "b", "address": "10.1.0.101", "ports": "80" },
         { "name": "c", "address": "10.1.0.102", "ports": "80", "limits": { "half_open": 0 } },
     ]));
-    let compiled = Compiler::new(4).compile(&setup.0, &setup.1, &live(), Moment::START);
+    let compiled = compiled(&Compiler::new(4), &setup.0, &setup.1, Moment::START);
     let snapshot = compiled.snapshot(&Neighbours::default(), 1);
     let limits = |name| service_of(&snapshot, &setup.1, name).limits;
     let a = limits("a");
@@ -462,9 +485,7 @@ fn a_change_makes_only_the_tables_that_it_changes() {
     let compiler = Compiler::new(1);
     let (before, after) = (services(10), services(20));
     let compile = |setup: &(Config, Identities)| {
-        compiler
-            .compile(&setup.0, &setup.1, &live(), Moment::START)
-            .snapshot(&Neighbours::default(), 1)
+        compiled(&compiler, &setup.0, &setup.1, Moment::START).snapshot(&Neighbours::default(), 1)
     };
     let (old, new) = (compile(&before), compile(&after));
     let table =
@@ -530,7 +551,7 @@ fn a_server_that_comes_back_gets_its_weight_little_by_little() {
     let compiler = Compiler::new(1);
     let weight = |setup: &(Config, Identities), second: u64| {
         let now = Moment::from_nanos(second * 1_000_000_000);
-        let compiled = compiler.compile(&setup.0, &setup.1, &live(), now);
+        let compiled = self::compiled(&compiler, &setup.0, &setup.1, now);
         let found = candidates(&compiled.snapshot(&Neighbours::default(), 1), setup);
         let mut weights: Vec<_> =
             found.into_iter().map(|(name, weight)| (name.to_owned(), weight)).collect();

@@ -77,6 +77,14 @@ impl Config {
             told.push("nat: rules changed".into());
         }
         compare("service", &self.services, &next.services, |it| &it.name, &mut told, service);
+        if self.scripts != next.scripts {
+            told.push("node: scripts changed".into());
+        }
+        if self.alerts != next.alerts {
+            told.push("alerts: changed".into()); // what there is to say of it may be secret
+        }
+        let (old, new) = (&self.triggers, &next.triggers);
+        compare("trigger", old, new, |it| &it.name, &mut told, |_, _, _| ());
         told
     }
 }
@@ -131,8 +139,12 @@ fn service(old: &Service, new: &Service, told: &mut Vec<String>) {
     differs(old.hairpin != new.hairpin, "hairpin");
     differs(old.helper != new.helper, "helper");
     differs(old.sources != new.sources, "sources");
-    differs((old.check, old.quiescent) != (new.check, new.quiescent), "check");
+    differs((&old.check, old.quiescent) != (&new.check, new.quiescent), "check");
+    differs(old.passive != new.passive, "passive");
+    differs(old.last_server != new.last_server, "last_server");
+    differs(old.fallback != new.fallback, "fallback");
     differs(old.slow_start != new.slow_start, "slow_start");
+    differs(old.alerts != new.alerts, "alerts");
     differs(old.agent != new.agent, "agent");
     if old.enabled != new.enabled {
         told.push(format!("service {name}: {}", if new.enabled { "enabled" } else { "disabled" }));
@@ -160,6 +172,9 @@ fn server(kind: &str, old: &Server, new: &Server, told: &mut Vec<String>) {
     }
     if old.priority != new.priority {
         told.push(format!("{kind} {name}: priority {} becomes {}", old.priority, new.priority));
+    }
+    if old.check != new.check {
+        told.push(format!("{kind} {name}: check changed"));
     }
     let connections = |it: &Server| (it.min_connections, it.max_connections);
     if connections(old) != connections(new) {

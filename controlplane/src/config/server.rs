@@ -6,6 +6,7 @@ use dataplane::snapshot::MAX_SERVERS;
 use dataplane::wire::{Address, Prefix};
 
 use super::address::address;
+use super::check::own_check;
 use super::claims::Claims;
 use super::network::Network;
 use super::settings::{encapsulation, mode, port, state};
@@ -27,6 +28,7 @@ const SERVER: Shape = Shape {
         "min_connections",
         "max_connections",
         "state",
+        "check",
     ],
     later: &[],
 };
@@ -37,6 +39,8 @@ pub(super) struct Inherited<'s> {
     pub mode: Option<Mode>,
     /// The virtual addresses, as far as they could be read.
     pub addresses: &'s [Prefix],
+    /// The service's check.
+    pub check: &'s Field<'s>,
 }
 
 /// The list of servers; they are read twice.
@@ -127,6 +131,8 @@ fn server<'v>(
     let min_connections = refusals.keep(min_connections);
     let state = refusals.keep(table.at("state").or(State::default(), state));
 
+    let check = own_check(&table.at("check"), inherited.check, refusals);
+
     let given = refusals.keep(table.at("name").optional(server_name));
     let target = address.zip(forwarding).map(|(address, way)| (address, way.port()));
     if let Some(address) = address {
@@ -152,11 +158,12 @@ fn server<'v>(
         min_connections: min_connections?,
         max_connections: max_connections?,
         state: state?,
+        check: check?,
     })
 }
 
 /// Only a tunnel carries the packets of one family to a server of the other.
-fn same_family(
+pub(super) fn same_family(
     field: &Field<'_>,
     address: Address,
     forwarding: Option<Forwarding>,
@@ -191,7 +198,7 @@ fn default_name((address, port): (Address, Option<u16>)) -> String {
 }
 
 /// Mode and port together; `None` if either could not be read.
-fn forwarding(
+pub(super) fn forwarding(
     port_field: &Field<'_>,
     mode: Option<Mode>,
     refusals: &mut Refusals,

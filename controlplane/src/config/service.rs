@@ -10,9 +10,11 @@ use super::address::{address, each};
 use super::agent::agent;
 use super::claims::Claims;
 use super::network::Network;
+use super::passive::passive;
 use super::server::{Inherited, default_mode, servers};
 use super::{
-    Encapsulation, Forwarding, Helper, Mode, Protocol, Scheduler, Service, name, settings,
+    Encapsulation, Forwarding, Helper, LastServer, Mode, Protocol, Scheduler, Service, alerts,
+    check, fallback, name, settings,
 };
 use crate::field::{Field, Refusals, Shape, Table};
 
@@ -46,9 +48,13 @@ const SERVICE: Shape = Shape {
         "helper",
         "sources",
         "check",
+        "passive",
         "quiescent",
+        "last_server",
+        "fallback",
         "enabled",
         "slow_start",
+        "alerts",
         "agent",
         "server",
     ],
@@ -115,13 +121,23 @@ fn service<'v>(
     let clamp_mss = refusals.keep(table.at("clamp_mss").or(false, Field::truth));
     let helper = refusals.keep(table.at("helper").optional(settings::helper));
     let sources = sources(&table.at("sources"), network, claims, refusals);
-    let check = settings::check(&table.at("check"), refusals);
+    let check_field = table.at("check");
+    let check = check::check(&check_field, refusals);
+    let passive = passive(&table.at("passive"), refusals);
     let quiescent = refusals.keep(table.at("quiescent").or(true, Field::truth));
     let enabled = refusals.keep(table.at("enabled").or(true, Field::truth));
     let slow_start = refusals.keep(table.at("slow_start").or(0, settings::slow_start));
-    let inherited = Inherited { mode, addresses: addresses.as_deref().unwrap_or_default() };
+    let alerts = alerts::of_service(&table.at("alerts"), refusals);
+    let addresses_read = addresses.as_deref().unwrap_or_default();
+    let inherited = Inherited { mode, addresses: addresses_read, check: &check_field };
     let agent = agent(&table.at("agent"), refusals);
     let servers = servers(&table.at("server"), &inherited, network, claims, refusals);
+    let last_server = table.at("last_server").or(LastServer::default(), fallback::last_server);
+    let last_server = refusals.keep(last_server);
+    let carried = protocol.zip(ports.as_ref());
+    let fallback = carried.and_then(|carried| {
+        fallback::fallback(&table.at("fallback"), carried, &inherited, network, claims, refusals)
+    });
     // A claim is made even if its maker's name, or anything else, cannot be read.
     let complete = name.is_some() && mode.is_some() && scheduler.is_some() && servers.is_some();
     let service = Service {
@@ -141,9 +157,13 @@ fn service<'v>(
         helper: helper.unwrap_or_default(),
         sources: sources.unwrap_or_default(),
         check: check.unwrap_or_default(),
+        passive: passive.unwrap_or_default(),
         quiescent: quiescent.unwrap_or_default(),
+        last_server: last_server.unwrap_or_default(),
+        fallback: fallback.unwrap_or_default(),
         enabled: enabled.unwrap_or_default(),
         slow_start: slow_start.unwrap_or_default(),
+        alerts: alerts.unwrap_or_default(),
         agent: agent.unwrap_or_default(),
         servers: servers.unwrap_or_default(),
     };
@@ -248,8 +268,40 @@ fn together<'v>(
     let mut leaving = service.servers.iter().filter(|it| it.forwarding.mode() == Mode::Snat);
     let wrong = !service.sources.is_empty() && leaving.any(|it| !is_sourced(it.address.is_v4()));
     refuse(wrong, "sources", "an address of the servers' family as well");
+    let wrong = service.passive.is_some() && service.protocol == Protocol::Udp;
+    refuse(wrong, "passive", "none: only connections over tcp tell whether servers answer");
+    checks(table, service, refusals);
     if service.scheduler == Scheduler::Ops {
         one_packet(table, service, claims, refusals);
+    }
+}
+
+/// What checks ask of the rest: servers that can be asked as they say, at a port that can be told.
+fn checks(table: &Table<'_>, service: &Service, refusals: &mut Refusals) {
+    let own = |mode| matches!(mode, Mode::Dr | Mode::Tun);
+    let modes = || service.servers.iter().map(|server| server.forwarding.mode());
+    let only = "false: only servers of modes dr and tun have the virtual address";
+    if service.check.virtual_address && !own(service.mode) && !modes().any(own) {
+        refusals.add(table.at("check").part("virtual").expected(only));
+    }
+    let mut told = false;
+    let items = table.at("server").items(MAX_SERVERS, "").unwrap_or_default();
+    for (server, item) in service.servers.iter().zip(&items) {
+        let check = service.check_of(server);
+        let at = match &server.check {
+            None => table.at("check"),
+            Some(_) => item.part("check"),
+        };
+        let also_virtual = server.check.as_ref().and_then(|own| own.written.virtual_address);
+        if also_virtual == Some(true) && !own(server.forwarding.mode()) {
+            refusals.add(at.part("virtual").expected(only));
+        }
+        let shared = server.check.is_none();
+        if check.kind.needs_port() && service.check_port(server).is_none() && !(shared && told) {
+            told |= shared;
+            let expected = "the port to ask, since the service has a range of them";
+            refusals.add(at.part("port").expected(expected));
+        }
     }
 }
 
@@ -269,6 +321,10 @@ fn one_packet<'v>(
     if snat(service.mode) || service.servers.iter().any(|it| snat(it.forwarding.mode())) {
         refusals.add(scheduler.expected("another scheduler than ops, which mode snat cannot have"));
         return;
+    }
+    if service.fallback_server().is_some() {
+        let expected = "no server as fallback: with ops every datagram stands for itself";
+        refusals.add(table.at("fallback").expected(expected));
     }
     if service.persistence.is_some() {
         refusals.add(

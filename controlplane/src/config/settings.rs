@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::address::duration;
 use super::{
-    CheckKind, Encapsulation, Helper, Limits, Mode, Persistence, Ports, Protocol, Scheduler, State,
-    Timeouts, name,
+    Encapsulation, Helper, Limits, Mode, Persistence, Ports, Protocol, Scheduler, State, Timeouts,
+    name,
 };
 use crate::document;
 use crate::field::{Field, Invalid, Refusals, Shape};
@@ -61,26 +61,6 @@ pub(super) fn helper(field: &Field<'_>) -> Result<Helper, Invalid> {
 pub(super) fn state(field: &Field<'_>) -> Result<State, Invalid> {
     let words = [("online", State::Online), ("drain", State::Drain), ("halt", State::Halt)];
     word(field, "online, drain or halt", &words)
-}
-
-const CHECK: Shape = Shape {
-    known: &["type"],
-    later: &[
-        ("interval", "no interval: nothing is asked with the types \"on\" and \"off\""),
-        ("timeout", "no timeout: nothing is asked with the types \"on\" and \"off\""),
-        ("rise", "no rise: nothing is asked with the types \"on\" and \"off\""),
-        ("fall", "no fall: nothing is asked with the types \"on\" and \"off\""),
-    ],
-};
-
-/// Servers are not asked for now.
-pub(super) fn check(field: &Field<'_>, refusals: &mut Refusals) -> Option<CheckKind> {
-    let table = field.table(&CHECK, refusals)?;
-    let kind = table.at("type").or(CheckKind::default(), |field| {
-        let words = [("on", CheckKind::On), ("off", CheckKind::Off)];
-        word(field, "on or off (servers are not asked yet)", &words)
-    });
-    refusals.keep(kind)
 }
 
 const PERSISTENCE: Shape =

@@ -11,12 +11,16 @@ use super::{Admin, Certificate, Dataplane, Memory, Polling, name};
 use crate::document;
 use crate::field::{Field, Invalid, Refusals, Shape};
 
-const NODE: Shape = Shape { known: &["name"], later: &[] };
+const NODE: Shape = Shape { known: &["name", "scripts"], later: &[] };
 
-pub(super) fn node(field: &Field<'_>, refusals: &mut Refusals) -> Option<String> {
+/// Its name, and the directory of its scripts.
+pub(super) fn node(field: &Field<'_>, refusals: &mut Refusals) -> Option<(String, PathBuf)> {
     let table = field.table(&NODE, refusals)?;
-    let default = document::Node::default().name;
-    refusals.keep(table.at("name").or(default, name))
+    let document::Node { name: usual, scripts } = document::Node::default();
+    let name = refusals.keep(table.at("name").or(usual, name));
+    let scripts = table.at("scripts").or(scripts, |field| path(field, LONGEST_PATH));
+    let scripts = refusals.keep(scripts);
+    Some((name?, scripts?))
 }
 
 const DATAPLANE: Shape = Shape {
@@ -110,7 +114,7 @@ const ADMIN: Shape =
 /// The longest path of a Unix socket, in bytes (`sun_path` less its final zero, unix(7)).
 const LONGEST_SOCKET: usize = 107;
 /// The longest path of a file, in bytes (PATH_MAX less its final zero).
-const LONGEST_PATH: usize = 4095;
+pub(super) const LONGEST_PATH: usize = 4095;
 
 pub(super) fn admin(field: &Field<'_>, refusals: &mut Refusals) -> Option<Admin> {
     let table = field.table(&ADMIN, refusals)?;
@@ -157,7 +161,7 @@ fn in_band(
     Some(wanted)
 }
 
-fn path(field: &Field<'_>, longest: usize) -> Result<PathBuf, Invalid> {
+pub(super) fn path(field: &Field<'_>, longest: usize) -> Result<PathBuf, Invalid> {
     let expected = "an absolute path";
     let text = field.text(longest, expected)?;
     let is_path = text.starts_with('/') && !text.contains('\0');

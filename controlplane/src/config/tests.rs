@@ -12,7 +12,7 @@ use super::*;
 /// Every name that there is, with a value that is accepted.
 fn full() -> Value {
     json!({
-        "node": { "name": "lb1" },
+        "node": { "name": "lb1", "scripts": "/etc/sluice/scripts" },
         "dataplane": {
             "workers": [1, 2],
             "polling": "busy",
@@ -64,7 +64,55 @@ fn full() -> Value {
             { "kind": "pair", "inside": "10.2.0.50", "outside": "10.1.0.50" },
         ],
         "service": full_services(),
+        "alerts": full_alerts(),
+        "trigger": full_triggers(),
     })
+}
+
+fn full_alerts() -> Value {
+    json!({
+        "via": "kernel",
+        "mail": {
+            "server": "mail.example.org:587",
+            "tls": "starttls",
+            "verify": true,
+            "ca": "/etc/sluice/mail-ca.pem",
+            "user": "lb1",
+            "password": "not for logs",
+            "from": "lb1@example.org",
+            "to": ["admin@example.org"],
+            "rate": 20,
+            "about": ["server", "service"],
+        },
+        "webhook": [{
+            "url": "https://10.0.0.30:8443/events?node=lb1",
+            "secret": "not for logs",
+            "verify": false,
+            "ca": "/etc/sluice/hook-ca.pem",
+            "timeout": "10s",
+            "retries": 3,
+            "about": ["server", "trigger"],
+        }],
+    })
+}
+
+fn full_triggers() -> Value {
+    json!([{
+        "name": "web1-closing",
+        "on": { "event": "server", "service": "web", "server": "web1", "state": "closing" },
+        "do": [
+            { "action": "enable", "service": "web", "server": "web1" },
+            { "action": "weight", "service": "web", "server": "web1", "weight": 5 },
+            { "action": "script", "path": "web/down.sh", "args": ["-v"], "timeout": "20s" },
+            {
+                "action": "webhook",
+                "url": "http://hooks.example.org/web",
+                "secret": "not for logs",
+                "timeout": "5s",
+            },
+        ],
+        "rate": 10,
+    }])
 }
 
 fn full_services() -> Value {
@@ -103,9 +151,17 @@ fn full_services() -> Value {
             "helper": "ftp",
             "sources": ["10.1.0.2"],
             "check": { "type": "on" },
+            "passive": {
+                "eject": true,
+                "unanswered": 3,
+                "window": "20s",
+                "eject_for": "1m",
+                "max_ejected": "50%",
+            },
             "quiescent": false,
             "enabled": false,
             "slow_start": "30s",
+            "alerts": { "to": ["shop@example.org"] },
             "agent": {
                 "method": "http",
                 "port": 8888,
@@ -313,7 +369,7 @@ fn an_unknown_name_in_any_table_is_refused_by_its_path() {
         .chain([Vec::new()])
         .filter(|steps| at(&mut full(), steps).is_object())
         .collect();
-    assert_eq!(tables.len(), 26);
+    assert_eq!(tables.len(), 36);
     for steps in tables {
         let mut document = full();
         at(&mut document, &steps)["bogus"] = json!(1);
@@ -341,14 +397,31 @@ fn a_required_name_that_is_missing_is_refused_by_its_path() {
         "service[0].address",
         "service[0].ports",
         "service[0].server[0].address",
+        "service[0].alerts.to",
+        "alerts.mail.server",
+        "alerts.mail.user",
+        "alerts.mail.password",
+        "alerts.mail.from",
+        "alerts.mail.to",
+        "alerts.webhook[0].url",
+        "trigger[0].name",
+        "trigger[0].do",
+        "trigger[0].on.service",
+        "trigger[0].do[0].action",
+        "trigger[0].do[0].service",
+        "trigger[0].do[1].server",
+        "trigger[0].do[1].weight",
+        "trigger[0].do[2].path",
+        "trigger[0].do[3].url",
     ] {
         let mut document = full();
         let (table, name) = path.rsplit_once('.').unwrap();
         let mut steps = Vec::new();
         for part in table.split('.') {
-            let (name, position) = part.trim_end_matches(']').split_once('[').unwrap();
+            let (name, position) = part.split_once('[').unwrap_or((part, ""));
             steps.push(Step::Name(name.into()));
-            steps.push(Step::Position(position.parse().unwrap()));
+            let position = position.trim_end_matches(']').parse().map(Step::Position);
+            steps.extend(position);
         }
         at(&mut document, &steps).as_object_mut().unwrap().remove(name).unwrap();
         let all = refusals(&document);
@@ -563,7 +636,7 @@ fn a_value_out_of_its_range_is_refused_by_its_path() {
             &[json!("10.1.0.9"), json!("10.1.0.1"), json!("10.1.0.50"), json!("wan")],
         ),
         ("service[1].sources", &[json!(["10.1.0.2"])]),
-        ("service[0].check.type", &[json!("connect"), json!("http")]),
+        ("service[0].check.type", &[json!("pong"), json!(5), json!("")]),
         ("service[0].slow_start", &[json!("2h"), json!(-1)]),
         ("service[0].agent", &[json!("agent"), json!(3333)]),
         ("service[0].agent.method", &[json!("https"), json!("")]),
@@ -602,6 +675,85 @@ fn a_value_out_of_its_range_is_refused_by_its_path() {
         ("service[0].server[1].address", &[json!("10.3.0.11"), json!("10.1.1.11")]),
         ("service[1].addresses", &[json!([])]),
         ("service[1].addresses[1]", &[json!("10.1.0.101"), json!("10.9.0.1")]),
+        ("node.scripts", &[json!("scripts"), json!("")]),
+        ("alerts.via", &[json!("data"), json!("")]),
+        (
+            "alerts.mail.server",
+            &[
+                json!("10.0.0.25"),
+                json!("10.0.0.25:0"),
+                json!("10.0.0.25:65536"),
+                json!("10.0.0.256:25"),
+                json!("2001:db8::25:25"),
+                json!("[10.0.0.25]:25"),
+                json!(":25"),
+                json!("a b:25"),
+                json!("-a:25"),
+                json!("mail\r\nRSET:25"),
+            ],
+        ),
+        ("alerts.mail.tls", &[json!("ssl"), json!(true), json!("none")]),
+        ("alerts.mail.ca", &[json!("ca.pem")]),
+        ("alerts.mail.password", &[json!(""), json!("x".repeat(1025))]),
+        (
+            "alerts.mail.from",
+            &[json!("lb1"), json!("a@b@c"), json!("a b@example.org"), json!("ä@example.org")],
+        ),
+        ("alerts.mail.to", &[json!([]), json!("a@example.org"), json!(vec!["a@b.org"; 21])]),
+        ("alerts.mail.to[0]", &[json!("<a@example.org>"), json!("a@example.org\r\nbcc: b@c.org")]),
+        ("alerts.mail.rate", &[json!(0), json!(601)]),
+        ("alerts.mail.about", &[json!([])]),
+        ("alerts.mail.about[0]", &[json!("role"), json!("")]),
+        ("alerts.mail.about[1]", &[json!("server")]),
+        (
+            "alerts.webhook[0].url",
+            &[
+                json!("10.0.0.30"),
+                json!("/events"),
+                json!("ftp://10.0.0.30/"),
+                json!("https://"),
+                json!("https://user:word@10.0.0.30/"),
+                json!("https://10.0.0.30:0/"),
+                json!("https://10.0.0.30:99999/"),
+                json!("https://10.0.0.300/"),
+                json!("https://10.0.0.30/a b"),
+                json!("https://10.0.0.30/\r\nx: y"),
+                json!(format!("https://10.0.0.30/{}", "x".repeat(2048))),
+            ],
+        ),
+        ("alerts.webhook[0].secret", &[json!("")]),
+        ("alerts.webhook[0].timeout", &[json!(0), json!("61s")]),
+        ("alerts.webhook[0].retries", &[json!(21)]),
+        ("alerts.webhook[0].about[0]", &[json!("none")]),
+        ("service[0].alerts.to[0]", &[json!("shop")]),
+        ("trigger[0].name", &[json!(""), json!("a b"), json!("../x")]),
+        ("trigger[0].rate", &[json!(0), json!(6001)]),
+        ("trigger[0].on.event", &[json!("role"), json!("trigger"), json!("")]),
+        ("trigger[0].on.service", &[json!("shop"), json!("a b")]),
+        ("trigger[0].on.server", &[json!("web9")]),
+        ("trigger[0].on.state", &[json!("Up"), json!("dead")]),
+        ("trigger[0].do", &[json!([]), json!("enable")]),
+        ("trigger[0].do[0].action", &[json!("reboot"), json!("")]),
+        ("trigger[0].do[0].service", &[json!("shop")]),
+        ("trigger[0].do[0].server", &[json!("web9")]),
+        ("trigger[0].do[0].weight", &[json!(5)]),
+        ("trigger[0].do[0].path", &[json!("x.sh")]),
+        ("trigger[0].do[0].secret", &[json!("x")]),
+        ("trigger[0].do[1].weight", &[json!(65_536), json!(-1)]),
+        (
+            "trigger[0].do[2].path",
+            &[
+                json!(""),
+                json!("/bin/sh"),
+                json!("../x.sh"),
+                json!("a/../../x.sh"),
+                json!("./x.sh"),
+                json!("a\0b"),
+            ],
+        ),
+        ("trigger[0].do[2].args[0]", &[json!("a\0b"), json!("x".repeat(1025))]),
+        ("trigger[0].do[2].timeout", &[json!(0), json!("61s"), json!("5d")]),
+        ("trigger[0].do[3].url", &[json!("hooks.example.org"), json!("https:///x")]),
     ];
     for (path, values) in bad {
         for value in *values {
@@ -625,8 +777,10 @@ fn a_refusal_says_what_was_expected_and_what_was_found() {
          expected an address, such as 10.0.0.7, found \"10.0.0.7:80\""
     );
     assert_eq!(
-        told("service[0].check.type", json!("ping")),
-        "service[0].check.type: expected on or off (servers are not asked yet), found \"ping\""
+        told("service[0].check.type", json!("pong")),
+        "service[0].check.type: expected on, off, connect, ping, http, https, http2, grpc, ftp, imap, \
+         pop, smtp, ldap, nntp, dns, mysql, sip, telnet, redis, amqp, tcp, udp, script, 5 or 10, \
+         found \"pong\""
     );
     assert_eq!(
         told("route[0].to", json!("10.3.0.7/24")),
@@ -801,7 +955,9 @@ fn there_are_at_most_sixteen_devices() {
 
 /// `full()` with these services alone.
 fn serving(services: Value) -> Value {
-    with("service", services)
+    let mut document = with("service", services);
+    document["trigger"] = json!([]); // it speaks of services that have gone
+    document
 }
 
 #[test]
@@ -944,6 +1100,7 @@ fn one_packet_scheduling_takes_what_it_can_tell_apart() {
         (json!({ "persistence": {} }), "service[0].persistence"),
         (json!({ "address": "10.1.0.100/31" }), "service[0].scheduler"),
         (json!({ "ports": "53,54" }), "service[0].ports"),
+        (json!({ "passive": {} }), "service[0].passive"),
         (json!({ "ports": "*", "server": [{ "address": "10.2.0.21" }] }), "service[0].ports"),
     ] {
         assert_eq!(refused(&serving(json!([ops(changes.clone())]))), [path], "{changes}");
@@ -1025,11 +1182,10 @@ fn more_than_there_is_room_for_is_refused() {
             .map(|n| json!({ "address": std::net::Ipv4Addr::from(0x0a02_0100 + n).to_string(), "mode": "tun" }))
             .collect()
     };
-    let mut document = full();
-    document["service"] = json!([
+    let mut document = serving(json!([
         { "name": "a", "address": "10.1.0.100", "ports": "80" },
         { "name": "b", "address": "10.1.0.100", "ports": "81" },
-    ]);
+    ]));
     document["service"][0]["server"] = servers(40_000);
     document["service"][1]["server"] = servers(25_536);
     assert!(Config::read(&document).is_ok());
@@ -1149,6 +1305,89 @@ fn changes_are_told_a_sentence_each() {
         ]
     );
     assert_eq!(old.changes(&old), [""; 0]);
+    document = full();
+    document["node"]["scripts"] = json!("/srv/scripts");
+    document["service"][0]["alerts"]["to"] = json!([]);
+    document["alerts"]["mail"]["password"] = json!("another");
+    document["trigger"][0]["rate"] = json!(20);
+    let new = Config::read(&document).unwrap();
+    let told = [
+        "service web: alerts changed",
+        "node: scripts changed",
+        "alerts: changed",
+        "trigger web1-closing: changed",
+    ];
+    assert_eq!(old.changes(&new), told);
+    assert_eq!(old.restart_needed(&new), [""; 0]);
+}
+
+#[test]
+fn in_band_there_are_no_names_of_hosts() {
+    let mut document = full();
+    document["alerts"]["via"] = json!("in_band");
+    assert_eq!(refused(&document), ["alerts.mail.server", "trigger[0].do[3].url"]);
+    document["alerts"]["mail"]["server"] = json!("[2001:db8::25]:25");
+    document["trigger"][0]["do"][3]["url"] = json!("http://10.0.0.30/");
+    let config = Config::read(&document).unwrap();
+    assert_eq!(config.document().alerts.mail.unwrap().server, "[2001:db8::25]:25");
+}
+
+#[test]
+fn who_is_told_of_a_service_needs_somebody_who_tells() {
+    let mut document = full();
+    document["alerts"].as_object_mut().unwrap().remove("mail");
+    assert_eq!(refused(&document), ["service[0].alerts"]);
+}
+
+#[test]
+fn receivers_and_triggers_stand_once() {
+    let mut document = full();
+    let again = document["alerts"]["webhook"][0].clone();
+    document["alerts"]["webhook"].as_array_mut().unwrap().push(again);
+    let again = document["trigger"][0].clone();
+    document["trigger"].as_array_mut().unwrap().push(again);
+    assert_eq!(refused(&document), ["alerts.webhook[1].url", "trigger[1].name"]);
+}
+
+#[test]
+fn what_changes_says_what_it_has_and_no_more() {
+    let on = |on: Value| refused(&with("trigger[0].on", on));
+    assert_eq!(on(json!({ "event": "worker", "state": "up" })), ["trigger[0].on.state"]);
+    assert_eq!(on(json!({ "event": "address", "service": "web" })), ["trigger[0].on.service"]);
+    let server = json!({ "event": "service", "service": "web", "server": "web1" });
+    assert_eq!(on(server), ["trigger[0].on.server"]);
+    for accepted in [
+        json!({}),
+        json!({ "state": "up" }),
+        json!({ "event": "service", "service": "dns", "state": "down" }),
+        json!({ "event": "configuration" }),
+    ] {
+        assert!(Config::read(&with("trigger[0].on", accepted.clone())).is_ok(), "{accepted}");
+    }
+    assert_eq!(
+        refusal(&with("trigger[0].on.event", json!("role"))),
+        "trigger[0].on.event: expected server, service, worker, address or configuration \
+         (no role: a second node is not there yet), found \"role\""
+    );
+}
+
+#[test]
+fn secrets_are_shown_neither_in_refusals_nor_in_logs() {
+    let config = Config::read(&full()).unwrap();
+    let shown = format!("{config:?}");
+    assert!(shown.contains("(a secret)"));
+    for secret in ["not for logs", "node=lb1"] {
+        assert!(!shown.contains(secret), "{secret}");
+    }
+    for path in ["alerts.mail.password", "alerts.webhook[0].secret", "trigger[0].do[2].secret"] {
+        let long = format!("not for logs{}", "x".repeat(2000));
+        assert!(!refusal(&with(path, json!(long))).contains("not for"), "{path}");
+    }
+    let url = json!("https://10.0.0.30/a secret");
+    assert!(!refusal(&with("alerts.webhook[0].url", url)).contains("secret"));
+    // Whoever may change the configuration gets back what he wrote.
+    let text = serde_json::to_string(&config.document()).unwrap();
+    assert_eq!(text.matches("not for logs").count(), 3);
 }
 
 /// A thousand services of ten servers each.
@@ -1226,6 +1465,7 @@ fn any_json() -> impl Strategy<Value = Value> {
             "name", "address", "addresses", "ports", "mode", "check", "type", "device", "to", "via",
             "mac", "weight", "port", "workers", "listen", "vlan", "persistence", "timeout", "group",
             "timeouts", "limits", "nat", "kind", "from", "out", "inside", "sources", "state",
+            "alerts", "mail", "webhook", "url", "trigger", "on", "do", "action", "event",
         ]).prop_map(str::to_owned),
         1 => any::<String>(),
     ];
@@ -1246,6 +1486,9 @@ fn any_json() -> impl Strategy<Value = Value> {
             "ops",
             "pair",
             "10.1.0.64/28",
+            "script",
+            "a@b.org",
+            "http://10.0.0.1/",
         ])
         .prop_map(str::to_owned),
     ];
@@ -1320,6 +1563,7 @@ fn any_config() -> impl Strategy<Value = Config> {
         let mut document = full();
         document["interface"][0]["addresses"] = json!(["10.1.0.2/16"]);
         document["service"] = services.into();
+        document["trigger"] = json!([]); // it speaks of services that have gone
         Config::read(&document).unwrap()
     })
 }

@@ -1,13 +1,12 @@
-//! Says in the log when a worker's flow table fills up and when it turns flows away (NAT-06): once
+//! Records when a worker's flow table fills up and when it turns flows away (NAT-06): once
 //! for each occasion, and not more often than somebody can read.
 
-use std::fmt;
 use std::time::Duration;
 
 use dataplane::counters::{Counters, Reason};
 use dataplane::moment::Moment;
-use tracing::{info, warn};
 
+use crate::events::{Change, Events, Subject};
 use crate::report::Capacity;
 
 /// How often the tables are looked at.
@@ -30,29 +29,36 @@ pub enum Notice {
     Refusing(usize, u64),
 }
 
-impl fmt::Display for Notice {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Filling(worker, Capacity { used, capacity }) => write!(
-                out,
-                "flow_table_use: worker {worker} has {used} of {capacity} flows, more than 80 %; \
-                 raise dataplane.flows, or look for a flood of new connections"
-            ),
-            Self::Relieved(worker, Capacity { used, capacity }) => {
-                write!(out, "flow_table_use: worker {worker} is down to {used} of {capacity} flows")
+impl Notice {
+    fn change(self) -> Change {
+        let (worker, old, new, reason) = match self {
+            Self::Filling(worker, Capacity { used, capacity }) => {
+                let reason = format!(
+                    "flow_table_use: {used} of {capacity} flows, more than 80 %; raise dataplane.flows, \
+                     or look for a flood of new connections"
+                );
+                (worker, "room", "filling", reason)
             }
-            Self::Refusing(worker, packets) => write!(
-                out,
-                "flow_table_full: worker {worker} has dropped {packets} packets of new flows for \
-                 want of room; raise dataplane.flows, or look for a flood of new connections"
-            ),
-        }
+            Self::Relieved(worker, Capacity { used, capacity }) => {
+                let reason = format!("flow_table_use: down to {used} of {capacity} flows");
+                (worker, "filling", "room", reason)
+            }
+            Self::Refusing(worker, packets) => {
+                let reason = format!(
+                    "flow_table_full: {packets} packets of new flows dropped for want of room; raise \
+                     dataplane.flows, or look for a flood of new connections"
+                );
+                (worker, "filling", "full", reason)
+            }
+        };
+        Change { subject: Subject::Worker { worker }, old: old.into(), new: new.into(), reason }
     }
 }
 
 /// Watches the flow tables of all workers.
 pub struct Alarm {
     counters: Vec<Counters>,
+    events: Events,
     workers: Vec<Watched>,
     looked: Moment,
 }
@@ -69,22 +75,19 @@ struct Watched {
 
 impl Alarm {
     /// Nothing has been said yet.
-    pub fn new(counters: Vec<Counters>, now: Moment) -> Self {
+    pub fn new(counters: Vec<Counters>, events: Events, now: Moment) -> Self {
         let workers = vec![Watched::default(); counters.len()];
-        Self { counters, workers, looked: now }
+        Self { counters, events, workers, looked: now }
     }
 
-    /// Logs what is worth it, once a second.
+    /// Records what is worth it, once a second.
     pub fn tick(&mut self, now: Moment) {
         if now.since(self.looked) < PERIOD {
             return;
         }
         self.looked = now;
         for notice in self.notices(now) {
-            match notice {
-                Notice::Relieved(..) => info!("{notice}"),
-                Notice::Filling(..) | Notice::Refusing(..) => warn!("{notice}"),
-            }
+            self.events.record(notice.change());
         }
     }
 
@@ -137,7 +140,7 @@ mod tests {
     fn alarm(workers: usize) -> (Alarm, Vec<Counters>) {
         let counters: Vec<_> = (0..workers).map(|_| Counters::new()).collect();
         counters.iter().for_each(|worker| worker.flow_capacity.add(100));
-        (Alarm::new(counters.clone(), Moment::START), counters)
+        (Alarm::new(counters.clone(), Events::default(), Moment::START), counters)
     }
 
     #[test]
@@ -187,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_worker_without_a_table_is_never_full() {
-        let mut alarm = Alarm::new(vec![Counters::new()], Moment::START);
+        let mut alarm = Alarm::new(vec![Counters::new()], Events::default(), Moment::START);
         assert_eq!(alarm.notices(at(1)), []);
     }
 }

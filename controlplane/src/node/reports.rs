@@ -3,23 +3,24 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use dataplane::counters::{Counters, Reason};
 use dataplane::punt::{Command, FlowFilter, FlowReport};
-use dataplane::snapshot::{Admission, Interface, Mode, Protocol, ServerId, is_link_local};
+use dataplane::snapshot::{Interface, Mode, Protocol, ServerId, is_link_local};
 use dataplane::wire::{Address, Prefix};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Node, PATIENCE, Question, Refusal, ServiceView, View};
 use crate::agent::{Agents, Answer, Standing};
-use crate::compile::{admission, sources_on};
+use crate::compile::sources_on;
 use crate::config::{self, Config, NatKind, NatRule};
 use crate::document::net;
 use crate::plumbing::LiveInterface;
 use crate::publish::Newest;
 use crate::report::{self, Capacity, FlowQuestion, Traffic};
+use crate::states::{Actual, ServiceState, Told, Words};
 
 /// Flows as the workers listed them.
 pub struct Listing {
@@ -45,6 +46,8 @@ impl Node {
     /// The node at a glance.
     pub fn status(&self) -> report::Status {
         let inner = self.inner();
+        inner.review(&self.states);
+        let longest_gap = inner.gaps.longest((inner.clock)());
         let view = Arc::clone(&inner.view);
         let newest = inner.publication.newest().clone();
         let current = inner.publication.is_current_everywhere();
@@ -64,6 +67,7 @@ impl Node {
             .collect();
         drop(inner);
 
+        let words = self.states.words();
         let services = view.services().zip(traffic);
         report::Status {
             node: view.document.node.name.clone(),
@@ -79,11 +83,12 @@ impl Node {
             flow_table_use: hundredths(
                 self.counters.iter().map(|worker| flows(worker).fullness()).fold(0.0, f64::max),
             ),
+            control_longest_gap: seconds(longest_gap),
             buffers,
             interfaces,
             services: services
                 .map(|(service, (sum, servers))| {
-                    described(service, sum, servers, &newest, &self.agents)
+                    described(service, sum, servers, &words, &newest, &self.agents)
                 })
                 .collect(),
         }
@@ -257,27 +262,19 @@ fn described(
     service: ServiceView,
     traffic: Traffic,
     carried: Vec<Traffic>,
+    words: &Words,
     newest: &Newest,
     agents: &Agents,
 ) -> report::Service {
-    let servers: Vec<_> = service
-        .servers()
-        .zip(carried)
+    let servers = service.servers().zip(carried);
+    let servers = servers
         .map(|((id, server), traffic)| {
             let agent = agents.standing(service.config, server);
-            server_report(service.config, id, server, traffic, newest, agent)
+            let told = words.servers.get(&id);
+            server_report(server, told, traffic, newest.weight(id), agent)
         })
         .collect();
-    let open = servers.iter().any(|server| server.actual == "online");
-    let all = |state: &str| servers.iter().all(|server| server.wanted == state);
-    let reason = match () {
-        () if !service.config.enabled => Some("it is disabled"),
-        () if open => None,
-        () if servers.is_empty() => Some("it has no servers"),
-        () if all("drain") => Some("all its servers drain"),
-        () if all("halt") => Some("all its servers are halted"),
-        () => Some("no server can be reached that takes new connections"),
-    };
+    let told = words.services.get(&service.id);
     let timeouts = service.config.timeouts();
     report::Service {
         name: service.config.name.clone(),
@@ -298,19 +295,20 @@ fn described(
             udp: timeouts.datagrams / 1_000,
             half_open: timeouts.half_open / 1_000,
         },
-        state: if reason.is_none() { "up" } else { "down" }.into(),
-        reason: reason.map(Into::into),
+        state: told.map_or(ServiceState::Unknown, |told| told.state).name().into(),
+        reason: told.and_then(|told| told.reason.clone()),
+        since: told.map(|told| moment(told.since)),
+        fallback: told.is_some_and(|told| told.falls_back),
         traffic,
         servers,
     }
 }
 
 fn server_report(
-    service: &config::Service,
-    id: ServerId,
     server: &config::Server,
+    told: Option<&Told>,
     traffic: Traffic,
-    newest: &Newest,
+    effective_weight: u16,
     agent: Option<Standing>,
 ) -> report::Server {
     let wanted = match server.wanted() {
@@ -318,38 +316,26 @@ fn server_report(
         config::State::Drain => "drain",
         config::State::Halt => "halt",
     };
-    let admitted = match admission(service, server) {
-        Admission::Open => "online",
-        Admission::Draining => "drain",
-        Admission::Halted => "halt",
-    };
-    let check = (admitted != wanted).then(|| "its check is off".into());
-    let asked = agent.as_ref().and_then(|agent| agent.in_force) == Some(Answer::Drain);
-    let (admitted, check) = match admitted {
-        "online" if asked => ("drain", Some("its agent asks for drain".into())),
-        _ => (admitted, check),
-    };
-    let hop = newest.server(id).map(|server| server.hop);
-    let (actual, reason) = match hop {
-        _ if admitted == "halt" => (admitted, check),
-        Some(hop) if hop.mac.is_some() => (admitted, check),
-        Some(hop) => ("unreachable", Some(unanswered(hop.address))),
-        None => ("unreachable", Some("no route leads to it".into())),
-    };
     report::Server {
         name: server.name.clone(),
         address: server.address.into(),
         port: server.forwarding.port(),
         mode: server.forwarding.mode(),
         weight: server.weight,
-        effective_weight: newest.weight(id),
+        effective_weight,
         agent: agent.map(agent_report),
         priority: server.priority,
         wanted: wanted.into(),
-        actual: actual.into(),
-        reason,
+        actual: told.map_or(Actual::Unknown, |told| told.actual).name().into(),
+        reason: told.and_then(|told| told.reason.clone()),
+        since: told.map(|told| moment(told.since)),
         traffic,
     }
+}
+
+/// By the wall clock, as RFC 3339 writes it.
+fn moment(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 fn agent_report(standing: Standing) -> report::Agent {
@@ -366,11 +352,6 @@ fn agent_report(standing: Standing) -> report::Agent {
         missed: standing.missed,
         problem,
     }
-}
-
-fn unanswered(station: Address) -> String {
-    let question = if station.is_v4() { "ARP" } else { "neighbour discovery" };
-    format!("{station} has not answered {question}")
 }
 
 fn interfaces(live: &[LiveInterface], newest: &Newest) -> Vec<report::Interface> {
@@ -435,6 +416,7 @@ fn names(view: &View) -> HashMap<ServerId, (&str, &str)> {
     for service in view.services() {
         let name = service.config.name.as_str();
         names.extend(service.servers().map(|(id, server)| (id, (name, server.name.as_str()))));
+        names.extend(service.fallback().map(|(id, server)| (id, (name, server.name.as_str()))));
     }
     names
 }

@@ -3,14 +3,24 @@
 
 mod access;
 
+mod alerts;
+
 mod client;
 
 mod configuration;
 
+mod events;
+
 mod explain;
+
+mod health;
 
 mod hostile;
 
 mod rig;
 
+mod script;
+
 mod state;
+
+mod triggers;

@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use controlplane::alerts::Pace;
 use controlplane::control;
+use controlplane::events::{Change, Subject};
+use controlplane::health::probe::Tools;
 use controlplane::node::{Node, Start};
 use controlplane::plumbing::{Buffers, LiveInterface, Plumbing, PortStatistics};
 use controlplane::store::Store;
@@ -24,6 +27,8 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
+
+use crate::script::Script;
 
 /// The worker's ends, in the hands of a test.
 pub struct Worker {
@@ -43,6 +48,8 @@ pub struct Rig {
     pub worker: Worker,
     /// The second worker and those after it.
     pub others: Vec<Worker>,
+    /// How servers take the connections of health checks.
+    pub script: Script,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -147,6 +154,14 @@ scheduler = "rr"
   port = 5353
 "#;
 
+/// Faster than in earnest.
+const PACE: Pace = Pace {
+    period: Duration::from_secs(2),
+    pause: Duration::from_millis(50),
+    longest_pause: Duration::from_millis(200),
+    patience: Duration::from_secs(20),
+};
+
 /// The MAC addresses of the interfaces.
 pub const MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
 
@@ -186,6 +201,8 @@ impl Rig {
         let file = directory.path().join("sluice.toml");
         let (tell, told) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
+        let script = Script::default();
+        let asked = script.clone();
         let thread = thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -194,6 +211,8 @@ impl Rig {
                 let node = Node::start(Start { store, config, plumbing });
                 control::serve(&node).await.unwrap();
                 tokio::spawn(Arc::clone(&node).run());
+                tokio::spawn(Arc::clone(&node).ask_servers(asked, Arc::new(Tools::default())));
+                control::tell(&node, PACE);
                 tell.send(node).unwrap();
                 let _ = stopped.await;
             });
@@ -207,6 +226,7 @@ impl Rig {
             port,
             worker,
             others,
+            script,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -230,6 +250,13 @@ impl Rig {
 
     pub fn node(&self) -> &Arc<Node> {
         self.node.as_ref().expect("the node runs")
+    }
+
+    /// A server's state changes, as the node would note it.
+    pub fn server_is(&self, service: &str, server: &str, old: &str, new: &str, reason: &str) {
+        let subject = Subject::Server { service: service.into(), server: server.into() };
+        let (old, new, reason) = (old.into(), new.into(), reason.into());
+        self.node().events().record(Change { subject, old, new, reason });
     }
 
     pub fn socket(&self) -> PathBuf {

@@ -15,9 +15,8 @@ use dpdk_sys::lcore::{self, PinnedThread};
 use dpdk_sys::{Port, StartedPort};
 
 use super::ports::{self, PortLink};
-use super::station::Station;
+use super::tester::Tester;
 use crate::parts::{Assembled, assemble};
-use crate::random::Random;
 use crate::rig::Ground;
 use crate::traffic::{Family, Scene};
 
@@ -49,7 +48,7 @@ pub struct OwnWorker {
 }
 
 /// Two wires: the generator's ends, and the device's as links.
-fn wires(ground: &Ground) -> Result<(Station, Vec<PortLink>, Vec<StartedPort>)> {
+fn wires(ground: &Ground) -> Result<(Tester, Vec<PortLink>, Vec<StartedPort>)> {
     let (mut near, mut far, mut all) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..2 {
         let [left, right] = Port::pair(&ground.eal, 1, 1_024)?;
@@ -64,20 +63,15 @@ fn wires(ground: &Ground) -> Result<(Station, Vec<PortLink>, Vec<StartedPort>)> 
     let (Some(clients), Some(servers)) = (near.next(), near.next()) else {
         return Err(anyhow!("two wires were laid"));
     };
-    let (pool, clock) = (ground.pool.clone(), ground.clock);
-    Ok((
-        Station { clients, servers, pool, clock, random: Random::new(0x5eed), trials: 0 },
-        far,
-        all,
-    ))
+    Ok((Tester::new(ground, clients, servers), far, all))
 }
 
 /// A worker with this scene's configuration on `core`, and the generator beside it.
 ///
 /// # Errors
 /// If there is no memory, or the core cannot be used.
-pub fn worker(ground: &Ground, scene: Scene, core: usize) -> Result<(OwnWorker, Station)> {
-    let (station, links, ports) = wires(ground)?;
+pub fn worker(ground: &Ground, scene: Scene, core: usize) -> Result<(OwnWorker, Tester)> {
+    let (tester, links, ports) = wires(ground)?;
     let flows = (scene.flows as usize * 10).div_ceil(9).max(1_024);
     let capacity = match scene.family {
         Family::Ipv4 => Capacity { v4: flows, v6: 1 },
@@ -93,15 +87,15 @@ pub fn worker(ground: &Ground, scene: Scene, core: usize) -> Result<(OwnWorker, 
         worker.run(&told, || clock.now(), |_| std::hint::spin_loop());
     })?;
     let device = Device { stop, thread: Some(thread), _ports: ports };
-    Ok((OwnWorker { device, counters, publisher, _control: control }, station))
+    Ok((OwnWorker { device, counters, publisher, _control: control }, tester))
 }
 
 /// What testpmd's macswap does, behind the same rings: what a worker at least has to do.
 ///
 /// # Errors
 /// If the core cannot be used.
-pub fn macswap(ground: &Ground, core: usize) -> Result<(Device, Station)> {
-    let (station, links, ports) = wires(ground)?;
+pub fn macswap(ground: &Ground, core: usize) -> Result<(Device, Tester)> {
+    let (tester, links, ports) = wires(ground)?;
     let mut links = links.into_iter();
     let (Some(mut from), Some(mut to)) = (links.next(), links.next()) else {
         return Err(anyhow!("two wires were laid"));
@@ -121,5 +115,5 @@ pub fn macswap(ground: &Ground, core: usize) -> Result<(Device, Station)> {
             frames.clear();
         }
     })?;
-    Ok((Device { stop, thread: Some(thread), _ports: ports }, station))
+    Ok((Device { stop, thread: Some(thread), _ports: ports }, tester))
 }

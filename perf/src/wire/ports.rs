@@ -8,11 +8,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use arrayvec::ArrayVec;
 use clap::ValueEnum;
 use dataplane::frame::{Burst, Link};
-use dpdk_sys::{Device, Eal, Mbuf, Mempool, Port, PortSettings, StartedPort};
+use dpdk_sys::lcore::tsc;
+use dpdk_sys::{
+    Device, Eal, Mbuf, Mempool, Port, PortSettings, ReceiveQueue, StartedPort, TransmitQueue,
+};
 
 use super::outside::Process;
-use super::station::End;
 use crate::interrupt;
+use crate::rig::Ground;
 
 /// What joins the device to the generator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,6 +36,40 @@ impl Wire {
             Self::Memif => "memif",
             Self::Vhost => "vhost",
         }
+    }
+}
+
+/// One end of a wire.
+pub struct End {
+    /// Where frames come from.
+    pub receive: ReceiveQueue,
+    /// Where they go to.
+    pub transmit: TransmitQueue,
+}
+
+impl End {
+    /// Sends a frame of our own, and returns what `wanted` makes of the first frame that comes back and that it makes
+    /// something of; tries for some seconds.
+    pub fn ask<T>(
+        &mut self,
+        ground: &Ground,
+        question: &[u8],
+        wanted: impl Fn(&[u8]) -> Option<T>,
+    ) -> Option<T> {
+        for _ in 0..50 {
+            let mut frames: ArrayVec<Mbuf, 1> = ArrayVec::new();
+            frames.extend(ground.pool.allocate_from(question));
+            self.transmit.transmit(&mut frames);
+            let until = tsc() + ground.clock.hz() / 10;
+            while tsc() < until {
+                let mut frames = Burst::<Mbuf>::new();
+                self.receive.receive(&mut frames);
+                if let Some(found) = frames.iter().find_map(|frame| wanted(frame.bytes())) {
+                    return Some(found);
+                }
+            }
+        }
+        None
     }
 }
 

@@ -9,14 +9,14 @@ use dataplane::wire::Mac;
 use dpdk_sys::StartedPort;
 
 use super::outside::{self, Appliance, Polling, Process, Testpmd};
+use super::ports::End;
 use super::search::Found;
-use super::station::{Pace, Station};
+use super::tester::{Pace, Tester};
 use super::{Effort, Selection, Wire, begin_flows, ports, record, requests, scene};
 use crate::ground::Memory;
 use crate::http;
 use crate::outcome::Outcome;
 use crate::pages::Pages;
-use crate::random::Random;
 use crate::results::{Percentiles, Record, Spread};
 use crate::rig::Ground;
 use crate::traffic::{Family, Mode, Scene, Size};
@@ -72,8 +72,8 @@ pub fn against_testpmd(
         let mut rival = |what| -> Result<Found> {
             let mut bench = Bench::testpmd(ground, wire, what, memory, effort)?;
             outcome.watch(bench.process.id());
-            let stream = requests(scene, bench.macs, SMALL);
-            let found = effort.search().run(&mut bench.station, &stream)?;
+            let stream = requests(scene, bench.macs);
+            let found = effort.search().run(&mut bench.tester, &stream)?;
             outcome.add(Record {
                 suite: "rivals".into(),
                 rival: Some(format!("testpmd {}", what.name())),
@@ -90,10 +90,10 @@ pub fn against_testpmd(
         for &mode in modes {
             let scene = Scene { mode, ..scene };
             let mut bench = Bench::appliance(ground, wire, scene, Polling::Busy, effort)?;
-            begin_flows(&mut bench.station, scene, bench.macs)?;
+            begin_flows(&mut bench.tester, scene, bench.macs)?;
             outcome.watch(bench.process.id());
-            let stream = requests(scene, bench.macs, SMALL);
-            let found = effort.search().run(&mut bench.station, &stream)?;
+            let stream = requests(scene, bench.macs);
+            let found = effort.search().run(&mut bench.tester, &stream)?;
             outcome.add(Record {
                 suite: "rivals".into(),
                 mpps: Some(found.mpps),
@@ -110,12 +110,34 @@ pub fn against_testpmd(
 /// A device in another process, and the generator connected to it.
 struct Bench {
     // The generator's ports close before the device ends.
-    station: Station,
+    tester: Tester,
     _ports: Vec<StartedPort>,
     process: Process,
     wire: Wire,
     /// Sender and receiver of frames from clients.
     macs: [Mac; 2],
+}
+
+/// The generator's ends of both wires.
+struct Wires {
+    clients: End,
+    servers: End,
+    ports: Vec<StartedPort>,
+}
+
+impl Wires {
+    fn connect(ground: &Ground, wire: Wire, process: &mut Process) -> Result<Self> {
+        let mut open = |number| ports::connect(&ground.eal, &ground.pool, wire, process, number);
+        let opened = open(0).and_then(|first| Ok((first, open(1)?)));
+        process.check()?;
+        let ((first, clients), (second, servers)) = opened?;
+        Ok(Self { clients, servers, ports: vec![first, second] })
+    }
+
+    fn bench(self, ground: &Ground, wire: Wire, process: Process, macs: [Mac; 2]) -> Bench {
+        let tester = Tester::new(ground, self.clients, self.servers);
+        Bench { tester, _ports: self.ports, process, wire, macs }
+    }
 }
 
 impl Bench {
@@ -127,14 +149,13 @@ impl Bench {
         effort: Effort,
     ) -> Result<Self> {
         let Effort { core, memory, .. } = effort;
-        let process = Appliance { scene, core, polling, memory }.start(wire)?;
-        let mut bench = Self::connect(ground, wire, process)?;
+        let mut process = Appliance { scene, core, polling, memory }.start(wire)?;
+        let mut wires = Wires::connect(ground, wire, &mut process)?;
         let gateway = testing::mac_of(testing::GATEWAY);
-        let own = bench.station.ask(false, &question(gateway), answer);
-        let own = own.ok_or_else(|| anyhow!("the appliance does not answer ARP"));
-        bench.process.check()?;
-        bench.macs = [gateway, own?];
-        Ok(bench)
+        let own = wires.clients.ask(ground, &question(gateway), answer);
+        process.check()?;
+        let own = own.ok_or_else(|| anyhow!("the appliance does not answer ARP"))?;
+        Ok(wires.bench(ground, wire, process, [gateway, own]))
     }
 
     fn testpmd(
@@ -144,13 +165,15 @@ impl Bench {
         memory: Memory,
         effort: Effort,
     ) -> Result<Self> {
-        let process = outside::testpmd(wire, what, effort.core, memory)?;
-        let mut bench = Self::connect(ground, wire, process)?;
+        let mut process = outside::testpmd(wire, what, effort.core, memory)?;
+        let wires = Wires::connect(ground, wire, &mut process)?;
+        let macs = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
+        let mut bench = wires.bench(ground, wire, process, macs);
         // It begins to forward some time after its ports are there.
-        let stream = requests(scene(Mode::Dr, Family::Ipv4, 1), bench.macs, SMALL);
+        let stream = requests(scene(Mode::Dr, Family::Ipv4, 1), bench.macs);
         let pace = Pace { rate: Some(1e4), seconds: 0.05, frames: 100 };
         let deadline = Instant::now() + Duration::from_secs(10);
-        while bench.station.trial(&stream, pace, |_| {})?.received == 0 {
+        while bench.tester.trial(&stream, pace, |_| {})?.received == 0 {
             bench.process.check()?;
             if Instant::now() > deadline {
                 bail!("testpmd does not forward");
@@ -159,24 +182,11 @@ impl Bench {
         Ok(bench)
     }
 
-    fn connect(ground: &Ground, wire: Wire, mut process: Process) -> Result<Self> {
-        let mut open =
-            |number| ports::connect(&ground.eal, &ground.pool, wire, &mut process, number);
-        let opened = open(0).and_then(|first| Ok((first, open(1)?)));
-        process.check()?;
-        let ((first, clients), (second, servers)) = opened?;
-        let (pool, clock) = (ground.pool.clone(), ground.clock);
-        let station =
-            Station { clients, servers, pool, clock, random: Random::new(0x5eed), trials: 0 };
-        let macs = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
-        Ok(Self { station, _ports: vec![first, second], process, wire, macs })
-    }
-
     fn throughput(&mut self, scene: Scene, effort: Effort, outcome: &mut Outcome) -> Result<f64> {
-        begin_flows(&mut self.station, scene, self.macs)?;
+        begin_flows(&mut self.tester, scene, self.macs)?;
         outcome.watch(self.process.id());
-        let stream = requests(scene, self.macs, SMALL);
-        let found = effort.search().run(&mut self.station, &stream)?;
+        let stream = requests(scene, self.macs);
+        let found = effort.search().run(&mut self.tester, &stream)?;
         self.process.check()?;
         outcome.add(Record {
             mpps: Some(found.mpps),
@@ -195,10 +205,10 @@ impl Bench {
         effort: Effort,
         outcome: &mut Outcome,
     ) -> Result<()> {
-        let stream = requests(scene, self.macs, SMALL);
+        let stream = requests(scene, self.macs);
         for load in LOADS {
             let rate = (mpps * 1e6 * load).max(1_000.0);
-            let trial = self.station.trial(&stream, effort.pace(Some(rate)), |_| {})?;
+            let trial = self.tester.trial(&stream, effort.pace(Some(rate)), |_| {})?;
             outcome.add(Record {
                 load: Some(load),
                 ns: Some(trial.percentiles()),
@@ -233,7 +243,7 @@ impl Bench {
 
     /// What the worker takes of its core when nothing comes, and how long the first packet after a pause waits.
     fn idle(&mut self, scene: Scene, effort: Effort, outcome: &mut Outcome) -> Result<()> {
-        begin_flows(&mut self.station, scene, self.macs)?;
+        begin_flows(&mut self.tester, scene, self.macs)?;
         outcome.watch(self.process.id());
         let seconds = if effort.quick { 1.0 } else { 5.0 };
         std::thread::sleep(Duration::from_secs(1)); // until it takes its longest naps
@@ -243,12 +253,12 @@ impl Bench {
         let share = spent / 1e9 / seconds;
         let described = |case| record(case, self.wire, &scene, SMALL);
         outcome.add(Record { core_share: Some(share), ..described("idle") });
-        let stream = requests(scene, self.macs, SMALL);
+        let stream = requests(scene, self.macs);
         let mut latencies = Vec::new();
         for _ in 0..if effort.quick { 20 } else { 100 } {
             std::thread::sleep(Duration::from_millis(20));
             let pace = Pace { rate: Some(1e3), seconds: 0.01, frames: 1 };
-            let trial = self.station.trial(&stream, pace, |_| {})?;
+            let trial = self.tester.trial(&stream, pace, |_| {})?;
             latencies.extend((trial.received > 0).then(|| trial.latency.max()));
         }
         outcome.add(Record { ns: of_sorted(latencies), ..described("first-after-idle") });

@@ -7,7 +7,7 @@ use dataplane::snapshot::{Publisher, Snapshot};
 use dataplane::testing::{self, OUTSIDE};
 use dataplane::wire::Mac;
 
-use super::station::{Station, Trial};
+use super::tester::{Tester, Trial};
 use super::{Effort, Selection, Wire, begin_flows, inside, record, requests, scene};
 use crate::outcome::Outcome;
 use crate::results::{Percentiles, Record, Spread};
@@ -50,10 +50,10 @@ fn macs() -> [Mac; 2] {
 
 /// What the loop that swaps addresses does, in millions of frames a second: also what the generator can do at least.
 fn swapped(ground: &Ground, scene: Scene, effort: Effort, outcome: &mut Outcome) -> Result<f64> {
-    let (_device, mut station) = inside::macswap(ground, effort.core)?;
+    let (_device, mut tester) = inside::macswap(ground, effort.core)?;
     outcome.watch(std::process::id());
-    let stream = requests(scene, macs(), SMALL);
-    let found = effort.search().run(&mut station, &stream)?;
+    let stream = requests(scene, macs());
+    let found = effort.search().run(&mut tester, &stream)?;
     let of_loop = |case, record: Record| Record {
         rival: Some("macswap loop".into()),
         mode: None,
@@ -75,13 +75,13 @@ fn worker(
     effort: Effort,
     outcome: &mut Outcome,
 ) -> Result<()> {
-    let (mut own, mut station) = inside::worker(ground, scene, effort.core)?;
-    begin_flows(&mut station, scene, macs())?;
+    let (mut own, mut tester) = inside::worker(ground, scene, effort.core)?;
+    begin_flows(&mut tester, scene, macs())?;
     let begun = own.counters.flows.get();
     ensure!(begun > 0, "no flow has begun");
     outcome.watch(std::process::id());
-    let stream = requests(scene, macs(), SMALL);
-    let found = effort.search().run(&mut station, &stream)?;
+    let stream = requests(scene, macs());
+    let found = effort.search().run(&mut tester, &stream)?;
     let described = |case| record(case, Wire::Rings, &scene, SMALL);
     outcome.add(Record {
         mpps: Some(found.mpps),
@@ -96,7 +96,7 @@ fn worker(
     let mut own_latency = Vec::new();
     for load in LOADS {
         let rate = found.mpps * 1e6 * load;
-        let trial = station.trial(&stream, effort.pace(Some(rate)), |_| {})?;
+        let trial = tester.trial(&stream, effort.pace(Some(rate)), |_| {})?;
         let ns = trial.percentiles();
         outcome.add(Record {
             load: Some(load),
@@ -107,9 +107,10 @@ fn worker(
         own_latency.push((load, rate, ns));
     }
     if scene.mode == Mode::Dr || !effort.quick {
-        swaps(&mut own.publisher, &mut station, scene, found.mpps, effort, outcome)?;
+        let hz = ground.clock.hz();
+        swaps(&mut own.publisher, &mut tester, hz, (scene, found.mpps), effort, outcome)?;
     }
-    drop((own, station));
+    drop((own, tester));
     added_latency(ground, scene, &own_latency, effort, outcome)
 }
 
@@ -122,11 +123,11 @@ fn added_latency(
     effort: Effort,
     outcome: &mut Outcome,
 ) -> Result<()> {
-    let (_device, mut station) = inside::macswap(ground, effort.core)?;
+    let (_device, mut tester) = inside::macswap(ground, effort.core)?;
     outcome.watch(std::process::id());
-    let stream = requests(Scene { mode: Mode::Dr, ..scene }, macs(), SMALL);
+    let stream = requests(Scene { mode: Mode::Dr, ..scene }, macs());
     for &(load, rate, ns) in own {
-        let bare = station.trial(&stream, effort.pace(Some(rate)), |_| {})?.percentiles();
+        let bare = tester.trial(&stream, effort.pace(Some(rate)), |_| {})?.percentiles();
         outcome.add(Record {
             load: Some(load),
             ns: Some(Percentiles {
@@ -145,19 +146,18 @@ fn added_latency(
 /// flood. Two snapshots without a table in common take turns, so that each finds the caches cold.
 fn swaps(
     publisher: &mut Publisher<Snapshot>,
-    station: &mut Station,
-    scene: Scene,
-    mpps: f64,
+    tester: &mut Tester,
+    hz: u64,
+    (scene, mpps): (Scene, f64),
     effort: Effort,
     outcome: &mut Outcome,
 ) -> Result<()> {
-    let stream = requests(scene, macs(), SMALL);
+    let stream = requests(scene, macs());
     let both = [scene.snapshot(), scene.snapshot()];
-    let hz = station.clock.hz();
     let mut published = 1;
-    let mut swapping = |station: &mut Station, rate| -> Result<Trial> {
+    let mut swapping = |tester: &mut Tester, rate| -> Result<Trial> {
         let mut next = 0;
-        station.trial(&stream, effort.pace(rate), |now| {
+        tester.trial(&stream, effort.pace(rate), |now| {
             if now >= next {
                 published += 1;
                 let one = both[published as usize % 2].clone();
@@ -166,17 +166,17 @@ fn swaps(
             }
         })
     };
-    let mut disturbed = swapping(station, Some(mpps * 0.8e6))?;
+    let mut disturbed = swapping(tester, Some(mpps * 0.8e6))?;
     for _ in 1..effort.search().tries {
         // As when searching: on a shared machine either core may be taken away.
         if disturbed.loss() > 0.0 {
-            disturbed = swapping(station, Some(mpps * 0.8e6))?;
+            disturbed = swapping(tester, Some(mpps * 0.8e6))?;
         }
     }
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        with.push(swapping(station, None)?.mpps());
-        without.push(station.trial(&stream, effort.pace(None), |_| {})?.mpps());
+        with.push(swapping(tester, None)?.mpps());
+        without.push(tester.trial(&stream, effort.pace(None), |_| {})?.mpps());
     }
     let ratio = Spread::of(with).median / Spread::of(without).median;
     let deadline = Instant::now() + PATIENCE;

@@ -1,8 +1,9 @@
 //! The highest rate at which nothing is lost.
 
 use anyhow::Result;
+use pktgen::profile::Profile;
 
-use super::station::{Pace, Station, Stream, Trial};
+use super::tester::{Pace, Tester, Trial};
 
 /// How long and how finely is searched.
 #[derive(Debug, Clone, Copy)]
@@ -31,14 +32,14 @@ impl Search {
     ///
     /// # Errors
     /// If somebody interrupts.
-    pub fn run(&self, station: &mut Station, stream: &Stream) -> Result<Found> {
-        let flood = station.trial(stream, self.pace(None), |_| {})?;
+    pub fn run(&self, tester: &mut Tester, stream: &Profile) -> Result<Found> {
+        let flood = tester.trial(stream, self.pace(None), |_| {})?;
         let highest = flood.mpps() * 1.05e6;
         let (mut low, mut high) = (0.0, highest);
         let mut found = Found { mpps: 0.0, flood_mpps: flood.mpps(), loss: 1.0 };
         for _ in 0..self.steps {
             let rate = (low + high) / 2.0;
-            let trial = self.best_of(station, stream, rate)?;
+            let trial = self.best_of(tester, stream, rate)?;
             if trial.loss() == 0.0 {
                 (low, found.mpps, found.loss) = (rate, trial.mpps(), 0.0);
             } else {
@@ -51,13 +52,13 @@ impl Search {
         Ok(found)
     }
 
-    fn best_of(&self, station: &mut Station, stream: &Stream, rate: f64) -> Result<Trial> {
-        let mut best = station.trial(stream, self.pace(Some(rate)), |_| {})?;
+    fn best_of(&self, tester: &mut Tester, stream: &Profile, rate: f64) -> Result<Trial> {
+        let mut best = tester.trial(stream, self.pace(Some(rate)), |_| {})?;
         for _ in 1..self.tries {
             if best.loss() == 0.0 {
                 break;
             }
-            let again = station.trial(stream, self.pace(Some(rate)), |_| {})?;
+            let again = tester.trial(stream, self.pace(Some(rate)), |_| {})?;
             if again.loss() < best.loss() {
                 best = again;
             }

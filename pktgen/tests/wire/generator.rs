@@ -1,19 +1,25 @@
 //! The generator itself: its pace, its calibration, its end, and captures sent again.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dataplane::wire::Mac;
+use dpdk_sys::Mbuf;
+use pktgen::frame::Protocol;
 use pktgen::generator::{Generator, Timing};
 use pktgen::neighbours::Desk;
+use pktgen::pace::Late;
 use pktgen::profile::Profile;
 use pktgen::progress::Progress;
+use pktgen::rate::Rate;
 use pktgen::replay::{Capture, Replay, Speed};
+use pktgen::track::Tracking;
 
 use crate::rig::{
-    Behaviour, Rig, all_buffers_are_home, counts, eal, pair, pool, profile, rig, rig_both_ways,
-    transparent, turn,
+    Behaviour, RING, Rig, all_buffers_are_home, counts, eal, measure, pair, pool, profile, rig,
+    rig_both_ways, transparent, turn,
 };
 
 /// The rate is what was sent between the first and the last frame; the median of several runs, as this machine may have
@@ -120,6 +126,74 @@ fn sending_and_receiving_on_a_core_each_gives_the_same_answer() {
         .expect("a machine with two cores");
     assert_eq!((measured.sent.frames, measured.observed.unique), (10_000, 10_000));
     assert_eq!(counts(&measured), (0, 0, 0));
+    drop(generator);
+    all_buffers_are_home();
+}
+
+/// Nobody takes anything out of the ring.
+#[test]
+fn what_a_full_port_refuses_is_waited_for_or_given_up() {
+    let _turn = turn();
+    let million = Rate::PacketsPerSecond(1_000_000.0);
+    let all = 40_000;
+    for (late, rate, unsent) in [
+        (Late::CaughtUp, million, 1..=32),
+        (Late::GivenUp, million, all - u64::from(RING)..=all - u64::from(RING)),
+        (Late::GivenUp, Rate::Most, 1..=32),
+    ] {
+        let [near, far] = pair();
+        let mut generator = Generator::new(near.transmit, pool(), vec![], eal().tsc_hz());
+        let timing = Timing { duration: Duration::from_millis(500), ..Timing::frames(all) };
+        let wanted = Profile { rate, late, ..profile(1.0) };
+        let measured = generator
+            .run(&wanted, &timing, &AtomicBool::new(false), &Progress::default())
+            .expect("the profile is accepted");
+        assert_eq!(measured.sent.frames, u64::from(RING), "{late:?} at {rate}");
+        assert!(unsent.contains(&measured.unsent), "{late:?} at {rate}: {}", measured.unsent);
+        drop((generator, far));
+    }
+    all_buffers_are_home();
+}
+
+#[test]
+fn packets_numbered_together_are_all_seen_and_none_is_a_syn() {
+    let _turn = turn();
+    for (tracking, opened) in [(Tracking::Flows, 30), (Tracking::Run, 0)] {
+        let syns = Arc::new(AtomicU64::new(0));
+        let seen = syns.clone();
+        let watching = Box::new(move |frame: Mbuf, now, out: &mut VecDeque<_>| {
+            seen.fetch_add(u64::from(frame.bytes()[14 + 20 + 13] & 2 != 0), Ordering::Relaxed);
+            out.push_back((now, frame));
+        });
+        let wanted = Profile { protocol: Protocol::Tcp, flows: 30, tracking, ..profile(100_000.0) };
+        let measured = measure(rig(watching), &wanted, 1_000);
+        assert_eq!(measured.observed.unique, 1_000);
+        assert_eq!(counts(&measured), (0, 0, 0));
+        assert_eq!(syns.load(Ordering::Relaxed), opened);
+    }
+    all_buffers_are_home();
+}
+
+#[test]
+fn something_else_can_be_done_while_it_sends() {
+    let _turn = turn();
+    let [near, far] = pair();
+    let mut generator = Generator::new(near.transmit, pool(), vec![far.receive], eal().tsc_hz());
+    let timing = Timing { drain: Duration::from_millis(50), ..Timing::frames(1_000) };
+    let (mut times, mut latest) = (0, 0);
+    let measured = generator.run_beside(
+        &profile(100_000.0),
+        &timing,
+        &AtomicBool::new(false),
+        &Progress::default(),
+        |now| {
+            assert!(now >= latest);
+            (times, latest) = (times + 1, now);
+        },
+    );
+    let measured = measured.expect("the profile is accepted");
+    assert!(times >= 500, "{times}");
+    assert!(latest <= measured.sent.last, "not after the last frame has gone");
     drop(generator);
     all_buffers_are_home();
 }

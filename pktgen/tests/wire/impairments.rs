@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use dpdk_sys::lcore;
+use dpdk_sys::{Mbuf, lcore};
 use pktgen::choice::Choice;
 use pktgen::frame::Protocol;
 use pktgen::profile::Profile;
 use pktgen::receive::Receiver;
 use pktgen::send::{Sender, Stream};
 use pktgen::stamp::Mark;
+use pktgen::track::Tracking;
 
 use crate::rig::{
     Behaviour, all_buffers_are_home, counts, eal, forward, measure, pair, pool, profile, rig,
@@ -101,7 +102,7 @@ fn a_delay_of_fifty_microseconds_is_measured() {
     let (profile, mark, mut waiting) = (profile(20_000.0), Mark(77), VecDeque::new());
     let stream = Stream::new(&profile, mark, hz).expect("the profile is accepted");
     let mut sender = Sender::new(near.transmit, pool(), stream, &profile, hz).at_most(10_000);
-    let mut receiver = Receiver::new(vec![far.receive], mark, 1, 6080, hz);
+    let mut receiver = Receiver::new(vec![far.receive], mark, (1, Tracking::Flows), 6080, hz);
     while receiver.glance().unique < 10_000 {
         sender.turn(lcore::tsc());
         forward(&mut device_near.receive, &mut device_far.transmit, &mut delays, &mut waiting);
@@ -166,5 +167,26 @@ fn ten_million_flows_take_bounded_memory_and_are_told_apart() {
     let measured = measure(rig(transparent()), &wanted, 20_000);
     assert_eq!(counts(&measured), (0, 0, 0));
     assert!((19_900..=20_000).contains(&measured.flows.used), "{}", measured.flows.used);
+    all_buffers_are_home();
+}
+
+#[test]
+fn packets_numbered_together_are_missed_and_told_from_copies_all_the_same() {
+    let _turn = turn();
+    let mut number = 0;
+    let upset = Box::new(move |frame: Mbuf, now, out: &mut VecDeque<(u64, Mbuf)>| {
+        number += 1;
+        match number % 100 {
+            7 => {}
+            13 => {
+                out.extend(pool().allocate_from(frame.bytes()).map(|copy| (now, copy)));
+                out.push_back((now, frame));
+            }
+            _ => out.push_back((now, frame)),
+        }
+    });
+    let wanted = Profile { flows: 5_000, tracking: Tracking::Run, ..profile(100_000.0) };
+    let measured = measure(rig(upset), &wanted, 20_000);
+    assert_eq!(counts(&measured), (200, 0, 200));
     all_buffers_are_home();
 }

@@ -1,0 +1,294 @@
+//! Health checks from the operator's side: what is told of servers, and what workers are given.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use dataplane::snapshot::{Admission, Protocol, Service};
+use serde_json::{Value, json};
+
+use crate::rig::{CONFIGURATION, Rig, Worker, wait_until};
+
+const WEB: &str = "/api/v1/services/web";
+const WEB1: &str = "10.0.0.11:80";
+const WEB2: &str = "10.0.0.12:80";
+
+/// Every 100 ms, and two answers count.
+fn quick() -> Value {
+    json!({ "type": "connect", "interval": "100ms", "timeout": "50ms", "port": 80 })
+}
+
+/// The configuration with its servers asked.
+fn checked(settings: &Value) -> Rig {
+    let rig = Rig::start();
+    let mut change = json!({ "check": quick() });
+    change.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+    let answer = rig.tell("PATCH", WEB, &change);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    rig
+}
+
+fn web(rig: &Rig) -> Value {
+    rig.ask("GET", "/api/v1/status").json()["services"][0].clone()
+}
+
+fn actual(rig: &Rig, server: usize) -> String {
+    web(rig)["servers"][server]["actual"].as_str().unwrap().to_owned()
+}
+
+fn wait_for(rig: &Rig, server: usize, state: &str) {
+    wait_until(&format!("server {server} is {state}"), || actual(rig, server) == state);
+}
+
+/// What a worker knows of the service at this address.
+fn service<T>(worker: &mut Worker, address: [u8; 4], of: impl FnOnce(&Service) -> T) -> T {
+    let services = &worker.reader.current().services;
+    of(services.at(Ipv4Addr::from(address).into(), Protocol::Tcp, 80).unwrap())
+}
+
+/// How many servers take new flows.
+fn candidates(rig: &mut Rig) -> usize {
+    let worker = &mut rig.worker;
+    service(worker, [10, 0, 0, 100], |service| service.candidates.servers().len())
+}
+
+#[test]
+fn a_server_that_stops_is_out_within_interval_times_fall_and_back_when_it_starts() {
+    let mut rig = checked(&json!({}));
+    wait_for(&rig, 0, "up");
+    wait_until("both take new flows", || candidates(&mut rig) == 2);
+    rig.script.stop(WEB1);
+    let stopped = Instant::now();
+    wait_until("one takes new flows", || candidates(&mut rig) == 1);
+    let took = stopped.elapsed();
+    assert!(took < Duration::from_millis(2 * 100 + 200), "{took:?}");
+    let last = rig.script.asked(WEB1).into_iter().filter(|at| *at <= Instant::now()).max();
+    let published = last.unwrap().elapsed();
+    assert!(published < Duration::from_millis(100), "{published:?} from verdict to snapshot");
+    wait_for(&rig, 0, "down");
+    let web = web(&rig);
+    let server = &web["servers"][0];
+    assert_eq!(server["reason"], "connect to 10.0.0.11:80 refused, 2 of 2");
+    assert_eq!(server["wanted"], "online");
+    assert!(server["since"].as_str().unwrap().ends_with('Z'), "{server}");
+    rig.script.start(WEB1);
+    wait_until("both take new flows", || candidates(&mut rig) == 2);
+    wait_for(&rig, 0, "up");
+    assert_eq!(self::web(&rig)["servers"][0].get("reason"), None);
+}
+
+/// HC-18, LG-01.
+#[test]
+fn every_change_is_an_event_with_its_reason() {
+    let rig = checked(&json!({}));
+    wait_for(&rig, 0, "up");
+    rig.script.stop(WEB1);
+    wait_for(&rig, 0, "down");
+    let events = rig.ask("GET", "/api/v1/events?limit=100").json();
+    let text = events.to_string();
+    let all = events.as_array().or(events["events"].as_array()).expect("a list").clone();
+    let of = |new: &str| {
+        let found = all.iter().find(|event| {
+            event["new"] == new && event["server"] == "web1"
+                || event["new"] == new && event.to_string().contains("web/web1")
+        });
+        found.unwrap_or_else(|| panic!("{new} in {text}")).clone()
+    };
+    assert_eq!(of("closing")["old"], "up");
+    assert_eq!(of("down")["old"], "closing");
+    assert_eq!(of("closing")["reason"], "connect to 10.0.0.11:80 refused, 2 of 2");
+}
+
+/// HC-21.
+#[test]
+fn a_drain_reaches_the_workers_in_less_than_a_tenth_of_a_second() {
+    let mut rig = Rig::start();
+    assert_eq!(candidates(&mut rig), 2);
+    for (action, expected) in [("drain", 1), ("online", 2), ("halt", 1), ("online", 2)] {
+        let begin = Instant::now();
+        let answer = rig.ask("POST", &format!("{WEB}/servers/web1/{action}"));
+        assert_eq!(answer.status, 200);
+        wait_until(action, || candidates(&mut rig) == expected);
+        assert!(begin.elapsed() < Duration::from_millis(100), "{action}: {:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn who_was_down_before_a_restart_is_down_after_it() {
+    let rig = checked(&json!({}));
+    wait_for(&rig, 0, "up");
+    rig.script.stop(WEB1);
+    wait_for(&rig, 0, "down");
+    let file = rig.state().join("health.json");
+    wait_until("it is written down", || {
+        std::fs::read_to_string(&file).is_ok_and(|text| text.contains("10.0.0.11"))
+    });
+    let (directory, port) = rig.stop();
+    let mut rig = Rig::restarted(directory, port);
+    // In this run the server is well from the start, but has to pass twice.
+    let first = actual(&rig, 0);
+    wait_for(&rig, 0, "up");
+    wait_until("both take new flows", || candidates(&mut rig) == 2);
+    assert!(first == "down" || rig.script.asked(WEB1).len() >= 2, "{first}");
+    let events = rig.node().events().newest(100);
+    let up = events.iter().find(|event| {
+        event.change.subject.to_string().contains("web1") && event.change.new == "up"
+    });
+    assert_eq!(up.unwrap().change.old, "down");
+}
+
+/// ST-06, ST-08: the page is the control plane's, and only where servers fail.
+#[test]
+fn a_page_answers_when_all_servers_have_failed() {
+    let mut rig = checked(&json!({}));
+    let has_page = |rig: &mut Rig| {
+        service(&mut rig.worker, [10, 0, 0, 100], |service| {
+            assert!(!service.options.page || service.candidates.servers().is_empty());
+            service.options.page
+        })
+    };
+    assert_eq!(web(&rig)["fallback"], false);
+    rig.script.stop(WEB1);
+    rig.script.stop(WEB2);
+    wait_until("the page answers", || has_page(&mut rig));
+    let told = web(&rig);
+    assert_eq!((&told["state"], &told["fallback"]), (&json!("down"), &json!(true)));
+    for server in ["web1", "web2"] {
+        assert_eq!(rig.ask("POST", &format!("{WEB}/servers/{server}/drain")).status, 200);
+    }
+    wait_until("it does not", || !has_page(&mut rig));
+    assert_eq!(web(&rig)["state"], "offline");
+    for server in ["web1", "web2"] {
+        assert_eq!(rig.ask("POST", &format!("{WEB}/servers/{server}/online")).status, 200);
+    }
+    wait_until("it answers again", || has_page(&mut rig));
+    rig.script.start(WEB2);
+    wait_until("a server takes new flows", || candidates(&mut rig) == 1);
+    assert!(!has_page(&mut rig));
+}
+
+#[test]
+fn a_fallback_server_takes_new_flows_while_all_others_have_failed() {
+    let mut rig = checked(&json!({ "fallback": { "address": "10.0.0.90" } }));
+    wait_until("both take new flows", || candidates(&mut rig) == 2);
+    rig.script.stop(WEB1);
+    rig.script.stop(WEB2);
+    let fallback = |rig: &mut Rig| {
+        let servers = service(&mut rig.worker, [10, 0, 0, 100], |service| {
+            service.candidates.servers().iter().map(|&(id, _)| id).collect::<Vec<_>>()
+        });
+        let snapshot = rig.worker.reader.current();
+        let address = |id| snapshot.server(id).unwrap().address.to_string();
+        servers.into_iter().map(address).collect::<Vec<_>>()
+    };
+    wait_until("the fallback takes them", || fallback(&mut rig) == ["10.0.0.90"]);
+    rig.script.start(WEB1);
+    wait_until("web1 takes them again", || fallback(&mut rig) == ["10.0.0.11"]);
+    let snapshot = rig.worker.reader.current();
+    let stands_by =
+        snapshot.servers.iter().flatten().find(|it| it.address.to_string() == "10.0.0.90");
+    assert_eq!(stands_by.unwrap().admission, Admission::Draining, "it keeps what it has");
+}
+
+/// ST-12.
+#[test]
+fn the_next_priority_takes_over_when_the_first_fails() {
+    let rig = checked(&json!({}));
+    let second = json!({ "priority": 2 });
+    assert_eq!(rig.tell("PATCH", &format!("{WEB}/servers/web2"), &second).status, 200);
+    let mut rig = rig;
+    let first = |rig: &mut Rig| {
+        let id = service(&mut rig.worker, [10, 0, 0, 100], |service| {
+            service.candidates.servers().first().map(|&(id, _)| id)
+        });
+        let snapshot = rig.worker.reader.current();
+        id.map(|id| snapshot.server(id).unwrap().address.to_string())
+    };
+    wait_until("web1 is first", || first(&mut rig).as_deref() == Some("10.0.0.11"));
+    rig.script.stop(WEB1);
+    wait_until("web2 takes over", || first(&mut rig).as_deref() == Some("10.0.0.12"));
+    rig.script.start(WEB1);
+    wait_until("web1 is back", || first(&mut rig).as_deref() == Some("10.0.0.11"));
+}
+
+#[test]
+fn a_server_that_comes_back_by_its_check_gets_its_weight_little_by_little() {
+    let mut rig = checked(&json!({ "slow_start": "60s" }));
+    wait_until("both take new flows", || candidates(&mut rig) == 2);
+    let weights = |rig: &mut Rig| {
+        service(&mut rig.worker, [10, 0, 0, 100], |service| {
+            service.candidates.servers().iter().map(|&(_, weight)| weight).collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(
+        weights(&mut rig),
+        [100, 50],
+        "whoever is asked for the first time comes from nowhere"
+    );
+    rig.script.stop(WEB1);
+    wait_until("one takes new flows", || candidates(&mut rig) == 1);
+    rig.script.start(WEB1);
+    wait_until("both take new flows", || candidates(&mut rig) == 2);
+    let [.., web1] = weights(&mut rig)[..] else { panic!() };
+    assert!((10..20).contains(&web1), "{web1}");
+}
+
+/// With as many services and servers as the largest installation.
+#[test]
+fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_late() {
+    let mut configuration = CONFIGURATION.split("[[service]]").next().unwrap().to_owned();
+    configuration = configuration.replace("10.0.0.2/24", "10.0.0.2/16");
+    for service in 0..1000 {
+        let (high, low) = (service / 250, service % 250);
+        configuration += &format!(
+            "[[service]]\nname = \"s{service}\"\naddress = \"10.0.{}.{low}\"\nports = \"80\"\n\
+             check = {{ type = \"connect\", interval = \"5s\", fall = 1, jitter = 20 }}\n",
+            100 + high
+        );
+        for server in 0..10 {
+            let number = service * 10 + server;
+            let (high, low) = (number / 250, number % 250);
+            configuration += &format!(
+                "[[service.server]]\nname = \"r{server}\"\naddress = \"10.0.{}.{low}\"\n",
+                150 + high
+            );
+        }
+    }
+    let mut rig = Rig::with_workers_and(1, &configuration);
+    let number = |worker: &mut Worker| {
+        service(worker, [10, 0, 100, 7], |service| service.candidates.servers().len())
+    };
+    wait_until("all have been asked", || rig.node().asked().asked() >= 10_000);
+    wait_until("its servers are up", || number(&mut rig.worker) == 10);
+    std::thread::sleep(Duration::from_secs(2)); // what came of the first answers has been published
+    let gap = rig.node().status().control_longest_gap;
+    println!("longest gap while all were asked for the first time: {gap} s");
+    // Server 3 of service 7.
+    rig.script.stop("10.0.150.73:80");
+    wait_until("it is out", || number(&mut rig.worker) == 9);
+    let asked = *rig.script.asked("10.0.150.73:80").last().unwrap();
+    let took = asked.elapsed();
+    println!("from the answer to the worker: {took:?}");
+    let begin = Instant::now();
+    assert_eq!(rig.ask("POST", "/api/v1/services/s7/servers/r4/drain").status, 200);
+    wait_until("another drains", || number(&mut rig.worker) == 8);
+    println!("drain over REST: {:?}", begin.elapsed());
+    println!("longest gap: {} s", rig.node().status().control_longest_gap);
+    assert!(took < Duration::from_millis(100), "{took:?}");
+}
+
+#[test]
+fn the_control_threads_longest_gap_is_told() {
+    let rig = Rig::start();
+    std::thread::sleep(Duration::from_millis(50));
+    let status = rig.ask("GET", "/api/v1/status").json();
+    let gap = status["control_longest_gap"].as_f64().unwrap();
+    assert!(gap > 0.0 && gap < 1.0, "{gap}");
+    let metrics = rig.ask("GET", "/metrics");
+    for name in [
+        "sluice_control_longest_gap_seconds ",
+        "sluice_checks_total ",
+        "sluice_checks_failed_total ",
+    ] {
+        assert!(metrics.text().contains(name), "{name}");
+    }
+}

@@ -1,0 +1,176 @@
+//! The control thread under load: thousands of checks, a client of the API that never pauses, and a
+//! flood of frames for us. The figures are printed, so that a log of the tests holds them.
+
+use std::fs;
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sluice_tests::client::Client;
+use sluice_tests::lab::{APPLIANCE, DIRECT, PROXIED};
+use sluice_tests::process::eventually;
+use sluice_tests::rig::{Rig, at};
+use sluice_tests::server::Server;
+use sluice_tests::service::{direct, snat};
+
+sluice_tests::cases! {
+    two_thousand_checks_a_second_take_less_than_a_tenth_of_the_control_core,
+    the_control_thread_is_never_late,
+}
+
+/// How many servers are asked every second.
+const SERVERS: u32 = 2000;
+
+/// Puts a figure into the log of the tests; what a test prints is only shown when it fails.
+macro_rules! figure {
+    ($($text:tt)*) => {
+        // A log that nobody reads any more is no reason to fail.
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    };
+}
+
+/// One machine stands for two thousand servers, behind the router: it has all their addresses.
+fn many_servers(rig: &Rig) -> Value {
+    let [first, ..] = rig.direct();
+    first.namespace.ip("route replace local 10.6.0.0/21 dev lo\n");
+    rig.lab.router.ip(&format!("route replace 10.6.0.0/21 via {}\n", first.address));
+    // What comes in for so many addresses is no reason to doubt who sends it.
+    first.namespace.sysctl("net.ipv4.conf.all.rp_filter", "0");
+    let server = |number: u32| {
+        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 6, 0, 1)) + number);
+        json!({ "name": format!("many{number}"), "address": address })
+    };
+    let mut service = snat("many", PROXIED, "80").json();
+    service["server"] = (0..SERVERS).map(server).collect();
+    service["check"] = json!({ "type": "connect", "interval": "1s", "timeout": "900ms" });
+    service
+}
+
+fn wait_until_all_are_up(rig: &Rig) {
+    let all_up = || {
+        let status = rig.appliance.get("/status");
+        let servers = status["services"][0]["servers"].as_array()?.iter();
+        (servers.filter(|it| it["actual"] == "up").count() == SERVERS as usize).then_some(())
+    };
+    eventually(Duration::from_secs(30), all_up).expect("every server is found well");
+}
+
+/// Processor time that the control thread, which is the process's first, has used.
+fn control_time(rig: &Rig) -> Duration {
+    let process = rig.appliance.id().expect("it runs");
+    let path = format!("/proc/{process}/task/{process}/schedstat");
+    let text = fs::read_to_string(&path).unwrap_or_else(|why| panic!("{path}: {why}"));
+    let nanoseconds = text.split(' ').next().and_then(|field| field.parse().ok());
+    Duration::from_nanos(nanoseconds.expect("nanoseconds"))
+}
+
+/// The share of a core that the control thread uses, looked at for five seconds.
+fn share(rig: &Rig) -> f64 {
+    let (start, before) = (Instant::now(), control_time(rig));
+    thread::sleep(Duration::from_secs(5)); // the measurement itself
+    (control_time(rig) - before).as_secs_f64() / start.elapsed().as_secs_f64()
+}
+
+fn two_thousand_checks_a_second_take_less_than_a_tenth_of_the_control_core(rig: &mut Rig) {
+    let mut service = many_servers(rig);
+    let check = std::mem::replace(&mut service["check"], json!({ "type": "on" }));
+    rig.appliance.change(|document| document["service"] = json!([service.clone()]));
+    let without = share(rig);
+    service["check"] = check;
+    rig.appliance.change(|document| document["service"] = json!([service.clone()]));
+    wait_until_all_are_up(rig);
+    let with = share(rig);
+    figure!(
+        "{SERVERS} connect checks a second: {:.1} % of the control core, {:.1} % without them",
+        with * 100.0,
+        without * 100.0
+    );
+    assert!(with - without < 0.10, "{with:.3} with, {without:.3} without");
+}
+
+/// Does `work` again and again on a thread until dropped, and counts.
+struct Busy {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Busy {
+    fn with(mut work: impl FnMut() + Send + 'static) -> Self {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (told, counted) = (Arc::clone(&stop), Arc::clone(&done));
+        let thread = thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                work();
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Self { stop, done, thread: Some(thread) }
+    }
+
+    fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(thread::JoinHandle::join);
+        assert!(thread::panicking() || ended.is_some_and(|ended| ended.is_ok()));
+    }
+}
+
+/// Echo requests to the appliance's own address, a hundred and then a moment's pause.
+fn flood(rig: &Rig) -> Busy {
+    let frames = rig.client().frames();
+    let frame = echo_request(rig.client(), rig.wan_mac());
+    Busy::with(move || {
+        (0..100).for_each(|_| frames.send(&frame));
+        thread::sleep(Duration::from_millis(5)); // 20,000 a second at most
+    })
+}
+
+fn echo_request(client: &Client, to: [u8; 6]) -> Vec<u8> {
+    let builder = etherparse::PacketBuilder::ethernet2(client.mac(), to)
+        .ipv4(client.address.octets(), APPLIANCE.octets(), 64)
+        .icmpv4_echo_request(7, 7);
+    let mut frame = Vec::with_capacity(builder.size(56));
+    builder.write(&mut frame, &[0; 56]).expect("a vector takes everything");
+    frame
+}
+
+fn the_control_thread_is_never_late(rig: &mut Rig) {
+    let many = many_servers(rig);
+    let page = direct("page", DIRECT, "80").to_all(rig.direct() as &[Server; 3]).json();
+    rig.appliance.change(|document| document["service"] = json!([many, page]));
+    wait_until_all_are_up(rig);
+    let late = || {
+        let status = rig.appliance.get("/status");
+        let longest = status["control"]["longest_gap"].as_f64();
+        Duration::from_secs_f64(longest.unwrap_or_else(|| panic!("no such figure: {status}")))
+    };
+    let flood = flood(rig);
+    let socket = rig.appliance.socket();
+    let asking = Busy::with(move || {
+        let stream = std::os::unix::net::UnixStream::connect(&socket).expect("it listens");
+        let answer = sluice_tests::http::exchange(stream, "GET", "/api/v1/status", &[], b"");
+        assert_eq!(answer.expect("an answer").status, 200);
+    });
+    thread::sleep(Duration::from_secs(10)); // the load itself
+    let answers = rig.client().connect(&at(DIRECT, 80), 30);
+    assert_eq!(answers.count(), 30);
+    let gap = late();
+    figure!(
+        "{SERVERS} checks a second, {} reports and {} floods of 100 pings in 10 s: the control \
+         thread was away for {gap:.1?} at most",
+        asking.done(),
+        flood.done()
+    );
+    assert!(asking.done() > 20 && flood.done() > 200);
+    assert!(gap < Duration::from_millis(20), "{gap:?}");
+}

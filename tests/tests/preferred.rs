@@ -1,0 +1,159 @@
+//! A preferred server and one that stands in for it (FEATURES ST-12, scenario E-1b): SFTP, once by
+//! triggers that enable and disable the second, and once by priorities alone.
+
+use std::io::Write;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sluice_tests::lab::TRANSLATED;
+use sluice_tests::process::eventually;
+use sluice_tests::rig::Rig;
+use sluice_tests::server::shell::Keys;
+use sluice_tests::service::{Service, nat};
+
+sluice_tests::cases! {
+    on boot;
+    triggers_enable_the_second_server_while_the_first_is_away,
+    priorities_do_the_same_without_triggers,
+    with_last_server_kept_the_triggers_fire_as_well,
+}
+
+fn boot() -> Rig {
+    let mut rig = Rig::boot();
+    let keys = Keys::make(rig.lab.directory());
+    let [first, second, _] = &mut rig.lab.translated;
+    first.serve_sftp(&keys);
+    second.serve_sftp(&keys);
+    rig
+}
+
+/// Which server a new login reaches.
+fn log_in(rig: &Rig) -> String {
+    Keys::made_in(rig.lab.directory()).log_in(rig.client(), TRANSLATED)
+}
+
+/// The virtual service of the scenario; pings ask whether a server is there.
+fn sftp() -> Service {
+    nat("sftp", TRANSLATED, "22").with(
+        "check",
+        json!({ "type": "ping", "interval": "1s", "timeout": "500ms", "rise": 2, "fall": 2 }),
+    )
+}
+
+fn triggers() -> Value {
+    let on =
+        |state| json!({ "event": "server", "service": "sftp", "server": "nat1", "state": state });
+    let second = |action| json!([{ "action": action, "service": "sftp", "server": "nat2" }]);
+    json!([
+        { "name": "sftp1down", "on": on("closing"), "do": second("enable") },
+        { "name": "sftp1up", "on": on("up"), "do": second("disable") },
+    ])
+}
+
+/// How often the trigger of that name has fired.
+fn fired(rig: &Rig, name: &str) -> usize {
+    let events = rig.appliance.get("/events?limit=1000");
+    let of_trigger = |event: &&Value| event["subject"]["trigger"] == name;
+    events.as_array().expect("a list").iter().filter(of_trigger).count()
+}
+
+fn wait_for(rig: &Rig, server: usize, actual: &str) {
+    rig.appliance.wait_until("/status", &format!("server {server} is {actual}"), |status| {
+        status["services"][0]["servers"][server]["actual"] == actual
+    });
+}
+
+fn wait_for_wanted(rig: &Rig, server: usize, wanted: &str) {
+    rig.appliance.wait_until("/status", &format!("server {server} is wanted {wanted}"), |status| {
+        status["services"][0]["servers"][server]["wanted"] == wanted
+    });
+}
+
+/// A session that stays open.
+fn session(rig: &Rig) -> Child {
+    let mut sftp = Keys::made_in(rig.lab.directory()).sftp(rig.client(), TRANSLATED, "-");
+    let mut sftp = sftp
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("sftp is installed");
+    say(&mut sftp, "pwd\n");
+    let mut answer = [0; 8];
+    let printed = sftp.stdout.as_mut().expect("a pipe");
+    std::io::Read::read_exact(printed, &mut answer).expect("the session is open");
+    sftp
+}
+
+fn say(sftp: &mut Child, command: &str) {
+    let _ = sftp.stdin.as_mut().expect("a pipe").write_all(command.as_bytes()); // it may be gone
+}
+
+/// Whether a session ends when something is asked of it.
+fn is_cut(sftp: &mut Child) -> bool {
+    say(sftp, "ls\n");
+    let ended = eventually(Duration::from_secs(5), || sftp.try_wait().expect("a child of ours"));
+    ended.is_some_and(|status| !status.success())
+}
+
+fn triggers_enable_the_second_server_while_the_first_is_away(rig: &mut Rig) {
+    by_triggers(rig, "fail");
+}
+
+/// C-18: `keep` affects scheduling only, never states or triggers.
+fn with_last_server_kept_the_triggers_fire_as_well(rig: &mut Rig) {
+    by_triggers(rig, "keep");
+}
+
+fn by_triggers(rig: &mut Rig, last_server: &str) {
+    let [first, second, _] = rig.translated();
+    let service = sftp()
+        .with("last_server", last_server)
+        .to(first)
+        .to_with(second, json!({ "state": "halt" }));
+    rig.appliance.change(|document| {
+        document["service"] = json!([service.json()]);
+        document["trigger"] = triggers();
+    });
+    wait_for(rig, 0, "up");
+    let names: Vec<_> = (0..20).map(|_| log_in(rig)).collect();
+    assert!(names.iter().all(|name| name == "nat1"), "{names:?}");
+    let before = (fired(rig, "sftp1down"), fired(rig, "sftp1up"));
+
+    first.answer_pings(false);
+    wait_for(rig, 1, "up");
+    assert_eq!(log_in(rig), "nat2");
+    assert_eq!(fired(rig, "sftp1down"), before.0 + 1, "once for one change");
+    let mut open = session(rig);
+
+    first.answer_pings(true);
+    wait_for(rig, 0, "up");
+    wait_for_wanted(rig, 1, "halt");
+    assert!(is_cut(&mut open), "a server that is disabled immediately loses its sessions");
+    assert_eq!(log_in(rig), "nat1");
+    assert_eq!(fired(rig, "sftp1up"), before.1 + 1, "once for one change");
+    rig.appliance.change(|document| document["trigger"] = json!([]));
+}
+
+fn priorities_do_the_same_without_triggers(rig: &mut Rig) {
+    let [first, second, _] = rig.translated();
+    let service = sftp().to(first).to_with(second, json!({ "priority": 2 }));
+    rig.serve([&service]);
+    wait_for(rig, 0, "up");
+    wait_for(rig, 1, "up");
+    let names: Vec<_> = (0..20).map(|_| log_in(rig)).collect();
+    assert!(names.iter().all(|name| name == "nat1"), "{names:?}");
+
+    let mut open = session(rig);
+    first.answer_pings(false);
+    wait_for(rig, 0, "closing");
+    assert_eq!(log_in(rig), "nat2");
+    assert!(!is_cut(&mut open), "a server that is closing keeps its sessions");
+    drop(open.stdin.take());
+    open.wait().expect("it ends");
+
+    first.answer_pings(true);
+    wait_for(rig, 0, "up");
+    assert_eq!(log_in(rig), "nat1");
+}
