@@ -90,8 +90,9 @@ const TUNNEL_HELP: &str = "
 Load balancers and tunnels:
   --from LIST          answer, and take packets from, these addresses alone
   --gue-port N         the port of Generic UDP Encapsulation; 6080 unless told
-  --method METHOD      auto: the kernel takes IPv4 out of IPv4 if its driver (ipip) is loaded,
-                       else this program; kernel or user: always so
+  --method METHOD      auto: the kernel takes IPv4 out of IPv4 if its driver (ipip) is loaded and
+                       net.ipv4.conf.all.rp_filter is 0, else this program; kernel or user:
+                       always so
 ";
 
 /// What is said about a command, or about all.

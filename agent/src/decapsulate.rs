@@ -32,7 +32,7 @@ const TUNL: &str = "tunl0";
 /// Who takes the outer headers off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Method {
-    /// The kernel where it has its driver loaded, else this program.
+    /// The kernel where it has its driver loaded and no reverse-path filter is in its way, else this program.
     #[default]
     Auto,
     /// The kernel.
@@ -231,18 +231,22 @@ impl Decapsulator {
     }
 }
 
-/// Whether the kernel takes IPv4 out of IPv4: then its device is brought up, and a strict reverse-path
-/// filter there becomes a loose one, since clients are not reached by the tunnel.
+/// Whether the kernel takes IPv4 out of IPv4: then its device is brought up. Clients are not reached by it, and
+/// it has no address, so that the kernel drops what comes out of it even with a loose reverse-path filter
+/// (`fib_validate_source`). The filter must be off there, which it is only if it is off for all.
 fn by_kernel(
     method: Method,
     record: &mut Record,
     mut tell: impl FnMut(&Change),
 ) -> Result<bool, Error> {
     let folder = Path::new("/sys/class/net").join(TUNL);
+    let filtered = || Ok::<_, Error>(parameter("net/ipv4/conf/all/rp_filter")? != "0");
     match (method, folder.exists()) {
         (Method::User, _) | (Method::Auto, false) => return Ok(false),
         (Method::Kernel, false) => return Err(Error::NoDriver),
-        (_, true) => {}
+        (Method::Auto, true) if filtered()? => return Ok(false),
+        (Method::Kernel, true) if filtered()? => return Err(Error::Filtered),
+        (Method::Auto | Method::Kernel, true) => {}
     }
     let mut make = |change: Change| {
         record.make(change.clone())?;
@@ -251,8 +255,8 @@ fn by_kernel(
     };
     let path = format!("net/ipv4/conf/{TUNL}/rp_filter");
     let old = parameter(&path)?;
-    if old == "1" || (old == "0" && parameter("net/ipv4/conf/all/rp_filter")? == "1") {
-        make(Change::Parameter { path, old, new: "2".into() })?;
+    if old != "0" {
+        make(Change::Parameter { path, old, new: "0".into() })?;
     }
     let flags = std::fs::read_to_string(folder.join("flags")).unwrap_or_default();
     let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or_default();

@@ -82,6 +82,12 @@ pub enum Error {
     /// The kernel takes packets out, and its driver is not there.
     #[error("there is no tunl0: load the kernel's driver (modprobe ipip), or leave --method out")]
     NoDriver,
+    /// The kernel takes packets out, and would drop them.
+    #[error(
+        "net.ipv4.conf.all.rp_filter is not 0, so the kernel would drop what it takes out of tunnels: set \
+         it to 0, or leave --method out"
+    )]
+    Filtered,
     /// Something that cannot fail on a sound system.
     #[error("{0}")]
     System(Errno),

@@ -1,6 +1,6 @@
 #!/bin/bash
 # What the tests in this folder share: Debian's own kernel, booted in QEMU (without KVM, so that it
-# runs anywhere) with an initramfs made here. Sourced by boot-host-test and boot-pci-test, which
+# runs anywhere) with an initramfs made here. Sourced by boot-host-test, boot-pci-test and boot-agent-test, which
 # set `test` (what this test calls itself), `cache` and `work`, and `kernel` before they boot.
 #
 # packages: qemu-system-x86 busybox-static cpio kmod xz-utils
@@ -8,7 +8,7 @@
 # shellcheck disable=SC2154 # set by the test
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-modules="e1000e virtio_pci virtio_net vfio-pci vfio_iommu_type1 uio_pci_generic"
+modules="e1000e virtio_pci virtio_net vfio-pci vfio_iommu_type1 uio_pci_generic veth ipip"
 
 # Debian's kernel and the modules that the tests need, unpacked once per kernel version.
 unpacked_kernel() {
@@ -17,7 +17,8 @@ unpacked_kernel() {
     [ -n "$package" ] || fail "apt knows no linux-image-amd64; run apt-get update"
     version=${package#linux-image-}
     folder=$cache/$version
-    if [ ! -e "$folder/complete" ]; then
+    # Complete with other modules is not complete.
+    if [ "$(cat "$folder/complete" 2>/dev/null)" != "$modules" ]; then
         echo "$test: fetching $package (70 MB, once)" >&2
         rm -rf "$folder"
         mkdir -p "$folder/all"
@@ -36,7 +37,7 @@ unpacked_kernel() {
         depmod -b "$folder/root" "$version"
         cp "$folder/all/boot/vmlinuz-$version" "$folder/vmlinuz"
         rm -rf "$folder/all" "$folder"/*.deb
-        touch "$folder/complete"
+        echo "$modules" > "$folder/complete"
     fi
     echo "$folder"
 }

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # shellcheck shell=dash disable=SC2034,SC2086 # used by what follows; PCI addresses have no spaces
-# The beginning of PID 1 in the guests of boot-host-test and boot-pci-test, and what their checks
+# The beginning of PID 1 in the guests of boot-host-test, boot-pci-test and boot-agent-test, and what their checks
 # are made of. Looks at the kernel past the program under test: driver links, nr_hugepages and
 # mounts are read here, with busybox.
 /bin/busybox mount -t devtmpfs dev /dev
