@@ -326,6 +326,7 @@ fn every_drop_reason_metric_and_setting_is_on_the_operating_page_and_no_other() 
         ("Persistence", "`persistence`"),
         ("Timeouts", "`timeouts`"),
         ("Limits", "`limits`"),
+        ("Check", "`check`"),
         ("Server", "`[[service.server]]`"),
     ] {
         let known = &description["components"]["schemas"][schema]["properties"];

@@ -52,8 +52,13 @@ mod script;
 
 mod tools;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time;
@@ -131,6 +136,9 @@ fn time_for(kind: &Kind, pace: &Pace) -> Duration {
     }
 }
 
+/// A question and its answer.
+type Conversation<'f> = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'f>>;
+
 /// One question while it is asked.
 struct Asking<'q, N> {
     net: &'q N,
@@ -141,37 +149,41 @@ struct Asking<'q, N> {
 }
 
 impl<N: Net> Asking<'_, N> {
-    async fn once(&self, kind: &Kind) -> Result<(), Failure> {
+    /// In a box whose type says that it may move to another thread, which the compiler cannot tell of all kinds
+    /// together; and only the kind that is asked takes memory.
+    fn once<'f>(&'f self, kind: &'f Kind) -> Conversation<'f> {
         match kind {
             // The engine does not ask them.
-            Kind::On | Kind::Mixed { .. } => Ok(()),
-            Kind::Off => Err(Failure("its check is off".into())),
-            Kind::Connect => self.open(self.target.at).await.map(drop),
-            Kind::Ping => ping::ask(self).await,
-            Kind::Http(page) => http::ask(self, page).await,
+            Kind::On | Kind::Mixed { .. } => Box::pin(async { Ok(()) }),
+            Kind::Off => Box::pin(async { Err(Failure("its check is off".into())) }),
+            Kind::Connect => Box::pin(async { self.open(self.target.at).await.map(drop) }),
+            Kind::Ping => Box::pin(ping::ask(self)),
+            Kind::Http(page) => Box::pin(http::ask(self, page)),
             Kind::Grpc { service, host, tls } => {
-                grpc::ask(self, service, host.as_deref(), tls.as_ref()).await
+                Box::pin(grpc::ask(self, service, host.as_deref(), tls.as_ref()))
             }
             Kind::Ftp { login, file, expect } => {
-                ftp::ask(self, login.as_ref(), file.as_deref(), expect.as_ref()).await
+                Box::pin(ftp::ask(self, login.as_ref(), file.as_deref(), expect.as_ref()))
             }
-            Kind::Imap(session) => mail::imap(self, session).await,
-            Kind::Pop(session) => mail::pop(self, session).await,
-            Kind::Smtp { expect, tls } => mail::smtp(self, expect.as_ref(), tls.as_ref()).await,
-            Kind::Ldap { session, expect } => ldap::ask(self, session, expect.as_ref()).await,
-            Kind::Nntp(session) => nntp::ask(self, session).await,
-            Kind::Dns { name, record, expect } => dns::ask(self, name, *record, *expect).await,
-            Kind::Mysql { login } => mysql::ask(self, login.as_ref()).await,
-            Kind::Sip { user, tcp, status } => sip::ask(self, user.as_deref(), *tcp, status).await,
-            Kind::Telnet { expect } => telnet::ask(self, expect.as_ref()).await,
-            Kind::Redis { login, tls } => redis::ask(self, login.as_ref(), tls.as_ref()).await,
-            Kind::Amqp { tls } => amqp::ask(self, tls.as_ref()).await,
+            Kind::Imap(session) => Box::pin(mail::imap(self, session)),
+            Kind::Pop(session) => Box::pin(mail::pop(self, session)),
+            Kind::Smtp { expect, tls } => Box::pin(mail::smtp(self, expect.as_ref(), tls.as_ref())),
+            Kind::Ldap { session, expect } => Box::pin(ldap::ask(self, session, expect.as_ref())),
+            Kind::Nntp(session) => Box::pin(nntp::ask(self, session)),
+            Kind::Dns { name, record, expect } => Box::pin(dns::ask(self, name, *record, *expect)),
+            Kind::Mysql { login } => Box::pin(mysql::ask(self, login.as_ref())),
+            Kind::Sip { user, tcp, status } => {
+                Box::pin(sip::ask(self, user.as_deref(), *tcp, status))
+            }
+            Kind::Telnet { expect } => Box::pin(telnet::ask(self, expect.as_ref())),
+            Kind::Redis { login, tls } => Box::pin(redis::ask(self, login.as_ref(), tls.as_ref())),
+            Kind::Amqp { tls } => Box::pin(amqp::ask(self, tls.as_ref())),
             Kind::Tcp { send, expect, tls } => {
-                tcp::ask(self, send.as_ref(), expect.as_ref(), tls.as_ref()).await
+                Box::pin(tcp::ask(self, send.as_ref(), expect.as_ref(), tls.as_ref()))
             }
-            Kind::Udp { send, expect } => udp::ask(self, send.as_ref(), expect.as_ref()).await,
+            Kind::Udp { send, expect } => Box::pin(udp::ask(self, send.as_ref(), expect.as_ref())),
             Kind::Script { program, arguments } => {
-                script::run(self.target, program, arguments).await
+                Box::pin(script::run(self.target, program, arguments))
             }
         }
     }

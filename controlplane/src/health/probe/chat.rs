@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
 
-use super::connect::Wire;
+use super::connect::{Alpn, Wire};
 use super::{Asking, Failure, LONGEST_ANSWER, quoted};
 use crate::config::{Expect, Tls};
 use crate::net::Net;
@@ -40,7 +40,7 @@ impl Chat {
         name: &str,
         tls: Option<&Tls>,
     ) -> Result<Self, Failure> {
-        let wire = asking.wire(tls, None, &[]).await?;
+        let wire = asking.wire(tls, None, Alpn::Nothing).await?;
         Ok(Self::over(wire, format!("{name}://{}", asking.target.at)))
     }
 
@@ -138,7 +138,7 @@ impl Chat {
     }
 
     /// Lets more come before it is looked at.
-    pub async fn rest(&self) {
+    pub async fn rest(&mut self) {
         sleep(PAUSE).await;
     }
 

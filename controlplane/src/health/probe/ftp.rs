@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use super::chat::Chat;
+use super::connect::Wire;
 use super::{Asking, Failure};
 use crate::config::{Expect, Login};
 use crate::net::Net;
@@ -43,7 +44,7 @@ async fn fetch<N: Net>(
     let data = asking.open(at).await?;
     chat.say_line(&format!("RETR {file}")).await?;
     chat.expect(&[125, 150]).await?;
-    let mut data = Chat::over(Box::new(data), format!("ftp://{}/{file}", asking.target.at));
+    let mut data = Chat::over(Wire::over(data), format!("ftp://{}/{file}", asking.target.at));
     let content = data.all().await?;
     match expect {
         Some(expect) if !expect.is_in(&content) => {

@@ -4,6 +4,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{HeaderMap, Method, Request, Response, Version, header};
 
+use super::connect::Alpn;
 use super::http::{exchange, own_host};
 use super::{Asking, Failure};
 use crate::config::Tls;
@@ -21,7 +22,7 @@ pub(super) async fn ask<N: Net>(
     tls: Option<&Tls>,
 ) -> Result<(), Failure> {
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let wire = asking.wire(tls, host, &["h2"]).await?;
+    let wire = asking.wire(tls, host, Alpn::Http2).await?;
     let host = host.map_or_else(|| own_host(asking, scheme), Into::into);
     let told = |why: String| Failure(format!("grpc://{} {why}", asking.target.at));
     let request = Request::builder()

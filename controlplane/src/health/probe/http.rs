@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::select;
 use tokio::task::AbortHandle;
 
-use super::connect::Wire;
+use super::connect::{Alpn, Wire};
 use super::{Asking, Failure, LONGEST_ANSWER};
 use crate::config::Http;
 use crate::net::Net;
@@ -22,7 +22,7 @@ use crate::net::Net;
 const LONGEST_HEADERS: usize = 32 << 10;
 
 pub(super) async fn ask<N: Net>(asking: &Asking<'_, N>, page: &Http) -> Result<(), Failure> {
-    let alpn: &[&str] = if page.two { &["h2"] } else { &["http/1.1"] };
+    let alpn = if page.two { Alpn::Http2 } else { Alpn::Http1 };
     let scheme = if page.tls.is_some() { "https" } else { "http" };
     let host = page.host().map_or_else(|| own_host(asking, scheme), Into::into);
     let wire = asking.wire(page.tls.as_ref(), page.host(), alpn).await?;

@@ -13,7 +13,7 @@ use rustls::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::connect::Wire;
+use super::connect::{Alpn, Wire};
 use super::tools::Roots;
 use super::{Asking, Failure};
 use crate::config::Tls;
@@ -30,14 +30,14 @@ pub(super) async fn inside<N: Net>(
     stream: N::Stream,
     wanted: &Tls,
     host: Option<&str>,
-    alpn: &[&str],
+    alpn: Alpn,
 ) -> Result<Wire, Failure> {
     let at = asking.target.at;
     let config = client(asking, wanted, alpn).await?;
     let name = name(asking, wanted, host);
     let connector = TlsConnector::from(Arc::new(config));
     match connector.connect(name, stream).await {
-        Ok(stream) => Ok(Box::new(stream)),
+        Ok(stream) => Ok(Wire::over(stream)),
         Err(error) => Err(Failure(format!("TLS with {at} failed: {error}"))),
     }
 }
@@ -53,7 +53,7 @@ fn name<N>(asking: &Asking<'_, N>, wanted: &Tls, host: Option<&str>) -> ServerNa
 async fn client<N>(
     asking: &Asking<'_, N>,
     wanted: &Tls,
-    alpn: &[&str],
+    alpn: Alpn,
 ) -> Result<ClientConfig, Failure> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -68,7 +68,7 @@ async fn client<N>(
     config.resumption = Resumption::disabled(); // each question is whole
     config.alpn_protocols = match &wanted.alpn {
         Some(own) => own.iter().map(|name| name.clone().into_bytes()).collect(),
-        None => alpn.iter().map(|name| name.as_bytes().to_vec()).collect(),
+        None => alpn.names().iter().map(|name| name.as_bytes().to_vec()).collect(),
     };
     Ok(config)
 }
