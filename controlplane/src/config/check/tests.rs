@@ -68,7 +68,7 @@ fn document(check: &Value, server: Value) -> Value {
     })
 }
 
-fn read(check: &Value, server: Value) -> Result<Config, Vec<String>> {
+fn reading(check: &Value, server: Value) -> Result<Config, Vec<String>> {
     let told = |mistakes: Vec<crate::field::Invalid>| {
         mistakes.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
@@ -76,7 +76,7 @@ fn read(check: &Value, server: Value) -> Result<Config, Vec<String>> {
 }
 
 fn accepted(check: &Value, server: Value) -> Config {
-    read(check, server).unwrap_or_else(|why| panic!("{check}: {why:?}"))
+    reading(check, server).unwrap_or_else(|why| panic!("{check}: {why:?}"))
 }
 
 fn server() -> Value {
@@ -91,7 +91,7 @@ fn server_with(check: Value) -> Value {
 
 /// The one mistake.
 fn refusal(check: Value) -> String {
-    let mistakes = read(&check, server()).expect_err("it is refused");
+    let mistakes = reading(&check, server()).expect_err("it is refused");
     assert_eq!(mistakes.len(), 1, "{check}: {mistakes:?}");
     mistakes[0].clone()
 }
@@ -124,13 +124,17 @@ fn a_setting_that_a_kind_does_not_have_is_refused_by_its_path() {
     for written in every_kind() {
         let kind = written["type"].as_str().unwrap();
         for (name, value) in &all {
-            let both = ["expect", "expect_regex", "send", "send_hex", "ca"];
+            let both = ["expect", "expect_regex", "send", "send_hex", "ca", "verify"];
             if written.get(name).is_some() || both.contains(&name.as_str()) || kind == "5" {
                 continue;
             }
             let mut more = written.clone();
             more[name] = value.clone();
-            let Err(mistakes) = read(&more, server()) else { continue };
+            let Err(mistakes) = reading(&more, server()) else {
+                let kind = CheckKind::ALL.into_iter().find(|it| it.name() == kind).unwrap();
+                assert!(read::own_settings(kind).contains(&name.as_str()), "{more}");
+                continue;
+            };
             let path = format!("service[0].check.{name}: expected ");
             assert!(mistakes.iter().any(|it| it.starts_with(&path)), "{more}: {mistakes:?}");
         }
@@ -218,11 +222,11 @@ fn a_servers_own_check_stands_for_itself_with_a_type_and_else_changes_single_set
     let alone = check(json!({ "type": "connect" }));
     assert_eq!(alone, Check { kind: Kind::Connect, ..Check::default() });
 
-    let wrong = read(&written, server_with(json!({ "query": "a" }))).unwrap_err();
+    let wrong = reading(&written, server_with(json!({ "query": "a" }))).unwrap_err();
     let path = "service[0].server[0].check.query: expected no query: a check of type http has none";
     assert!(wrong.len() == 1 && wrong[0].starts_with(path), "{wrong:?}");
     // A mistake in the service's table is told once, and there.
-    let wrong = read(&json!({ "type": "http", "path": "x" }), server_with(json!({ "port": 0 })));
+    let wrong = reading(&json!({ "type": "http", "path": "x" }), server_with(json!({ "port": 0 })));
     let wrong = wrong.unwrap_err();
     assert!(wrong.len() == 2 && wrong[0].starts_with("service[0].check.path"), "{wrong:?}");
     assert!(wrong[1].starts_with("service[0].server[0].check.port"), "{wrong:?}");
