@@ -140,6 +140,7 @@ fn check(file: &PathBuf) -> ExitCode {
                 counted(config.services.len(), "service"),
                 counted(servers, "server")
             );
+            config.advice().iter().for_each(|advice| println!("advice: {advice}"));
             ExitCode::SUCCESS
         }
         Err(mistakes) => {

@@ -804,7 +804,7 @@ fn events(all: &[Event]) -> String {
 }
 
 fn verdict(verdict: &Verdict) -> String {
-    let Verdict { live, restart_needed, changes } = verdict;
+    let Verdict { live, restart_needed, changes, advice } = verdict;
     let mut text = match (live, changes.is_empty()) {
         (true, true) => "it would change nothing\n".to_owned(),
         (true, false) => "it would be accepted\n".to_owned(),
@@ -812,6 +812,9 @@ fn verdict(verdict: &Verdict) -> String {
     };
     for change in changes {
         text += &format!("  {change}\n");
+    }
+    for advice in advice {
+        text += &format!("advice: {advice}\n");
     }
     text
 }

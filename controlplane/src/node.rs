@@ -637,7 +637,8 @@ impl Node {
         let view = self.view();
         let restart_needed = view.config.restart_needed(next);
         let changes = view.config.changes(next);
-        report::Verdict { live: restart_needed.is_empty(), restart_needed, changes }
+        let advice = next.advice();
+        report::Verdict { live: restart_needed.is_empty(), restart_needed, changes, advice }
     }
 
     /// One change, from beginning to end on a helper thread: a caller that goes away meanwhile

@@ -549,4 +549,7 @@ pub struct Verdict {
     pub restart_needed: Vec<String>,
     /// What would change, a sentence each.
     pub changes: Vec<String>,
+    /// What is accepted and may not be meant, a sentence each.
+    #[serde(default)]
+    pub advice: Vec<String>,
 }

@@ -327,6 +327,7 @@ fn every_drop_reason_metric_and_setting_is_on_the_operating_page_and_no_other() 
         ("Timeouts", "`timeouts`"),
         ("Limits", "`limits`"),
         ("Agent", "`agent`"),
+        ("Check", "`check`"),
         ("Server", "`[[service.server]]`"),
         ("Alerts", "`[alerts]`"),
         ("Mail", "`[alerts.mail]`"),

@@ -15,7 +15,7 @@ use regex::bytes::Regex;
 
 pub(super) use read::{check, own_check};
 
-use super::{Forwarding, Server, Service};
+use super::{Config, Forwarding, Server, Service};
 use crate::document::{self, CheckKind};
 
 /// How servers are asked whether they are well.
@@ -521,6 +521,23 @@ impl Kind {
     }
 }
 
+impl Config {
+    /// What is accepted and may not be meant, a sentence each.
+    pub fn advice(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        for service in &self.services {
+            let name = &service.name;
+            told.extend(service.check.advice().map(|it| format!("service {name}: check: {it}")));
+            let own = |server: &Server| {
+                let advice = server.check.as_ref()?.check.advice()?;
+                Some(format!("service {name}: server {}: check: {advice}", server.name))
+            };
+            told.extend(service.servers.iter().filter_map(own));
+        }
+        told
+    }
+}
+
 impl Service {
     /// How this server of the service is asked whether it is well.
     pub fn check_of<'s>(&'s self, server: &'s Server) -> &'s Check {
@@ -729,3 +746,6 @@ impl Payload {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

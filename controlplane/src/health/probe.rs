@@ -52,6 +52,9 @@ mod script;
 
 mod tools;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;

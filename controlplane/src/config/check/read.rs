@@ -70,7 +70,7 @@ const NEGOTIATE: &str = "what is asked after the connections: http, https, http2
                          pop, smtp, ldap, nntp, dns, mysql, sip, telnet, redis, amqp, tcp or udp";
 
 /// The settings of its own that a type has.
-fn own_settings(kind: CheckKind) -> &'static [&'static str] {
+pub(super) fn own_settings(kind: CheckKind) -> &'static [&'static str] {
     match kind {
         CheckKind::On | CheckKind::Off | CheckKind::Ping => &[],
         CheckKind::Connect => &["port", "virtual"],

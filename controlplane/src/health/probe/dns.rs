@@ -7,8 +7,6 @@ use super::{Asking, Failure};
 use crate::config::Record;
 use crate::net::Net;
 
-/// The longest message that is looked at, in bytes; we announce no more than the usual 512.
-const LONGEST: usize = 4096;
 /// The class of the Internet.
 const INTERNET: u16 = 1;
 
@@ -21,15 +19,9 @@ pub(super) async fn ask<N: Net>(
     let socket = Socket::open(asking).await?;
     let query = query(asking.tools.random(), name, record);
     socket.send(&query).await?;
-    let mut message = [0; LONGEST];
-    loop {
-        let length = socket.receive(&mut message).await?;
-        // What is no answer to this question may be a forgery, and is not waited for less.
-        if let Some(answer) = Answer::to(&query, &message[..length]) {
-            let told = |why| Failure(format!("{} {why} for {name}", asking.target.at));
-            return answer.judge(expect).map_err(told);
-        }
-    }
+    let judge = |message: &[u8]| Answer::to(&query, message).map(|answer| answer.judge(expect));
+    let told = |why| Failure(format!("{} {why} for {name}", asking.target.at));
+    socket.answer(judge).await?.map_err(told)
 }
 
 fn query(id: [u8; 2], name: &str, record: Record) -> Vec<u8> {

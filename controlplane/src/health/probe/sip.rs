@@ -6,8 +6,6 @@ use super::{Asking, Failure};
 use crate::config::Status;
 use crate::net::Net;
 
-/// The longest datagram that is looked at, in bytes.
-const LONGEST: usize = 4096;
 /// How many lines of an answer over TCP are read.
 const MOST_LINES: usize = 100;
 
@@ -60,17 +58,11 @@ async fn over_udp<N: Net>(
 ) -> Result<u16, Failure> {
     let socket = Socket::open(asking).await?;
     socket.send(request.as_bytes()).await?;
-    let mut answer = [0; LONGEST];
-    loop {
-        let length = socket.receive(&mut answer).await?;
-        let answer = &answer[..length];
+    let final_code = |answer: &[u8]| {
         let is_ours = answer.windows(call.len()).any(|it| it == call.as_bytes());
-        match code(answer) {
-            // What is no answer to this request may be a forgery, and 1xx says that more comes.
-            Some(code @ 200..) if is_ours => return Ok(code),
-            _ => {}
-        }
-    }
+        code(answer).filter(|&code| is_ours && code >= 200) // 1xx says that more comes
+    };
+    socket.answer(final_code).await
 }
 
 async fn over_tcp<N: Net>(asking: &Asking<'_, N>, request: &str) -> Result<u16, Failure> {

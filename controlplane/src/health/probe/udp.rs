@@ -1,5 +1,7 @@
 //! A datagram. Without an expectation silence is good, and an error that comes back is not.
 
+use tokio::task::yield_now;
+
 use super::connect::outcome;
 use super::{Asking, Failure, quoted};
 use crate::config::{Expect, Payload};
@@ -26,6 +28,9 @@ pub(super) async fn ask<N: Net>(
     }
 }
 
+/// How many datagrams that answer nothing are passed over.
+const MOST_STRANGE: usize = 1000;
+
 /// A socket whose errors are reasons.
 pub(super) struct Socket<'q, N: Net> {
     asking: &'q Asking<'q, N>,
@@ -45,6 +50,20 @@ impl<'q, N: Net> Socket<'q, N> {
 
     pub async fn receive(&self, into: &mut [u8]) -> Result<usize, Failure> {
         self.socket.receive(into).await.map_err(|error| failed(self.asking, &error))
+    }
+
+    /// What `read` makes of the first datagram that answers. Others may be forgeries, and do not end the wait.
+    pub async fn answer<T>(&self, read: impl Fn(&[u8]) -> Option<T>) -> Result<T, Failure> {
+        let mut datagram = [0; LONGEST];
+        for _ in 0..MOST_STRANGE {
+            let length = self.receive(&mut datagram).await?;
+            if let Some(answer) = read(&datagram[..length]) {
+                return Ok(answer);
+            }
+            yield_now().await; // a flood leaves time for others
+        }
+        let at = self.asking.target.at;
+        Err(Failure(format!("{at} sent {MOST_STRANGE} datagrams that answer nothing")))
     }
 }
 
