@@ -8,21 +8,26 @@
 //!   never given up. Other stations are asked for when a worker has a frame for them (*dynamic*).
 //! - Only stations that we asked for are learnt; a gratuitous ARP or an unsolicited advertisement changes a
 //!   known entry and makes none.
+//! - Our own addresses are asked for before they count as ours ([`claims`]); virtual ones are announced at once.
 //! - An address means something on its interface alone: two VLANs may use the same ones.
 
 mod arp;
 
 mod discovery;
 
+mod claims;
+
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dataplane::moment::Moment;
 use dataplane::snapshot::{InterfaceId, Neighbours as Known};
 use dataplane::wire::{Address, Mac, Prefix};
-use tracing::warn;
+use tracing::{error, info, warn};
 
 use self::arp::Operation;
+use self::claims::{Claims, Task};
 use self::discovery::Kind as Discovery;
 pub use self::discovery::TYPES as DISCOVERY;
 use crate::icmpv6;
@@ -215,7 +220,9 @@ pub struct Tally {
 /// The table of stations on our subnets, and what we say there ourselves.
 pub struct Neighbours {
     interfaces: Vec<Own>,
+    /// What is answered for.
     ours: HashSet<Key>,
+    claims: Claims,
     entries: HashMap<Key, Entry>,
     due: BTreeSet<(Moment, Key)>,
     dynamic: usize,
@@ -235,6 +242,7 @@ impl Neighbours {
         Self {
             interfaces: Vec::new(),
             ours: HashSet::new(),
+            claims: Claims::default(),
             entries: HashMap::new(),
             due: BTreeSet::new(),
             dynamic: 0,
@@ -264,15 +272,47 @@ impl Neighbours {
         self.ours = addresses(&self.interfaces);
         let mut new: Vec<Key> = self.ours.difference(&before).copied().collect();
         new.sort_unstable();
+        self.claim(now);
         self.announcements.retain(|(_, key, _)| self.ours.contains(key));
         self.defended.retain(|key, _| self.ours.contains(key));
         let is_heard = |(interface, _): &Key| self.own(*interface).is_some_and(|own| !own.quiet);
-        let new: Vec<_> = new.into_iter().filter(is_heard).collect();
+        let is_asked_for = |key: &Key| self.claims.is_probing(key);
+        let new: Vec<_> =
+            new.into_iter().filter(|key| is_heard(key) && !is_asked_for(key)).collect();
         // In front, because the queue is in order of time and everything else is due now or later.
         for key in new.into_iter().rev() {
             self.announcements.push_front((now, key, ANNOUNCEMENTS));
         }
         self.replace_entries(now, &plan.wanted, &plan.fixed);
+    }
+
+    /// Asks for those of our own addresses that are new, and leaves out those that others have.
+    fn claim(&mut self, now: Moment) {
+        let interfaces = (0..).map(InterfaceId).zip(&self.interfaces);
+        let own = interfaces.flat_map(|(id, own)| {
+            let addresses = own.addresses.iter().map(|subnet| subnet.address());
+            // What is a virtual address too must be there at once.
+            let alone = addresses.filter(|address| !own.virtual_addresses.contains(address));
+            alone.map(move |address| (id, address))
+        });
+        let own: HashSet<Key> = own.collect();
+        let interfaces = &self.interfaces;
+        let is_quiet = |(interface, _): &Key| {
+            interfaces.get(usize::from(interface.0)).is_some_and(|own| own.quiet)
+        };
+        self.claims.configure(now, &own, is_quiet);
+        let claims = &self.claims;
+        self.ours.retain(|key| !claims.is_duplicate(key));
+    }
+
+    /// Another station has an address of ours that we asked for: it is neither used nor answered for until a
+    /// later question remains without an answer.
+    fn lose(&mut self, now: Moment, key: Key, mac: Mac) {
+        if self.claims.lose(now, key) {
+            error!(address = %key.1, %mac, "another station has an address of ours: it is not used");
+        }
+        self.ours.remove(&key);
+        self.announcements.retain(|(_, other, _)| *other != key);
     }
 
     fn replace_entries(
@@ -345,11 +385,16 @@ impl Neighbours {
             return; // our own announcement, heard again
         }
         let sender = (interface, message.sender.into());
+        let is_probe = message.sender.is_unspecified(); // RFC 5227 section 1.1
+        let claimed = if is_probe { (interface, message.target.into()) } else { sender };
+        if self.claims.is_probing(&claimed) {
+            self.ignored.arp.conflict += 1;
+            return self.lose(now, claimed, message.sender_mac);
+        }
         if self.ours.contains(&sender) {
             self.ignored.arp.conflict += 1;
             return self.defend(now, sender, message.sender_mac);
         }
-        let is_probe = message.sender.is_unspecified(); // RFC 5227 section 1.1
         if !is_probe && !self.may_be_a_station(sender) {
             return self.ignored.arp.stranger += 1;
         }
@@ -382,9 +427,19 @@ impl Neighbours {
         }
         let target = (interface, message.target);
         let claimed = match message.kind {
+            // RFC 4862 section 5.4.3: it is being asked for by another station as well.
+            Discovery::Solicitation
+                if message.source == icmpv6::UNSPECIFIED && self.claims.is_probing(&target) =>
+            {
+                target
+            }
             Discovery::Solicitation => (interface, message.source),
             Discovery::Advertisement { .. } => target,
         };
+        if self.claims.is_probing(&claimed) {
+            self.ignored.discovery.conflict += 1;
+            return self.lose(now, claimed, message.mac.unwrap_or(message.from));
+        }
         if self.ours.contains(&claimed) {
             self.ignored.discovery.conflict += 1;
             return self.defend(now, claimed, message.mac.unwrap_or(message.from));
@@ -521,6 +576,35 @@ impl Neighbours {
         }
     }
 
+    /// An answer to something that we sent has come from a station or through it, so that it is there (RFC 4861
+    /// section 7.3.1). To be called as often as one likes.
+    pub fn confirm(&mut self, now: Moment, interface: InterfaceId, address: Address) {
+        let key = (interface, address);
+        let Some(entry) = self.entries.get(&key) else { return };
+        let is_in_use = matches!(entry.state, State::Reachable | State::Stale);
+        let is_news = entry.confirmed.is_none_or(|last| now.since(last) >= REPEAT);
+        if let Some(mac) = entry.mac.filter(|_| is_in_use && is_news) {
+            let taken = entry.taken;
+            self.hear(now, key, mac, true);
+            // Of its hardware address this says nothing.
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.taken = taken;
+            }
+        }
+    }
+
+    /// Whether an address of ours is not to be used, because another station has it.
+    pub fn is_duplicate(&self, interface: InterfaceId, address: Address) -> bool {
+        self.claims.is_duplicate(&(interface, address))
+    }
+
+    /// The addresses of ours that are not to be used, because other stations have them.
+    pub fn duplicates(&self) -> Vec<(InterfaceId, Address)> {
+        let mut duplicates: Vec<_> = self.claims.duplicates().collect();
+        duplicates.sort_unstable();
+        duplicates
+    }
+
     /// Does what is due: asks, asks again, gives up, announces.
     pub fn tick(&mut self, now: Moment) {
         for _ in 0..MOST_AT_ONCE {
@@ -529,6 +613,18 @@ impl Neighbours {
             if let Some(entry) = self.entries.get_mut(&key) {
                 entry.due = None;
                 self.act(now, key);
+            }
+        }
+        for _ in 0..MOST_AT_ONCE {
+            let Some(task) = self.claims.next_task(now) else { break };
+            match task {
+                Task::Ask(key) => self.ask_for_ours(key),
+                Task::Announce(key) => {
+                    if self.ours.insert(key) {
+                        info!(address = %key.1, "no other station has it any more: it is used again");
+                    }
+                    self.announcements.push_front((now, key, ANNOUNCEMENTS));
+                }
             }
         }
         for _ in 0..MOST_AT_ONCE {
@@ -581,13 +677,35 @@ impl Neighbours {
     /// Asks for a station at its hardware address, or everybody.
     fn ask(&mut self, (interface, address): Key, known: Option<Mac>) {
         let Some(own) = self.own(interface) else { return };
-        let Some(from) = own.address_towards(address) else { return };
-        let frame = match (from.v4(), address.v4()) {
-            (Some(from), Some(address)) => {
+        let is_usable = |from: &Address| !self.claims.is_duplicate(&(interface, *from));
+        let near = own.addresses.iter().filter(|subnet| subnet.contains(address));
+        let mut near = near.map(|subnet| subnet.address()).filter(is_usable);
+        let frame = match address.v4() {
+            Some(address) => {
+                // Without an address one can still ask: such a question is answered, too.
+                let from = near.next().and_then(Address::v4).unwrap_or(Ipv4Addr::UNSPECIFIED);
                 let request = arp::Message::asking(own.mac, from, address);
                 request.frame(known.unwrap_or(Mac::BROADCAST))
             }
-            _ => discovery::Message::asking(own.mac, from, address, known),
+            None => {
+                let all = own.addresses.iter().map(|subnet| subnet.address());
+                let mut others = all.filter(|it| !it.is_v4() && is_usable(it));
+                let Some(from) = near.next().or_else(|| others.next()) else { return };
+                discovery::Message::asking(own.mac, from, address, known)
+            }
+        };
+        self.send(interface, frame);
+    }
+
+    /// Asks whether anybody has an address of ours.
+    fn ask_for_ours(&mut self, (interface, address): Key) {
+        let Some(own) = self.own(interface) else { return };
+        let frame = match address.v4() {
+            Some(address) => {
+                let probe = arp::Message::asking(own.mac, Ipv4Addr::UNSPECIFIED, address);
+                probe.frame(Mac::BROADCAST)
+            }
+            None => discovery::Message::probing(own.mac, address),
         };
         self.send(interface, frame);
     }

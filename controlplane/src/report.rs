@@ -88,6 +88,10 @@ pub struct Interface {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub link_local: Option<IpAddr>,
+    /// Those of our addresses that another station has, so that they are not used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub duplicate: Vec<IpAddr>,
     /// Whether stations on its subnets may use us as their gateway.
     pub gateway: bool,
     /// What the card counts.

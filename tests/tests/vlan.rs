@@ -67,7 +67,7 @@ fn cable(rig: &Rig, filter: &str) -> Capture {
     Capture::start(&rig.lab.appliance, Trunk::DEVICE, filter)
 }
 
-/// NI-03.
+/// NI-03, NI-06: two VLANs and a wire without a tag, each with both families, applied at once.
 fn every_mode_works_across_vlans_of_one_cable(rig: &mut Rig) {
     for family in [0, 1] {
         let [dr, nat_at, snat_at, tun] =

@@ -141,6 +141,20 @@ impl Message {
         message.frame(station.unwrap_or_else(|| icmpv6::group_mac(destination)))
     }
 
+    /// Asks whether anybody has `target`, from somebody who has no address yet (RFC 4862 section 5.4.2).
+    pub fn probing(our_mac: Mac, target: Address) -> Vec<u8> {
+        let destination = solicited_node(target);
+        let message = Self {
+            kind: Kind::Solicitation,
+            from: our_mac,
+            source: UNSPECIFIED,
+            destination,
+            target,
+            mac: None,
+        };
+        message.frame(icmpv6::group_mac(destination))
+    }
+
     /// Answers `solicitation` with `our_mac`: the asker, or everybody if it has no address yet (RFC 4861
     /// section 7.2.4).
     pub fn answering(solicitation: &Self, our_mac: Mac) -> Vec<u8> {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use dataplane::counters::{Counters, Reason};
 use dataplane::punt::{Command, FlowFilter, FlowReport};
-use dataplane::snapshot::{Interface, Mode, Protocol, ServerId, is_link_local};
+use dataplane::snapshot::{Interface, InterfaceId, Mode, Protocol, ServerId, is_link_local};
 use dataplane::wire::{Address, Prefix};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -53,7 +53,8 @@ impl Node {
         let current = inner.publication.is_current_everywhere();
         let buffers = (inner.buffers)();
         let uptime = (inner.clock)().since(self.started);
-        let interfaces = interfaces(&inner.interfaces, &newest);
+        let duplicates = inner.neighbours.duplicates();
+        let interfaces = interfaces(&inner.interfaces, &newest, &duplicates);
         let traffic = |service: ServiceView| -> Vec<Traffic> {
             service.servers().map(|(id, _)| inner.accounts.server(id)).collect()
         };
@@ -197,7 +198,8 @@ impl Node {
     /// The interfaces, with what their cards say.
     pub fn interfaces(&self) -> Vec<report::Interface> {
         let inner = self.inner();
-        interfaces(&inner.interfaces, inner.publication.newest())
+        let duplicates = inner.neighbours.duplicates();
+        interfaces(&inner.interfaces, inner.publication.newest(), &duplicates)
     }
 
     /// The rules of translation in the order in which they are looked up.
@@ -354,8 +356,13 @@ fn agent_report(standing: Standing) -> report::Agent {
     }
 }
 
-fn interfaces(live: &[LiveInterface], newest: &Newest) -> Vec<report::Interface> {
-    let report = |(live, interface): (&LiveInterface, &Interface)| {
+fn interfaces(
+    live: &[LiveInterface],
+    newest: &Newest,
+    duplicates: &[(InterfaceId, Address)],
+) -> Vec<report::Interface> {
+    let report = |(id, (live, interface)): (InterfaceId, (&LiveInterface, &Interface))| {
+        let duplicate = duplicates.iter().filter(|(interface, _)| *interface == id);
         let is_own_link = |subnet: &&Prefix| is_link_local(subnet.address());
         let (own_link, addresses): (Vec<_>, Vec<_>) =
             interface.addresses.iter().partition(is_own_link);
@@ -368,11 +375,13 @@ fn interfaces(live: &[LiveInterface], newest: &Newest) -> Vec<report::Interface>
             mtu: live.mtu,
             addresses: addresses.into_iter().copied().map(net).collect(),
             link_local: own_link.first().map(|subnet| subnet.address().ip()),
+            duplicate: duplicate.map(|(_, address)| address.ip()).collect(),
             gateway: interface.gateway,
             statistics: (live.statistics)(),
         }
     };
-    live.iter().zip(newest.interfaces.iter()).map(report).collect()
+    let ids = (0..).map(InterfaceId);
+    ids.zip(live.iter().zip(newest.interfaces.iter())).map(report).collect()
 }
 
 /// A worker's flow table.

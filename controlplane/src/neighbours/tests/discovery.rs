@@ -24,6 +24,9 @@ const ANNOUNCED: &str = "33330000000102000000007786dd6000000000203aff20010db8000
 /// From the station, which has no address yet: has anybody 2001:db8:1::7?
 const PROBED: &str = "3333ff00000702000000007786dd6000000000203aff00000000000000000000000000000000\
     ff0200000000000000000001ff00000787008cf80000000020010db80001000000000000000000070e0167a22c3f1dfd";
+/// The same without the nonce that Linux puts in (RFC 7527), and so with another length and checksum.
+const PROBED_PLAINLY: &str = "3333ff00000702000000007786dd6000000000183aff00000000000000000000000000000000\
+    ff0200000000000000000001ff00000787004ce00000000020010db8000100000000000000000007";
 /// From the station's link-local address to our MAC: is 2001:db8:1::2 still there?
 const REFRESHED: &str = "02000000000102000000007786dd6000000000203afffe80000000000000000000fffe000077\
     20010db800010000000000000000000287001bbd0000000020010db80001000000000000000000020101020000000077";
@@ -74,7 +77,7 @@ fn table() -> (Neighbours, Moment) {
     let mut table = Neighbours::new(1);
     let mut now = Moment::START;
     table.configure(now, plan());
-    for _ in 0..3 {
+    for _ in 0..8 {
         table.tick(now);
         now = now.plus(REPEAT);
     }
@@ -264,14 +267,15 @@ fn a_solicitation_to_all_is_answered_as_linux_does() {
 }
 
 #[test]
-fn new_addresses_are_announced_to_all_three_times_as_linux_does() {
+fn new_addresses_are_asked_for_and_announced_to_all_three_times_as_linux_does() {
     let mut table = station();
-    let mut announced = Vec::new();
+    let mut said = Vec::new();
     for second in 0..6 {
         table.tick(Moment::START.plus(REPEAT * second));
-        announced.extend(frames(&mut table));
+        said.extend(frames(&mut table));
     }
-    assert_eq!(announced, vec![(ONE, bytes(ANNOUNCED)); 3]);
+    let expected = [[PROBED_PLAINLY; 3], [ANNOUNCED; 3]].concat();
+    assert_eq!(said, expected.into_iter().map(|it| (ONE, bytes(it))).collect::<Vec<_>>());
 }
 
 #[test]
