@@ -1,7 +1,7 @@
 //! The appliance's own TCP, UDP and ICMP on the data ports, as the kernel of a client's machine sees them.
 
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use sluice_tests::appliance::INTERFACES_ONLY;
@@ -38,7 +38,8 @@ fn the_api_answers_on_every_own_address_of_both_families(rig: &mut Rig) {
         let url = url(address, "/api/v1/status");
         let answer = machine.shell(&format!("curl -sSk --max-time 10 -H '{token}' '{url}'"));
         assert!(answer.contains("\"node\":\"lb1\""), "{address}: {answer}");
-        let stranger = machine.shell(&format!("curl -sSk --max-time 10 -w '%{{http_code}}' '{url}'"));
+        let stranger =
+            machine.shell(&format!("curl -sSk --max-time 10 -w '%{{http_code}}' '{url}'"));
         assert!(stranger.ends_with("401"), "{address}: {stranger}");
     }
     let now = rig.appliance.get("/counters")["in_band"]["accepted"].as_u64().unwrap();
@@ -101,10 +102,12 @@ fn a_hundred_who_connect_at_once_are_all_let_in(rig: &mut Rig) {
 }
 
 fn one_who_says_nothing_is_shown_the_door(rig: &mut Rig) {
-    let mut stream = rig.client().open(&at(Ipv4Addr::from(APPLIANCE), 9443)).unwrap();
+    let mut stream = rig.client().open(&at(APPLIANCE, 9443)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let begun = Instant::now();
     let ended = stream.read(&mut [0; 16]);
-    assert!(matches!(&ended, Ok(0)) || ended.is_err_and(|it| it.kind() == ErrorKind::ConnectionReset));
+    assert!(
+        matches!(&ended, Ok(0)) || ended.is_err_and(|it| it.kind() == ErrorKind::ConnectionReset)
+    );
     assert!(begun.elapsed() < Duration::from_secs(15));
 }
