@@ -1,7 +1,7 @@
 //! The appliance's own TCP, UDP and ICMP on the data ports, as the kernel of a client's machine sees them.
 
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use sluice_tests::appliance::INTERFACES_ONLY;
@@ -102,7 +102,7 @@ fn a_hundred_who_connect_at_once_are_all_let_in(rig: &mut Rig) {
 }
 
 fn one_who_says_nothing_is_shown_the_door(rig: &mut Rig) {
-    let mut stream = rig.client().open(&at(Ipv4Addr::from(APPLIANCE), 9443)).unwrap();
+    let mut stream = rig.client().open(&at(APPLIANCE, 9443)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let begun = Instant::now();
     let ended = stream.read(&mut [0; 16]);

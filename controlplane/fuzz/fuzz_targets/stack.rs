@@ -2,9 +2,11 @@
 //! sends can be read, and once its time has come nothing is left behind.
 #![no_main]
 
-#[path = "../../src/net.rs"]
-#[allow(dead_code, missing_docs)]
-mod net;
+#[path = "../../src"]
+mod sources {
+    #[allow(dead_code, unused_imports)]
+    pub mod net;
+}
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -21,6 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::net::in_band::{InBand, Paths, Stack};
 use crate::net::{Datagrams, Net, Way};
+use crate::sources::net;
 
 /// As in the crate, for the kernel's sockets, which are not used here.
 fn random<const LENGTH: usize>() -> [u8; LENGTH] {
@@ -165,5 +168,8 @@ fuzz_target!(|packets: Vec<(u8, u8, Vec<u8>)>| {
         while stack.next_packet().is_some() {}
     }
     let stats = stack.stats();
-    assert_eq!((stats.connections, stats.half_open, stats.time_wait, stats.udp_sockets), (0, 0, 0, 0));
+    assert_eq!(
+        (stats.connections, stats.half_open, stats.time_wait, stats.udp_sockets),
+        (0, 0, 0, 0)
+    );
 });

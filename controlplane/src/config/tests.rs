@@ -1176,6 +1176,21 @@ fn a_certificate_and_its_key_come_together() {
 }
 
 #[test]
+fn the_api_on_the_data_ports_needs_a_port_that_translated_flows_do_not_use() {
+    let with_listen = |listen: Value| {
+        let mut document = with("admin.in_band", json!(true));
+        document["admin"]["listen"] = listen;
+        document
+    };
+    for listen in [json!([]), json!(["127.0.0.1:16384", "127.0.0.1:0"])] {
+        assert_eq!(refused(&with_listen(listen)), ["admin.in_band"]);
+    }
+    let listen = json!(["127.0.0.1:20000", "127.0.0.1:16383"]);
+    let config = Config::read(&with_listen(listen)).unwrap();
+    assert!(config.admin.in_band && config.document().admin.in_band);
+}
+
+#[test]
 fn more_than_there_is_room_for_is_refused() {
     let servers = |count: u32| -> Value {
         (0..count)
@@ -1246,6 +1261,7 @@ fn only_what_can_change_live_changes_without_a_restart() {
     assert_eq!(needed("dataplane.workers", json!([2])), ["dataplane.workers"]);
     assert_eq!(needed("dataplane.flows", json!(5)), ["dataplane.flows"]);
     assert_eq!(needed("admin.listen", json!([])), ["admin.listen"]);
+    assert_eq!(needed("admin.in_band", json!(true)), ["admin.in_band"]);
     assert_eq!(needed("interface[0].mtu", json!(1400)), ["interface[0].mtu"]);
     assert_eq!(needed("interface[0].device", json!("kernel:x")), ["interface[0].device"]);
     let more = json!({ "name": "dmz", "device": "kernel:dmz", "addresses": ["10.4.0.2/24"] });

@@ -182,6 +182,30 @@ fn a_wanted_station_is_asked_for_and_learnt_and_asked_again_before_it_grows_old(
 }
 
 #[test]
+fn a_silent_station_that_a_packet_of_ours_waits_for_is_asked_at_once() {
+    let (mut table, mut now) = table();
+    let asked = |table: &mut Neighbours| {
+        let ours = |(_, _, message): &(_, _, Message)| message.target == SERVER;
+        frames(table).iter().filter(|it| ours(it)).count()
+    };
+    // Long enough that it is asked every 30 s only.
+    for _ in 0..300 {
+        now = now.plus(REPEAT);
+        table.tick(now);
+    }
+    asked(&mut table);
+    let questions = (0..10).map(|_| {
+        now = now.plus(REPEAT);
+        table.awaited(now, INSIDE, SERVER.into());
+        table.tick(now);
+        asked(&mut table)
+    });
+    assert_eq!(questions.collect::<Vec<_>>(), [1; 10]);
+    table.receive(now, INSIDE, &reply(SERVER, STATION));
+    assert_eq!(known(&table, SERVER), Some(STATION));
+}
+
+#[test]
 fn a_station_that_falls_silent_is_used_until_it_counts_as_absent_and_comes_back() {
     let (mut table, start) = table();
     table.receive(start, INSIDE, &reply(SERVER, STATION));

@@ -47,6 +47,9 @@ impl Inner {
     /// Opens a socket.
     pub(super) fn converse(&mut self, to: SocketAddr, way: Way) -> io::Result<Id> {
         let path = self.path(to.ip(), way)?;
+        if to.port() == 0 {
+            return Err(ErrorKind::InvalidInput.into());
+        }
         if self.conversations.len() >= MOST_SOCKETS {
             return Err(self.no_room());
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane::punt::LONGEST;
-use dataplane::snapshot::{Interface, InterfaceId, Routes};
+use dataplane::snapshot::{Interface, InterfaceId, Routes, is_link_local};
 use dataplane::wire::{Address, ethernet, gue, ipv4, ipv6};
 
 use crate::net::Way;
@@ -59,8 +59,10 @@ impl Paths {
         };
         let (interface, hop) = self.hop(station)?;
         let near = self.interface(interface)?;
-        // The hop's subnet has an address of ours; where the packet is of the other family, it is no help.
-        let peer = if hop.is_v4() == to.is_v4() { hop } else { to };
+        // The hop's subnet has an address of ours, but not where the packet is of the other family, and one that is good on
+        // the link alone leads nowhere else.
+        let is_of_use = hop.is_v4() == to.is_v4() && (hop == to || !is_link_local(hop));
+        let peer = if is_of_use { hop } else { to };
         let source = near.source_for(peer)?.ip();
         let room = near.mtu.min((LONGEST - ethernet::HEADER) as u16);
         let mtu = room.checked_sub(overhead(way))?;
@@ -80,4 +82,85 @@ fn overhead(way: Way) -> u16 {
     let outer = if server.is_ipv4() { ipv4::HEADER } else { ipv6::HEADER };
     let between = if gue_port.is_some() { gue::HEADERS } else { 0 };
     (outer + between) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane::snapshot::{PortId, Route};
+    use dataplane::wire::{Mac, Prefix};
+
+    use super::*;
+
+    fn prefix(text: &str) -> Prefix {
+        let (address, length) = text.split_once('/').unwrap();
+        Prefix::new(address.parse().unwrap(), length.parse().unwrap())
+    }
+
+    /// Two interfaces: the second with two subnets, behind which routers lead further.
+    fn paths() -> Paths {
+        let interface = |addresses: &[&str], mtu| Interface {
+            port: PortId(0),
+            vlan: None,
+            mac: Mac::default(),
+            mtu,
+            addresses: addresses.iter().map(|text| prefix(text)).collect(),
+            gateway: false,
+        };
+        let lan = ["10.2.0.2/24", "10.3.0.2/24", "2001:db8:2::2/64", "fe80::2/64"];
+        let interfaces = [interface(&["10.1.0.2/24"], 9000), interface(&lan, 1500)];
+        let route = |to: &str, interface, via: Option<&str>| {
+            let via = via.map(|via| via.parse().unwrap());
+            Route { to: prefix(to), interface: InterfaceId(interface), via }
+        };
+        let routes = Routes::new([
+            route("10.1.0.0/24", 0, None),
+            route("10.2.0.0/24", 1, None),
+            route("10.3.0.0/24", 1, None),
+            route("2001:db8:2::/64", 1, None),
+            route("172.16.0.0/12", 1, Some("10.3.0.1")),
+            route("2001:db8:7::/64", 1, Some("fe80::1")),
+        ]);
+        Paths::new(interfaces.into(), Arc::new(routes))
+    }
+
+    fn shown(to: &str, way: Way) -> Option<(u8, String, String, u16)> {
+        let Path { interface, hop, source, mtu } = paths().path(to.parse().unwrap(), way)?;
+        Some((interface.0, hop.to_string(), source.to_string(), mtu))
+    }
+
+    fn path(interface: u8, hop: &str, source: &str, mtu: u16) -> Option<(u8, String, String, u16)> {
+        Some((interface, hop.into(), source.into(), mtu))
+    }
+
+    #[test]
+    fn packets_leave_with_our_address_on_the_next_station_s_subnet() {
+        assert_eq!(shown("10.2.0.9", Way::Routed), path(1, "10.2.0.9", "10.2.0.2", 1500));
+        assert_eq!(shown("172.16.0.9", Way::Routed), path(1, "10.3.0.1", "10.3.0.2", 1500));
+        let far = shown("2001:db8:7::9", Way::Routed);
+        assert_eq!(far, path(1, "fe80::1", "2001:db8:2::2", 1500), "not the link's own");
+        assert_eq!(shown("192.0.2.9", Way::Routed), None);
+        let long = (LONGEST - ethernet::HEADER) as u16;
+        assert_eq!(shown("10.1.0.9", Way::Routed), path(0, "10.1.0.9", "10.1.0.2", long));
+    }
+
+    #[test]
+    fn a_virtual_address_is_reached_over_the_server() {
+        let server = "10.3.0.9".parse().unwrap();
+        let direct = Way::Direct { server };
+        assert_eq!(shown("192.0.2.1", direct), path(1, "10.3.0.9", "10.3.0.2", 1500));
+        let tunnel = Way::Tunnel { server, gue_port: None };
+        assert_eq!(shown("192.0.2.1", tunnel), path(1, "10.3.0.9", "10.3.0.2", 1480));
+        let tunnel = Way::Tunnel { server, gue_port: Some(6080) };
+        let other = shown("2001:db8:9::1", tunnel);
+        assert_eq!(other, path(1, "10.3.0.9", "2001:db8:2::2", 1468), "the other family inside");
+        let server = "10.1.0.9".parse().unwrap();
+        assert_eq!(shown("2001:db8:9::1", Way::Direct { server }), None, "we have none there");
+    }
+
+    #[test]
+    fn own_addresses_are_those_of_the_interfaces() {
+        let own = |text: &str| paths().is_own(text.parse().unwrap());
+        assert!(own("10.1.0.2") && own("fe80::2"));
+        assert!(!own("10.1.0.3") && !own("10.1.0.0"));
+    }
 }
