@@ -230,11 +230,34 @@ impl States {
     pub fn eject(&self, server: ServerId, reason: Option<String>) {
         let mut inner = self.inner();
         if let Some(&(service, position)) = inner.places.get(&server) {
-            inner.services[service].servers[position].ejected = reason;
+            let before = &mut inner.services[service].servers[position].ejected;
+            if *before != reason {
+                *before = reason;
+                self.judge(&mut inner, service, SystemTime::now());
+            }
+        }
+        drop(inner);
+        self.take_in();
+    }
+
+    /// Changes what is wanted of a server, ahead of the configuration that says so.
+    pub fn want(&self, server: ServerId, wanted: config::State) {
+        let mut inner = self.inner();
+        if let Some(&(service, position)) = inner.places.get(&server) {
+            inner.services[service].servers[position].wanted = wanted;
             self.judge(&mut inner, service, SystemTime::now());
         }
         drop(inner);
         self.take_in();
+    }
+
+    /// Whether it would take new flows, but for what its flows tell.
+    pub fn is_available(&self, server: ServerId) -> bool {
+        let inner = self.inner();
+        let place = inner.places.get(&server);
+        place.is_some_and(|&(service, position)| {
+            inner.services[service].servers[position].is_available()
+        })
     }
 
     /// Lets these servers drain, because their agents ask for it, and no others.
