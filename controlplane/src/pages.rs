@@ -2,11 +2,12 @@
 //! virtual address itself, over the stack on the data ports. GET and HEAD alone, one request a connection, and a
 //! bounded number of those: who comes here is anybody (ST-10).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dataplane::snapshot::ServiceId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, spawn_blocking};
@@ -53,8 +54,9 @@ pub async fn serve(node: Arc<Node>) {
         if looked == Some(version) {
             continue;
         }
+        let Some(falling_back) = node.states().falling_back() else { continue };
         looked = Some(version);
-        let wanted = wanted(&node);
+        let wanted = wanted(&node, &falling_back);
         open.retain(|place, (page, task)| {
             let stays = wanted.get(place) == Some(page);
             if !stays {
@@ -75,9 +77,9 @@ pub async fn serve(node: Arc<Node>) {
 }
 
 /// Where pages are to be served now, and which.
-fn wanted(node: &Node) -> HashMap<Place, Option<String>> {
-    let (view, standings) = (node.view(), node.states().standings());
-    let falling_back = view.services().filter(|service| standings.falls_back(service.id));
+fn wanted(node: &Node, falling_back: &HashSet<ServiceId>) -> HashMap<Place, Option<String>> {
+    let view = node.view();
+    let falling_back = view.services().filter(|service| falling_back.contains(&service.id));
     let places = falling_back.flat_map(|service| {
         let page = match &service.config.fallback {
             Fallback::Page(page) if service.config.protocol != Protocol::Udp => Some(page.clone()),

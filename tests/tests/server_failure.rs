@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -194,7 +193,11 @@ fn a_page_answers_when_all_servers_have_failed_and_only_then(rig: &mut Rig) {
 fn the_last_server_goes_on_where_that_is_asked_for(rig: &mut Rig) {
     let [first, second, _] = rig.translated();
     let [web, other] = [first, second].map(|server| Web::start(rig, server, "*"));
-    rig.serve([&translated(&rig.translated()[..2]).with("last_server", "keep")]);
+    let check = json!({
+        "type": "connect", "interval": "200ms", "timeout": "150ms", "rise": 50, "fall": 2, "port": PORT,
+    });
+    let service = translated(&rig.translated()[..2]).with("last_server", "keep");
+    rig.serve([&service.with("check", check)]);
     wait_for(rig, first, &["up"]);
     wait_for(rig, second, &["up"]);
     web.kill();
@@ -202,7 +205,9 @@ fn the_last_server_goes_on_where_that_is_asked_for(rig: &mut Rig) {
     other.kill();
     wait_for(rig, second, &["closing", "down"]);
     let again = Web::start(rig, second, "*");
-    assert_eq!(who(rig).as_deref(), Some(second.name.as_str()), "before its check says so");
+    let answered = eventually(Duration::from_secs(5), || who(rig));
+    assert_eq!(answered.as_deref(), Some(second.name.as_str()));
+    assert_ne!(state(rig, second)["actual"], "up", "it serves before its check says that it may");
     drop(again);
 }
 
