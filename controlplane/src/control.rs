@@ -21,6 +21,7 @@ use crate::alerts::{self, Pace};
 use crate::net::in_band::Listener;
 use crate::net::kernel::Kernel;
 use crate::node::{Node, Start};
+use crate::pages;
 use crate::store;
 use crate::triggers;
 
@@ -91,6 +92,7 @@ impl Control {
             serve(&node).await?;
             tokio::spawn(Arc::clone(&node).run());
             tokio::spawn(Arc::clone(&node).ask_servers(node.net(), Arc::default()));
+            tokio::spawn(pages::serve(Arc::clone(&node)));
             tell(&node, Pace::default());
             started(&node);
             signals.obey(&node).await;

@@ -22,6 +22,7 @@
 //! - [`states`]: what is wanted of servers, what there is, and which flows they take
 //! - [`agent`]: how idle servers are, and the weights that follow
 //! - [`events`]: what changed, when and why
+//! - [`pages`]: what answers where all servers have failed
 //! - [`alerts`]: who is told, by mail or HTTP
 //! - [`triggers`]: what is done about it
 //!
@@ -65,6 +66,8 @@ pub mod states;
 pub mod agent;
 
 pub mod events;
+
+pub mod pages;
 
 pub mod alerts;
 

@@ -13,6 +13,8 @@ mod gaps;
 
 mod in_band;
 
+mod passive;
+
 mod reports;
 
 mod traffic;
@@ -39,6 +41,7 @@ use tracing::{error, info};
 use self::alarm::Alarm;
 use self::explain::Explaining;
 use self::gaps::Gaps;
+use self::passive::Ejectors;
 use self::traffic::Accounts;
 use crate::agent::{self, Agents};
 use crate::alerts::Tallies;
@@ -242,6 +245,19 @@ impl View {
         })
     }
 
+    /// The server of that name in that service: its identity, and where it is.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    fn server(&self, service: &str, server: &str) -> Result<(ServerId, Place), Refusal> {
+        let own = self.service(service)?;
+        let position = own.position(server)?;
+        let found = self.config.services.iter().position(|it| it.name == service);
+        let place = Place { service: found.unwrap_or_default(), server: Some(position) };
+        Ok((own.servers[position], place))
+    }
+
     /// The service of that name.
     ///
     /// # Errors
@@ -309,6 +325,7 @@ struct Inner {
     accounts: Accounts,
     alarm: Alarm,
     gaps: Gaps,
+    ejectors: Ejectors,
     /// When the servers were last looked at.
     reviewed: Moment,
     /// When another station's claim to an address of ours was last recorded.
@@ -387,6 +404,7 @@ impl Node {
             accounts,
             alarm,
             gaps: Gaps::new(),
+            ejectors: Ejectors::default(),
             reviewed: now,
             told_conflict: None,
             rings,
@@ -527,6 +545,8 @@ impl Node {
         if now.since(inner.reviewed) >= RAMP {
             inner.reviewed = now;
             inner.review(&self.states);
+            let Inner { ejectors, view, accounts, .. } = &mut *inner;
+            ejectors.look(now, view, accounts, &self.states);
         }
         inner.tell_conflicts(now, &self.events);
         inner.questions.retain(|_, question| !question.answer.is_closed());
@@ -614,6 +634,40 @@ impl Node {
             Ok(Change::to(Config::read(&document).map_err(relative)?, place))
         };
         self.change(guard, next).await
+    }
+
+    /// Changes what is wanted of a server, if the caller's guard holds. The workers know before it is written down;
+    /// if that fails, they are told to go back.
+    ///
+    /// # Errors
+    ///
+    /// As for [`replace`](Self::replace), and when there is no such server.
+    pub async fn want(
+        self: &Arc<Self>,
+        guard: Guard,
+        (service, server): (String, String),
+        state: config::State,
+    ) -> Result<(Arc<View>, Place), Refusal> {
+        let node = Arc::clone(self);
+        let (of, name) = (service.clone(), server.clone());
+        let next = move |view: &View| {
+            let (id, place) = view.server(&of, &name)?;
+            let mut config = view.config.clone();
+            let servers = &mut config.services[place.service].servers;
+            let own = &mut servers[place.server.unwrap_or_default()];
+            own.state = state;
+            node.states.want(id, own.wanted());
+            Ok(Change::to(config, place))
+        };
+        let changed = self.change(guard, next).await;
+        let view = self.view();
+        if changed.is_err()
+            && let Ok((id, place)) = view.server(&service, &server)
+        {
+            let servers = &view.config.services[place.service].servers;
+            self.states.want(id, servers[place.server.unwrap_or_default()].wanted());
+        }
+        changed
     }
 
     /// Reads the operator's FILE again, as if it had been sent.

@@ -18,6 +18,7 @@ mod questions;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -42,6 +43,8 @@ type Identified = [(ServiceId, Vec<ServerId>)];
 #[derive(Debug)]
 pub struct States {
     inner: Mutex<Inner>,
+    /// The same as in there, for whoever must not wait.
+    version: AtomicU64,
     /// What the engine has found and nobody has taken in yet.
     news: Mutex<Vec<News>>,
     changed: Notify,
@@ -158,8 +161,9 @@ impl States {
     pub fn new(events: Events, memory: Memory) -> (Self, mpsc::UnboundedReceiver<Vec<Order>>) {
         let (orders, taken) = mpsc::unbounded_channel();
         let inner = Inner { answers: Answers::new(memory), ..Inner::default() };
-        let (inner, news) = (Mutex::new(inner), Mutex::default());
-        (Self { inner, news, changed: Notify::new(), events, orders }, taken)
+        let (inner, news, version) = (Mutex::new(inner), Mutex::default(), AtomicU64::new(0));
+        let changed = Notify::new();
+        (Self { inner, version, news, changed, events, orders }, taken)
     }
 
     /// Takes up another configuration: what is asked now and was before goes on as it was.
@@ -193,6 +197,7 @@ impl States {
         }
         let orders = of.answers.orders();
         of.version += 1;
+        self.version.store(of.version, Ordering::Release);
         for position in 0..of.services.len() {
             self.judge(of, position, now);
         }
@@ -230,11 +235,34 @@ impl States {
     pub fn eject(&self, server: ServerId, reason: Option<String>) {
         let mut inner = self.inner();
         if let Some(&(service, position)) = inner.places.get(&server) {
-            inner.services[service].servers[position].ejected = reason;
+            let before = &mut inner.services[service].servers[position].ejected;
+            if *before != reason {
+                *before = reason;
+                self.judge(&mut inner, service, SystemTime::now());
+            }
+        }
+        drop(inner);
+        self.take_in();
+    }
+
+    /// Changes what is wanted of a server, ahead of the configuration that says so.
+    pub fn want(&self, server: ServerId, wanted: config::State) {
+        let mut inner = self.inner();
+        if let Some(&(service, position)) = inner.places.get(&server) {
+            inner.services[service].servers[position].wanted = wanted;
             self.judge(&mut inner, service, SystemTime::now());
         }
         drop(inner);
         self.take_in();
+    }
+
+    /// Whether it would take new flows, but for what its flows tell.
+    pub fn is_available(&self, server: ServerId) -> bool {
+        let inner = self.inner();
+        let place = inner.places.get(&server);
+        place.is_some_and(|&(service, position)| {
+            inner.services[service].servers[position].is_available()
+        })
     }
 
     /// Lets these servers drain, because their agents ask for it, and no others.
@@ -291,7 +319,14 @@ impl States {
 
     /// How often it has changed what servers take.
     pub fn version(&self) -> u64 {
-        self.inner().version
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The services whose new flows go to their fallback; `None` while somebody else is at the states.
+    pub fn falling_back(&self) -> Option<HashSet<ServiceId>> {
+        let inner = self.inner.try_lock().ok()?;
+        let services = inner.services.iter().filter(|service| service.falls_back);
+        Some(services.map(|service| service.id).collect())
     }
 
     /// Lets whoever waits for a change look again.
@@ -331,6 +366,7 @@ impl States {
         judged.changes.into_iter().for_each(|change| self.events.record(change));
         if judged.is_another_standing {
             inner.version += 1;
+            self.version.store(inner.version, Ordering::Release);
             self.changed.notify_one();
         }
         inner.falls = inner.falls.max(inner.answers.falls());

@@ -337,12 +337,7 @@ async fn want(
     headers: &HeaderMap,
     state: Wanted,
 ) -> Result<Response, Problem> {
-    let edit = move |document: &mut Value| {
-        let place = place_of(document, &service, Some(&name))?;
-        at(document, place)["state"] = serde_json::to_value(state).map_err(|_| Refusal::Failed)?;
-        Ok(place)
-    };
-    let (view, place) = node.edit(guard(headers)?, edit).await?;
+    let (view, place) = node.want(guard(headers)?, (service, name), state).await?;
     Ok(tagged(Json(server_at(&view, place)?), &view))
 }
 

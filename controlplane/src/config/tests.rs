@@ -159,6 +159,8 @@ fn full_services() -> Value {
                 "max_ejected": "50%",
             },
             "quiescent": false,
+            "last_server": "keep",
+            "fallback": { "page": "sorry.html" },
             "enabled": false,
             "slow_start": "30s",
             "alerts": { "to": ["shop@example.org"] },
@@ -369,7 +371,7 @@ fn an_unknown_name_in_any_table_is_refused_by_its_path() {
         .chain([Vec::new()])
         .filter(|steps| at(&mut full(), steps).is_object())
         .collect();
-    assert_eq!(tables.len(), 37);
+    assert_eq!(tables.len(), 38);
     for steps in tables {
         let mut document = full();
         at(&mut document, &steps)["bogus"] = json!(1);
@@ -1642,4 +1644,38 @@ proptest! {
             prop_assert!(!told.is_empty());
         }
     }
+}
+
+#[test]
+fn a_fallback_is_nothing_a_page_or_a_server_and_a_page_is_usual_on_port_80() {
+    let with = |ports: &str, settings: Value| {
+        let mut service = json!({ "name": "web", "address": "10.0.0.100", "ports": ports });
+        service.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        let interface =
+            json!({ "name": "lan", "device": "kernel:lan", "addresses": ["10.0.0.2/24"] });
+        Config::read(&json!({ "interface": [interface], "service": [service] }))
+    };
+    let fallback = |ports, settings| with(ports, settings).unwrap().services[0].fallback.clone();
+    assert_eq!(fallback("80,443", json!({})), Fallback::Page(None));
+    assert_eq!(fallback("443", json!({})), Fallback::None);
+    assert_eq!(fallback("80", json!({ "protocol": "udp" })), Fallback::None);
+    assert_eq!(fallback("80", json!({ "fallback": "none" })), Fallback::None);
+    let page = json!({ "fallback": { "page": "sorry.html" } });
+    assert_eq!(fallback("443", page), Fallback::Page(Some("sorry.html".into())));
+    let server = json!({ "mode": "nat", "fallback": { "address": "10.0.0.90", "port": 8080 } });
+    let config = with("80", server).unwrap();
+    let server = config.services[0].fallback_server().unwrap();
+    assert_eq!(server.forwarding, Forwarding::Nat { port: Some(8080) });
+    assert_eq!(Config::read(&serde_json::to_value(config.document()).unwrap()).unwrap(), config);
+    for wrong in [
+        json!("sorry"),
+        json!({ "page": "../sorry.html" }),
+        json!({ "page": "a", "address": "10.0.0.90" }),
+        json!({}),
+        json!({ "address": "10.0.0.90", "port": 8080 }),
+        json!({ "address": "10.0.0.2" }),
+    ] {
+        assert!(with("80", json!({ "fallback": wrong })).is_err(), "{wrong}");
+    }
+    assert!(with("80", json!({ "protocol": "udp", "fallback": "page" })).is_err());
 }

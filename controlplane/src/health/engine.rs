@@ -26,8 +26,8 @@ pub const MOST_IN_VAIN: usize = 256;
 const BURST: usize = 16;
 /// The longest pause before somebody is asked again of whom nothing is known.
 const IMPATIENCE: Duration = Duration::from_secs(1);
-/// How much longer than its own limits a question may take: those are for it to keep.
-const GRACE: Duration = Duration::from_secs(1);
+/// How much longer than its own limits a question may take. Those are for it to keep; a script may wait for others first.
+const GRACE: Duration = Duration::from_secs(60);
 
 /// What is asked of whom.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -28,7 +28,7 @@ pub enum Checked {
 pub struct Server {
     pub id: ServerId,
     name: String,
-    wanted: Wanted,
+    pub wanted: Wanted,
     checked: Checked,
     /// Why its flows fare badly, if they do.
     pub ejected: Option<String>,
@@ -131,6 +131,10 @@ impl Server {
     /// Whether it takes new flows if it is well.
     fn is_wanted(&self) -> bool {
         self.wanted == Wanted::Online && self.checked != Checked::Off
+    }
+
+    pub fn is_available(&self) -> bool {
+        self.is_wanted() && matches!(self.health, Health::Unasked | Health::Well | Health::Ejected)
     }
 
     fn is_failing(&self) -> bool {

@@ -271,9 +271,11 @@ fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_l
     let begin = Instant::now();
     assert_eq!(rig.ask("POST", "/api/v1/services/s7/servers/r4/drain").status, 200);
     wait_until("another drains", || number(&mut rig.worker) == 8);
-    println!("drain over REST: {:?}", begin.elapsed());
+    let drained = begin.elapsed();
+    println!("drain over REST: {drained:?}");
     println!("longest gap: {} s", rig.node().status().control_longest_gap);
     assert!(took < Duration::from_millis(100), "{took:?}");
+    assert!(drained < Duration::from_secs(2), "{drained:?}");
 }
 
 #[test]
@@ -291,4 +293,27 @@ fn the_control_threads_longest_gap_is_told() {
     ] {
         assert!(metrics.text().contains(name), "{name}");
     }
+}
+
+/// What connections tell, without a check.
+#[test]
+fn a_server_that_refuses_its_clients_is_left_out_for_a_while() {
+    let mut rig = Rig::start();
+    let passive = json!({ "passive": { "unanswered": 3 } });
+    let answer = rig.tell("PATCH", WEB, &passive);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(candidates(&mut rig), 2);
+    let id = {
+        let servers = &rig.worker.reader.current().servers;
+        let found = servers.iter().flatten().find(|it| it.address.to_string() == "10.0.0.11");
+        found.unwrap().id
+    };
+    std::thread::sleep(Duration::from_millis(1100)); // the first look knows nothing
+    for _ in 0..10 {
+        rig.worker.counters.signals(id).refused.add(1);
+    }
+    wait_until("one takes new flows", || candidates(&mut rig) == 1);
+    let server = web(&rig)["servers"][0].clone();
+    assert!(["closing", "down"].contains(&server["actual"].as_str().unwrap()), "{server}");
+    assert!(server["reason"].as_str().unwrap().contains("refused"), "{server}");
 }

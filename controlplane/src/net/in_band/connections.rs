@@ -222,6 +222,11 @@ impl Inner {
         [own, any].into_iter().find(|key| self.listeners.contains_key(key))
     }
 
+    /// Whether somebody listens at exactly this address and port.
+    pub(super) fn is_listened_at(&self, local: SocketAddr) -> bool {
+        self.listeners.contains_key(&(Some(local.ip()), local.port()))
+    }
+
     /// Whether somebody listens on a port, on whatever address.
     pub(super) fn is_listened_on(&self, port: u16) -> bool {
         self.listeners.keys().any(|key| key.1 == port)

@@ -239,7 +239,8 @@ impl Stack {
 impl Inner {
     fn configure(&mut self, paths: Arc<Paths>) {
         self.paths = paths;
-        let is_lost = |ends: &Ends| !self.paths.is_own(ends.local.ip());
+        let is_lost =
+            |ends: &Ends| !self.paths.is_own(ends.local.ip()) && !self.is_listened_at(ends.local);
         let lost = |map: &HashMap<Ends, Id>| -> Vec<Id> {
             map.iter().filter(|(ends, _)| is_lost(ends)).map(|(_, &id)| id).collect()
         };
@@ -265,7 +266,8 @@ impl Inner {
             Err(Useless::Nobody) => return self.stats.not_ours += 1,
         };
         // One from ourselves to ourselves is forged: those would not leave.
-        if !self.paths.is_own(packet.destination) || self.paths.is_own(packet.source) {
+        let is_to_us = self.paths.is_own(packet.destination) || self.is_for_listener(&packet);
+        if !is_to_us || self.paths.is_own(packet.source) {
             return self.stats.not_ours += 1;
         }
         let is_ours = match packet.protocol {
@@ -285,6 +287,13 @@ impl Inner {
             protocol::UDP => self.datagram(&packet),
             _ => self.message(&packet),
         }
+    }
+
+    /// Whether somebody listens at exactly this address, which may be a virtual one, and port.
+    fn is_for_listener(&self, packet: &Packet<'_>) -> bool {
+        let port = packet.payload.get(2..4).map(|port| u16::from_be_bytes([port[0], port[1]]));
+        packet.protocol == protocol::TCP
+            && port.is_some_and(|port| self.is_listened_at((packet.destination, port).into()))
     }
 
     fn message(&mut self, packet: &Packet<'_>) {

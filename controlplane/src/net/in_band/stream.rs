@@ -25,7 +25,8 @@ impl From<Stack> for InBand {
 }
 
 impl InBand {
-    /// Listens on a port of one of our own addresses, or of all of them.
+    /// Listens on a port of one address, or of all our own ones. An address that is not our own is a virtual one,
+    /// from which the workers hand over what no server takes.
     ///
     /// # Errors
     ///

@@ -1,0 +1,227 @@
+//! What goes wrong with servers, and what their clients notice: real nginx, killed and started again.
+
+use std::fs;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sluice_tests::http;
+use sluice_tests::lab::{DIRECT, TRANSLATED};
+use sluice_tests::process::{Background, eventually};
+use sluice_tests::rig::{Rig, at};
+use sluice_tests::server::Server;
+use sluice_tests::service::{Service, direct, nat};
+
+sluice_tests::cases! {
+    a_killed_server_gets_no_new_connections_and_the_others_keep_theirs,
+    a_drain_over_rest_is_known_at_once,
+    a_page_answers_when_all_servers_have_failed_and_only_then,
+    the_last_server_goes_on_where_that_is_asked_for,
+    a_server_that_listens_on_its_own_address_alone_says_so,
+}
+
+/// The port of the servers that are killed.
+const PORT: u16 = 8081;
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// A nginx of a test's own, which it can kill.
+struct Web(Background);
+
+impl Web {
+    /// On this server, listening at `at` (an address, or `*`).
+    fn start(rig: &Rig, server: &Server, listen: &str) -> Self {
+        let folder = rig.lab.directory().join(format!("web-{}", server.name));
+        fs::create_dir_all(&folder).expect("the laboratory's directory can be written to");
+        let file = folder.join("nginx.conf");
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|it| format!("{it}_temp_path {};", folder.join(it).display()))
+            .join(" ");
+        let text = format!(
+            "daemon off; master_process off; pid {}; error_log stderr;\n\
+             events {{}}\nhttp {{ access_log off; keepalive_timeout 300; {temporary}\n\
+             server {{ listen {listen}:{PORT}; location / {{ return 200 {}; }} }} }}\n",
+            folder.join("pid").display(),
+            server.name,
+        );
+        fs::write(&file, text).expect("the laboratory's directory can be written to");
+        let mut command = server.namespace.command("nginx");
+        command.arg("-e").arg("stderr").arg("-c").arg(file);
+        Self(Background::start(&mut command))
+    }
+
+    fn kill(mut self) {
+        self.0.child().kill().expect("it runs");
+        self.0.stop();
+    }
+}
+
+/// Asked by connections every [`INTERVAL`].
+fn checked(service: Service, virtual_address: bool) -> Service {
+    let mut check = json!({
+        "type": "connect", "interval": "200ms", "timeout": "150ms", "rise": 2, "fall": 2, "port": PORT,
+    });
+    if virtual_address {
+        check["virtual"] = json!(true);
+    }
+    service.with("check", check)
+}
+
+fn translated(servers: &[Server]) -> Service {
+    let service = nat("web", TRANSLATED, "80");
+    let to = |service: Service, server| service.to_with(server, json!({ "port": PORT }));
+    checked(servers.iter().fold(service, to), false)
+}
+
+fn state(rig: &Rig, server: &Server) -> Value {
+    let status = rig.appliance.get("/status");
+    let services = status["services"].as_array().expect("services").clone();
+    let servers = services.iter().flat_map(|it| it["servers"].as_array().expect("servers").clone());
+    servers.into_iter().find(|it| it["name"] == server.name.as_str()).expect("it is configured")
+}
+
+fn wait_for(rig: &Rig, server: &Server, states: &[&str]) {
+    let is = || states.iter().any(|it| state(rig, server)["actual"] == *it).then_some(());
+    let there = eventually(Duration::from_secs(20), is);
+    assert!(there.is_some(), "{} is not {states:?}: {}", server.name, state(rig, server));
+}
+
+/// Who answers a new connection, or what status it has if that is no server's.
+fn who(rig: &Rig) -> Option<String> {
+    let response = rig.client().request(&at(TRANSLATED, 80), "GET", "/", b"").ok()?;
+    Some(if response.status == 200 { response.text() } else { response.status.to_string() })
+}
+
+/// A connection that is kept, and whose it is.
+fn held(rig: &Rig, server: &Server) -> TcpStream {
+    let found = (0..10).find_map(|_| {
+        let mut stream = rig.client().open(&at(TRANSLATED, 80)).ok()?;
+        (ask_again(&mut stream)? == server.name).then_some(stream)
+    });
+    found.expect("a connection to it")
+}
+
+/// Another request on the same connection.
+fn ask_again(stream: &mut TcpStream) -> Option<String> {
+    use std::io::{Read, Write};
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: sluice\r\n\r\n").ok()?;
+    let mut heard = [0; 1024];
+    let length = stream.read(&mut heard).ok()?;
+    let text = String::from_utf8_lossy(&heard[..length]).into_owned();
+    text.split("\r\n\r\n").nth(1).map(Into::into)
+}
+
+fn a_killed_server_gets_no_new_connections_and_the_others_keep_theirs(rig: &mut Rig) {
+    let [first, second, _] = rig.translated();
+    let webs = [first, second].map(|server| Web::start(rig, server, "*"));
+    let [web, other] = webs;
+    rig.serve([&translated(&rig.translated()[..2])]);
+    wait_for(rig, first, &["up"]);
+    wait_for(rig, second, &["up"]);
+    let mut kept = held(rig, second);
+    web.kill();
+    let killed = Instant::now();
+    let out = || (state(rig, first)["actual"] != "up").then(|| killed.elapsed());
+    let took = eventually(Duration::from_secs(10), out).expect("it is noticed");
+    assert!(took < INTERVAL * 2 + Duration::from_millis(200), "{took:?}");
+    for _ in 0..20 {
+        assert_eq!(who(rig).as_deref(), Some(second.name.as_str()));
+    }
+    assert_eq!(ask_again(&mut kept).as_deref(), Some(second.name.as_str()), "it was not touched");
+    let told = state(rig, first);
+    assert_eq!(told["wanted"], "online");
+    let reason = told["reason"].as_str().expect("a reason");
+    assert_eq!(reason, format!("connect to {} refused, 2 of 2", at(first.address, PORT)));
+    let again = Web::start(rig, first, "*");
+    wait_for(rig, first, &["up"]);
+    let answers: Vec<_> = (0..20).filter_map(|_| who(rig)).collect();
+    assert_eq!(answers.iter().filter(|name| **name == first.name).count(), 10, "{answers:?}");
+    assert_eq!(ask_again(&mut kept).as_deref(), Some(second.name.as_str()));
+    drop((again, other));
+}
+
+/// HC-21.
+fn a_drain_over_rest_is_known_at_once(rig: &mut Rig) {
+    let [first, second, _] = rig.translated();
+    let _webs = [first, second].map(|server| Web::start(rig, server, "*"));
+    rig.serve([&translated(&rig.translated()[..2])]);
+    wait_for(rig, first, &["up"]);
+    wait_for(rig, second, &["up"]);
+    let mut kept = held(rig, first);
+    let begun = Instant::now();
+    rig.appliance.rest("POST", &format!("/services/web/servers/{}/drain", first.name), None);
+    let took = begun.elapsed();
+    for _ in 0..20 {
+        assert_eq!(who(rig).as_deref(), Some(second.name.as_str()));
+    }
+    assert!(took < Duration::from_millis(100), "{took:?}");
+    assert_eq!(ask_again(&mut kept).as_deref(), Some(first.name.as_str()), "it goes on");
+    assert_eq!(state(rig, first)["actual"], "drain");
+}
+
+/// ST-06, ST-08.
+fn a_page_answers_when_all_servers_have_failed_and_only_then(rig: &mut Rig) {
+    let [first, second, _] = rig.translated();
+    let servers = &rig.translated()[..2];
+    let webs = [first, second].map(|server| Web::start(rig, server, "*"));
+    rig.serve([&translated(servers)]);
+    wait_for(rig, first, &["up"]);
+    wait_for(rig, second, &["up"]);
+    webs.into_iter().for_each(Web::kill);
+    let page = || {
+        let stream = rig.client().open(&at(TRANSLATED, 80)).ok()?;
+        http::exchange(stream, "GET", "/anything", &[], b"").ok().filter(|it| it.status == 503)
+    };
+    let response = eventually(Duration::from_secs(10), page).expect("the page answers");
+    assert!(response.text().contains("not available"), "{}", response.text());
+    let posted = rig.client().request(&at(TRANSLATED, 80), "POST", "/", b"x").expect("an answer");
+    assert_eq!(posted.status, 405);
+    let again = Web::start(rig, first, "*");
+    wait_for(rig, first, &["up"]);
+    for _ in 0..10 {
+        assert_eq!(who(rig).as_deref(), Some(first.name.as_str()), "traffic returns");
+    }
+    for server in servers {
+        let path = format!("/services/web/servers/{}/halt", server.name);
+        rig.appliance.rest("POST", &path, None);
+    }
+    let new = rig.client().attempt(&at(TRANSLATED, 80), 1, Duration::from_millis(300));
+    assert!(new[0].is_err(), "taken offline by hand");
+    drop(again);
+}
+
+/// ST-05.
+fn the_last_server_goes_on_where_that_is_asked_for(rig: &mut Rig) {
+    let [first, second, _] = rig.translated();
+    let [web, other] = [first, second].map(|server| Web::start(rig, server, "*"));
+    let check = json!({
+        "type": "connect", "interval": "200ms", "timeout": "150ms", "rise": 50, "fall": 2, "port": PORT,
+    });
+    let service = translated(&rig.translated()[..2]).with("last_server", "keep");
+    rig.serve([&service.with("check", check)]);
+    wait_for(rig, first, &["up"]);
+    wait_for(rig, second, &["up"]);
+    web.kill();
+    wait_for(rig, first, &["closing", "down"]);
+    other.kill();
+    wait_for(rig, second, &["closing", "down"]);
+    let again = Web::start(rig, second, "*");
+    let answered = eventually(Duration::from_secs(5), || who(rig));
+    assert_eq!(answered.as_deref(), Some(second.name.as_str()));
+    assert_ne!(state(rig, second)["actual"], "up", "it serves before its check says that it may");
+    drop(again);
+}
+
+/// HC-17, AR-09.
+fn a_server_that_listens_on_its_own_address_alone_says_so(rig: &mut Rig) {
+    let [first, second, _] = rig.direct();
+    let own = first.address.to_string();
+    let _webs = [Web::start(rig, first, &own), Web::start(rig, second, "*")];
+    let service = direct("web", DIRECT, &PORT.to_string()).to(first).to(second);
+    rig.serve([&checked(service, true)]);
+    wait_for(rig, second, &["up"]);
+    wait_for(rig, first, &["closing", "down"]);
+    let told = state(rig, first);
+    let reason = told["reason"].as_str().expect("a reason");
+    assert!(reason.contains("not on the virtual address"), "{reason}");
+    assert!(reason.contains("the application does not listen on it"), "{reason}");
+}
