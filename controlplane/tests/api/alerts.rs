@@ -207,8 +207,7 @@ fn each_change_is_one_mail_with_the_virtual_address_the_server_and_the_reason() 
     rig.server_is("web", "web1", "down", "up", "2 of 2 answered");
     assert_eq!(server.next().header("Subject"), "[lb1] server web/web1 is up");
     // A change of the configuration is none of those that mails are about.
-    let lighter = serde_json::json!({ "weight": 40 });
-    assert_eq!(rig.tell("PATCH", "/api/v1/services/web/servers/web2", &lighter).status, 200);
+    assert_eq!(rig.ask("POST", "/api/v1/services/web/servers/web2/drain").status, 200);
     assert!(server.is_quiet());
     let metrics = rig.ask("GET", "/metrics");
     for line in
