@@ -78,17 +78,17 @@ const SHAPE: Shape = Shape { known: &["page", "address", "port", "mode"], later:
 const PAGE: Shape = Shape { known: &["page"], later: &[] };
 const SERVER: Shape = Shape { known: &["address", "port", "mode"], later: &[] };
 
-/// `None` if anything was refused.
+/// `None` if anything was refused. What the service carries is `None` if it could not be read.
 pub(super) fn fallback<'v>(
     field: &Field<'v>,
-    (protocol, ports): (Protocol, &Ports),
+    carried: Option<(Protocol, &Ports)>,
     inherited: &Inherited<'_>,
     network: &Network,
     claims: &mut Claims<'v>,
     refusals: &mut Refusals,
 ) -> Option<Fallback> {
     if !field.is_given() {
-        return Some(usual(protocol, ports));
+        return carried.map(|(protocol, ports)| usual(protocol, ports));
     }
     let found = match field.text(255, EXPECTED) {
         Ok("none") => return Some(Fallback::None),
@@ -111,7 +111,8 @@ pub(super) fn fallback<'v>(
             return None;
         }
     };
-    if matches!(found, Fallback::Page(_)) && protocol == Protocol::Udp {
+    let is_udp = carried.is_some_and(|(protocol, _)| protocol == Protocol::Udp);
+    if matches!(found, Fallback::Page(_)) && is_udp {
         refusals.add(field.expected("none or a server: a page is for protocol tcp"));
         return None;
     }

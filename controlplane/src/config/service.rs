@@ -135,9 +135,8 @@ fn service<'v>(
     let last_server = table.at("last_server").or(LastServer::default(), fallback::last_server);
     let last_server = refusals.keep(last_server);
     let carried = protocol.zip(ports.as_ref());
-    let fallback = carried.and_then(|carried| {
-        fallback::fallback(&table.at("fallback"), carried, &inherited, network, claims, refusals)
-    });
+    let fallback = table.at("fallback");
+    let fallback = fallback::fallback(&fallback, carried, &inherited, network, claims, refusals);
     // A claim is made even if its maker's name, or anything else, cannot be read.
     let complete = name.is_some() && mode.is_some() && scheduler.is_some() && servers.is_some();
     let service = Service {
