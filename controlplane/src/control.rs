@@ -27,6 +27,8 @@ use crate::triggers;
 
 /// Threads for what may take long: file writes, large configurations.
 const HELPERS: usize = 4;
+/// By how much they are nicer than the control thread.
+const HELPERS_NICE: i32 = 15;
 
 /// Why the control plane could not start.
 #[derive(Debug, Error)]
@@ -65,8 +67,12 @@ impl Control {
     ///
     /// When the system refuses a thread, an event queue or a signal handler.
     pub fn prepare() -> Result<Self, Error> {
-        let runtime =
-            Builder::new_current_thread().enable_all().max_blocking_threads(HELPERS).build()?;
+        let mut builder = Builder::new_current_thread();
+        // They share the control thread's core, and must not keep it waiting.
+        builder.on_thread_start(|| {
+            let _ = rustix::process::nice(HELPERS_NICE); // they work without, too
+        });
+        let runtime = builder.enable_all().max_blocking_threads(HELPERS).build()?;
         let entered = runtime.enter();
         let signals = Signals {
             terminate: signal(SignalKind::terminate())?,

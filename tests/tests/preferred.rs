@@ -54,7 +54,7 @@ fn triggers() -> Value {
 /// How often the trigger of that name has fired.
 fn fired(rig: &Rig, name: &str) -> usize {
     let events = rig.appliance.get("/events?limit=1000");
-    let of_trigger = |event: &&Value| event["subject"]["trigger"] == name;
+    let of_trigger = |event: &&Value| event["trigger"] == name;
     events.as_array().expect("a list").iter().filter(of_trigger).count()
 }
 

@@ -135,13 +135,15 @@ fn a_broker_that_drains_keeps_its_consumers_and_gets_nothing_new(rig: &mut Rig) 
     serve(rig, &service(rig));
     let [first, ..] = rig.direct();
     let log = rig.lab.directory().join("consumed");
-    let mut declare = tool(rig.client(), "amqp-declare-queue", first.address);
-    process::run(declare.args(["--queue", "work"]));
+    for server in rig.direct() {
+        let mut declare = tool(rig.client(), "amqp-declare-queue", server.address);
+        process::run(declare.args(["--queue", "work"]));
+    }
     // Consumers, until one is at the first broker.
     let mut consumers = Vec::new();
     for _ in 0..3 {
         let mut consume = tool(rig.client(), "amqp-consume", DIRECT);
-        consume.args(["--queue", "work", "--declare", "--no-ack", "sh", "-c", "cat; echo"]);
+        consume.args(["--queue", "work", "--no-ack", "cat"]);
         process::say_to(&mut consume, &log);
         consumers.push(Background::start(&mut consume));
     }
