@@ -486,6 +486,11 @@ impl Neighbours {
         }
     }
 
+    /// Whether a station was asked for as often as it is at first, and has not answered.
+    pub fn is_absent(&self, key: Key) -> bool {
+        self.entries.get(&key).is_some_and(|entry| entry.state == State::Failed)
+    }
+
     /// The hardware address of a station, if it is known.
     pub fn mac_of(&self, key: Key) -> Option<Mac> {
         self.entries.get(&key)?.mac

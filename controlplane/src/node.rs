@@ -310,6 +310,8 @@ pub struct Node {
     stack: Stack,
     /// Locked for the whole of a change, so that there is one at a time.
     changing: Arc<tokio::sync::Mutex<Identities>>,
+    /// Locked by whoever makes and publishes a snapshot.
+    publishing: Mutex<()>,
     /// Locked for moments only, and never across an `await`.
     inner: Mutex<Inner>,
 }
@@ -430,6 +432,7 @@ impl Node {
             agents,
             stack,
             changing: Arc::new(tokio::sync::Mutex::new(identities)),
+            publishing: Mutex::default(),
             inner: Mutex::new(inner),
         })
     }
@@ -484,20 +487,14 @@ impl Node {
 
     /// Publishes the same configuration with the states of servers as they are now.
     fn restate(&self) {
-        loop {
-            let view = self.view();
-            let (compiled, _) = self.compile(&view);
-            let mut inner = self.inner();
-            // Another configuration came in meanwhile: it may have been compiled before the states changed.
-            if !Arc::ptr_eq(&inner.view, &view) {
-                continue;
-            }
-            let now = (inner.clock)();
-            let known = inner.neighbours.known();
-            let replaced = inner.publication.take_up(compiled, &known, now);
-            drop(inner);
-            return drop(replaced); // not under the lock
-        }
+        let _alone = self.publishing();
+        let (compiled, _) = self.compile(&self.view());
+        let mut inner = self.inner();
+        let now = (inner.clock)();
+        let known = inner.neighbours.known();
+        let replaced = inner.publication.take_up(compiled, &known, now);
+        drop(inner);
+        drop(replaced); // not under the lock
     }
 
     /// The servers whose agents ask for new flows to stay away.
@@ -733,6 +730,7 @@ impl Node {
     }
 
     fn take_up(&self, view: &Arc<View>) {
+        let _alone = self.publishing();
         self.agents.follow(&view.config);
         self.states.follow(&view.config, &view.identities);
         let (compiled, version) = self.compile(view);
@@ -757,6 +755,13 @@ impl Node {
             self.states.wake();
         }
         drop(replaced); // a large configuration takes a while to free: not under the lock
+    }
+
+    /// From the moment that the states follow another configuration until the workers have it, nobody may publish
+    /// the one before: its servers have no states any more. Helpers wait for each other here; the control thread
+    /// has nothing to do with it.
+    fn publishing(&self) -> MutexGuard<'_, ()> {
+        self.publishing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -821,10 +826,12 @@ impl Inner {
     /// Looks at all servers: whether they can be reached, and whether those that have failed have flows.
     fn review(&self, states: &States) {
         let newest = self.publication.newest();
-        let unreachable = |id| match newest.server(id).map(|server| server.hop) {
-            None => Some(Unreachable::NoRoute),
-            Some(hop) if hop.mac.is_none() => Some(Unreachable::NoAnswer(hop.address)),
-            Some(_) => None,
+        let unreachable = |id| {
+            // A server that no worker has heard of yet is looked at when they have.
+            let hop = newest.server(id)?.hop;
+            let is_absent =
+                hop.mac.is_none() && self.neighbours.is_absent((hop.interface, hop.address));
+            is_absent.then_some(Unreachable(hop.address))
         };
         let is_busy = |id| {
             let traffic = self.accounts.server(id);

@@ -102,24 +102,14 @@ impl Standings {
     }
 }
 
-/// Why nobody can reach a server.
+/// Why nobody can reach a server: the next station on the way, this one, does not answer ARP or neighbour discovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unreachable {
-    /// The next station on the way has not answered ARP or neighbour discovery.
-    NoAnswer(Address),
-    /// No route leads there.
-    NoRoute,
-}
+pub struct Unreachable(pub Address);
 
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoAnswer(station) if station.is_v4() => {
-                write!(f, "{station} has not answered ARP")
-            }
-            Self::NoAnswer(station) => write!(f, "{station} has not answered neighbour discovery"),
-            Self::NoRoute => f.write_str("no route leads to it"),
-        }
+        let question = if self.0.is_v4() { "ARP" } else { "neighbour discovery" };
+        write!(f, "{} has not answered {question}", self.0)
     }
 }
 

@@ -438,7 +438,7 @@ fn a_server_that_nobody_asks_counts_as_well_and_says_if_it_cannot_be_reached() {
     let mut bench = Bench::serving(json!({ "check": { "type": "on" } }));
     assert!(bench.asked.is_empty());
     assert_eq!(bench.both(), [(Actual::Up, Open); 2]);
-    let silent = Unreachable::NoAnswer("10.0.0.11".parse().unwrap());
+    let silent = Unreachable("10.0.0.11".parse().unwrap());
     let id = bench.id("web", "web1");
     bench.states.review(|one| (one == id).then_some(silent), |_| false);
     assert_eq!(bench.both()[0], (Actual::Unreachable, Open));
