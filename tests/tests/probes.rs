@@ -357,7 +357,7 @@ fn dnsmasq_is_asked_for_a_name() {
     let reason = "answered 192.0.2.7, expected 192.0.2.8 for www.test";
     bad(port, asked("www.test", json!({ "expect": "192.0.2.8" })), reason);
     bad(port, asked("other.test", json!({})), "answered REFUSED for other.test");
-    bad(port, asked("www.test", json!({ "query_type": "MX" })), "answered without a record");
+    bad(port, asked("www.test", json!({ "query_type": "MX" })), "answered REFUSED for www.test");
     server.stop();
     bad(port, asked("www.test", json!({})), "refused");
 }
@@ -399,11 +399,12 @@ fn mariadb_is_asked_for_a_login() {
 fn redis_is_asked_for_a_pong_after_a_login() {
     let mut server = Server::new();
     let port = port();
-    let directory = server.file("");
-    let listen = port.to_string();
+    let text = format!(
+        "bind 127.0.0.1\nport {port}\nsave \"\"\ndir DIR\nrequirepass secret\n\
+         user checker on >other ~* +ping\n"
+    );
     let mut redis = Command::new("redis-server");
-    redis.args(["--bind", "127.0.0.1", "--save", "", "--dir", &directory, "--port", &listen]);
-    redis.args(["--requirepass", "secret", "--user", "checker on >other ~* +ping"]);
+    redis.arg(server.write("redis.conf", &text));
     server.start(&mut redis, port);
     good(port, json!({ "type": "redis", "password": "secret" }));
     good(port, json!({ "type": "redis", "user": "checker", "password": "other" }));
@@ -443,7 +444,7 @@ fn rabbitmq_is_asked_for_its_greeting_over_amqp() {
         .env("RABBITMQ_CONF_ENV_FILE", "/dev/null");
     server.start(&mut rabbit, port);
     good(port, json!({ "type": "amqp" }));
-    bad(port, json!({ "type": "redis" }), "answered \"AMQP");
+    bad(port, json!({ "type": "redis" }), "redis://127.0.0.1:"); // it may close before it is read
     server.stop();
 }
 
