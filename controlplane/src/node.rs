@@ -333,7 +333,7 @@ struct Inner {
     /// When another station's claim to an address of ours was last recorded.
     told_conflict: Option<Moment>,
     rings: Vec<ControlEnd>,
-    interfaces: Vec<LiveInterface>,
+    interfaces: Arc<[LiveInterface]>,
     buffers: Box<dyn Fn() -> Buffers + Send>,
     clock: Box<dyn Fn() -> Moment + Send>,
     frames: report::Control,
@@ -410,7 +410,7 @@ impl Node {
             reviewed: now,
             told_conflict: None,
             rings,
-            interfaces,
+            interfaces: interfaces.into(),
             buffers,
             clock,
             frames: report::Control::default(),

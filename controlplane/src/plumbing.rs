@@ -42,7 +42,7 @@ pub struct LiveInterface {
     /// Nobody listens there (a capture file): nothing is announced.
     pub quiet: bool,
     /// What the card says now.
-    pub statistics: Box<dyn Fn() -> PortStatistics + Send>,
+    pub statistics: Box<dyn Fn() -> PortStatistics + Send + Sync>,
 }
 
 /// Packet buffers of all pools together.

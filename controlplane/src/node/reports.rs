@@ -54,7 +54,7 @@ impl Node {
         let buffers = (inner.buffers)();
         let uptime = (inner.clock)().since(self.started);
         let duplicates = inner.neighbours.duplicates();
-        let interfaces = interfaces(&inner.interfaces, &newest, &duplicates);
+        let live = Arc::clone(&inner.interfaces);
         let traffic = |service: ServiceView| -> Vec<Traffic> {
             service.servers().map(|(id, _)| inner.accounts.server(id)).collect()
         };
@@ -68,6 +68,7 @@ impl Node {
             .collect();
         drop(inner);
 
+        let interfaces = interfaces(&live, &newest, &duplicates);
         let words = self.states.words();
         let services = view.services().zip(traffic);
         report::Status {
@@ -199,7 +200,10 @@ impl Node {
     pub fn interfaces(&self) -> Vec<report::Interface> {
         let inner = self.inner();
         let duplicates = inner.neighbours.duplicates();
-        interfaces(&inner.interfaces, inner.publication.newest(), &duplicates)
+        let live = Arc::clone(&inner.interfaces);
+        let newest = inner.publication.newest().clone();
+        drop(inner);
+        interfaces(&live, &newest, &duplicates)
     }
 
     /// The rules of translation in the order in which they are looked up.
@@ -356,6 +360,7 @@ fn agent_report(standing: Standing) -> report::Agent {
     }
 }
 
+/// Not under the lock: a card, or the kernel behind it, may take long to answer.
 fn interfaces(
     live: &[LiveInterface],
     newest: &Newest,
