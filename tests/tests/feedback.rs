@@ -75,7 +75,7 @@ fn a_server_that_is_not_idle_at_all_still_gets_some(rig: &mut Rig) {
     let _held = busy(rig, first, 10);
     let _agents = [first, second].map(|server| agent(rig, server).start(IDLENESS));
     rig.serve([&service(rig, feedback())]);
-    wait_for(rig, first, "the least", |it| it["effective_weight"] == 1 && it["actual"] == "online");
+    wait_for(rig, first, "the least", |it| it["effective_weight"] == 1 && it["actual"] == "up");
     let answers = rig.client().connect(&at(TRANSLATED, 80), 101);
     assert_eq!((answers.from(first), answers.from(second)), (1, 100));
 }
@@ -92,7 +92,7 @@ fn a_server_whose_agent_is_gone_has_its_own_weight_again(rig: &mut Rig) {
     gone.end();
 
     wait_for(rig, first, "all of it", |it| {
-        it["effective_weight"] == 100 && it["actual"] == "online" && it["agent"]["missed"] != 0
+        it["effective_weight"] == 100 && it["actual"] == "up" && it["agent"]["missed"] != 0
     });
     let problem = status(&rig.appliance.get("/status"), first)["agent"]["problem"].clone();
     assert!(problem.as_str().is_some_and(|it| it.contains("refused")), "{problem}");
