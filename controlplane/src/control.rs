@@ -27,8 +27,8 @@ use crate::triggers;
 
 /// Threads for what may take long: file writes, large configurations.
 const HELPERS: usize = 4;
-/// By how much they are nicer than the control thread.
-const HELPERS_NICE: i32 = 15;
+/// The control thread's nice value, where we may choose: whatever else runs on its core, it is not to be late.
+const URGENT: i32 = -10;
 
 /// Why the control plane could not start.
 #[derive(Debug, Error)]
@@ -68,9 +68,9 @@ impl Control {
     /// When the system refuses a thread, an event queue or a signal handler.
     pub fn prepare() -> Result<Self, Error> {
         let mut builder = Builder::new_current_thread();
-        // They share the control thread's core, and must not keep it waiting.
+        // Helpers share the control thread's core, and are not as urgent.
         builder.on_thread_start(|| {
-            let _ = rustix::process::nice(HELPERS_NICE); // they work without, too
+            let _ = rustix::process::setpriority_process(None, 0); // they work without, too
         });
         let runtime = builder.enable_all().max_blocking_threads(HELPERS).build()?;
         let entered = runtime.enter();
@@ -101,6 +101,7 @@ impl Control {
             tokio::spawn(pages::serve(Arc::clone(&node)));
             tell(&node, Pace::default());
             started(&node);
+            let _ = rustix::process::setpriority_process(None, URGENT);
             signals.obey(&node).await;
             // The next start would find out by itself that nobody answers there any more.
             let _ = fs::remove_file(socket);

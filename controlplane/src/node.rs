@@ -70,6 +70,8 @@ pub use self::explain::{Explained, FLAGS};
 
 /// How often the workers' rings are looked at.
 const TURN: Duration = Duration::from_millis(1);
+/// How often the states take in what health checks have found.
+const HEARING: Duration = Duration::from_millis(10);
 /// How often servers that have come back get more of their weight, and all of them are looked at.
 const RAMP: Duration = Duration::from_secs(1);
 /// How many frames, and how many events, are taken from all workers together in one turn, from each as
@@ -443,9 +445,13 @@ impl Node {
         tokio::spawn(agent::run(self.net(), self.agents.clone()));
         let mut turns = interval(TURN);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut hearings = interval(HEARING);
+        hearings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            turns.tick().await;
-            self.turn();
+            tokio::select! {
+                _ = turns.tick() => self.turn(),
+                _ = hearings.tick() => self.states.take_in(),
+            }
         }
     }
 

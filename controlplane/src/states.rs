@@ -16,7 +16,7 @@ mod service;
 
 mod questions;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -199,24 +199,24 @@ impl States {
         self.take_in();
     }
 
-    /// Takes what the engine has found. Never waits: whoever is at the states now takes it in afterwards.
+    /// Notes what the engine has found, for [`Self::take_in`]. Never waits.
     pub fn hear(&self, news: News) {
         self.news().push(news);
-        self.take_in();
     }
 
-    fn take_in(&self) {
+    /// Takes in what has been found since the last time, all at once: a service with thousands of servers is looked at
+    /// as a whole. Never waits: whoever is at the states now takes it in afterwards.
+    pub fn take_in(&self) {
         while !self.news().is_empty() {
             let Ok(mut inner) = self.inner.try_lock() else { return };
             let news = std::mem::take(&mut *self.news());
             let now = SystemTime::now();
+            let mut services = BTreeSet::new();
             for one in news {
-                let mut services: Vec<_> =
-                    inner.answers.hear(one, now).iter().map(|it| it.0).collect();
-                services.dedup();
-                for position in services {
-                    self.judge(&mut inner, position, now);
-                }
+                services.extend(inner.answers.hear(one, now).iter().map(|it| it.0));
+            }
+            for position in services {
+                self.judge(&mut inner, position, now);
             }
         }
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, yield_now};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::probe::{self, Failure, Target};
@@ -22,7 +22,7 @@ use crate::net::Net;
 pub const MOST_UNDER_WAY: usize = 1024;
 /// How many of those to servers that are not well.
 pub const MOST_IN_VAIN: usize = 256;
-/// How many are begun, and how many answers heard, before others get their turn on the control thread.
+/// How many answers are heard before others get their turn on the control thread.
 const BURST: usize = 16;
 /// The longest pause before somebody is asked again of whom nothing is known.
 const IMPATIENCE: Duration = Duration::from_secs(1);
@@ -93,6 +93,12 @@ impl Totals {
     }
 }
 
+/// How many questions are begun together, and how long it is to the next: thousands that become due at once, as after a
+/// start, must not fill the rings to the workers, nor come back as a flood. From then on they stay apart.
+const TOGETHER: usize = 16;
+/// See [`TOGETHER`].
+const APART: Duration = Duration::from_millis(1);
+
 /// The engine. [`Engine::run`] is what it does.
 pub struct Engine<N: Net, T> {
     net: N,
@@ -106,6 +112,8 @@ pub struct Engine<N: Net, T> {
     /// Questions that are due: to servers that may be well, and to those that are not.
     due: VecDeque<QuestionId>,
     due_in_vain: VecDeque<QuestionId>,
+    /// When the next ones may be begun.
+    resumes: Instant,
     under_way: usize,
     in_vain: usize,
     answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
@@ -180,6 +188,7 @@ impl<N: Net, T: Fn(News)> Engine<N, T> {
             waiting: BTreeSet::new(),
             due: VecDeque::new(),
             due_in_vain: VecDeque::new(),
+            resumes: Instant::now(),
             under_way: 0,
             in_vain: 0,
             answers: mpsc::unbounded_channel(),
@@ -191,7 +200,7 @@ impl<N: Net, T: Fn(News)> Engine<N, T> {
     pub async fn run(mut self) {
         loop {
             self.call(Instant::now());
-            let begun = self.begin(Instant::now());
+            let has_more = self.begin(Instant::now());
             let next = self.waiting.first().map(|&(at, _)| at);
             tokio::select! {
                 biased;
@@ -200,7 +209,7 @@ impl<N: Net, T: Fn(News)> Engine<N, T> {
                     None => break,
                 },
                 Some(answer) = self.answers.1.recv() => self.listen(answer),
-                () = yield_now(), if begun == BURST => {}
+                () = sleep_until(self.resumes), if has_more => {}
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
         }
@@ -247,18 +256,22 @@ impl<N: Net, T: Fn(News)> Engine<N, T> {
         if asked.is_in_vain() { &mut self.due_in_vain } else { &mut self.due }
     }
 
-    /// Asks some of the questions that are due, and says how many.
-    fn begin(&mut self, now: Instant) -> usize {
+    /// Asks some of the questions that are due, and says whether there may be more to ask in a moment.
+    fn begin(&mut self, now: Instant) -> bool {
+        if now < self.resumes {
+            return true;
+        }
         let mut begun = 0;
-        while begun < BURST && self.under_way < MOST_UNDER_WAY {
+        while begun < TOGETHER && self.under_way < MOST_UNDER_WAY {
             let next = match self.due.pop_front() {
                 None if self.in_vain < MOST_IN_VAIN => self.due_in_vain.pop_front(),
                 next => next,
             };
-            let Some(id) = next else { break };
+            let Some(id) = next else { return false };
             begun += usize::from(self.ask(id, now));
         }
-        begun
+        self.resumes = now + APART;
+        begun == TOGETHER
     }
 
     /// Whether there still is such a question.

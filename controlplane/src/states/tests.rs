@@ -68,6 +68,7 @@ impl Bench {
         let of: Vec<_> = self.asked.iter().filter(|it| it.1.target.at.to_string() == at).collect();
         assert_eq!(of.len(), 1, "{at} is asked once");
         self.states.hear(News { id: of[0].0, verdict, reason });
+        self.states.take_in();
     }
 
     fn fails(&self, number: u8) {
@@ -400,6 +401,7 @@ fn a_server_that_is_well_but_not_at_the_virtual_address_says_why() {
     let hear = |position: usize, verdict, reason: Option<&str>| {
         let (id, ..) = bench.asked[position];
         bench.states.hear(News { id, verdict, reason: reason.map(Into::into) });
+        bench.states.take_in();
         bench.told("web1")
     };
     assert_eq!(hear(0, Verdict::Well, None).actual, Actual::Unknown, "half of it is not known");

@@ -6,7 +6,7 @@ use clap::Parser;
 use controlplane::client::Ctl;
 use serde_json::Value;
 
-use crate::rig::Rig;
+use crate::rig::{Rig, wait_for_the_unreachable};
 
 #[derive(Parser)]
 struct Line {
@@ -29,6 +29,7 @@ fn on(rig: &Rig, arguments: &[&str]) -> Result<String, String> {
 #[test]
 fn tables_show_what_there_is() {
     let rig = Rig::start();
+    wait_for_the_unreachable(&rig);
     let status = on(&rig, &["status"]).unwrap();
     for part in ["lb1 (active)", "10.0.0.2/24", "web1", "10.0.0.12", "unreachable"] {
         assert!(status.contains(part), "{part} in\n{status}");

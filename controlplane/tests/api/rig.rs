@@ -465,6 +465,15 @@ pub fn reply(stream: &mut impl Read) -> Reply {
     reply
 }
 
+/// Waits until the servers that nobody answers for are known to be unreachable.
+pub fn wait_for_the_unreachable(rig: &Rig) {
+    wait_until("the absent are unreachable", || {
+        let status = rig.ask("GET", "/api/v1/status").json();
+        let services = status["services"].as_array().expect("a list");
+        services.iter().all(|it| it["state"] != "up")
+    });
+}
+
 /// Waits until something is so.
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begin = Instant::now();

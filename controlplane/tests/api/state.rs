@@ -12,7 +12,7 @@ use dataplane::snapshot::{InterfaceId, Protocol, ServerId, ServiceId};
 use dataplane::wire::{Address, Mac};
 use serde_json::{Value, json};
 
-use crate::rig::{CONFIGURATION, MACS, Reply, Rig, Worker, wait_until};
+use crate::rig::{CONFIGURATION, MACS, Reply, Rig, Worker, wait_for_the_unreachable, wait_until};
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 
@@ -32,6 +32,7 @@ fn server(rig: &Rig, service: usize, server: usize) -> Value {
 #[test]
 fn status_tells_the_node_its_interfaces_and_every_server() {
     let rig = Rig::start();
+    wait_for_the_unreachable(&rig);
     let status = rig.ask("GET", "/api/v1/status").json();
     assert_eq!(status["node"], "lb1");
     assert_eq!(status["role"], "active");
@@ -241,6 +242,7 @@ fn every_drop_reason_is_counted_and_explained() {
 #[test]
 fn metrics_are_what_prometheus_reads() {
     let mut rig = Rig::start();
+    wait_for_the_unreachable(&rig);
     rig.worker.counters.drop_one(Reason::FragmentOverlap);
     let (_, servers) = servers_at(&mut rig.worker, [10, 0, 0, 100], 80);
     rig.worker.counters.server(servers[0]).bytes.add(77);
