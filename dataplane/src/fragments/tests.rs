@@ -303,9 +303,13 @@ proptest! {
         prop_assert_eq!(take(&mut fragments, datagram, piece(0, 8), at(0)), PORTS);
         for piece in pieces {
             let piece = Piece { offset: piece.offset % (units * 8) + 8, ..piece };
-            // A duplicate is surely known for one only while nothing had to be merged.
+            // A duplicate is surely known for one only while nothing had to be merged; afterwards it may be taken for
+            // an overlap, and what covers merged ones exactly for a duplicate.
             let tolerant = !six && plain.pieces.len() <= PARTS;
-            if !six && !tolerant && plain.pieces.contains(&piece) {
+            let end = |it: &Piece| it.offset + it.length;
+            let begins = plain.pieces.iter().any(|known| known.offset == piece.offset);
+            let ends = plain.pieces.iter().any(|known| end(known) == end(&piece));
+            if !six && !tolerant && begins && ends {
                 continue;
             }
             let verdict = take(&mut fragments, datagram, piece, at(0));
