@@ -879,6 +879,9 @@ impl Inner {
                     self.send(frame.interface, &reply);
                 } else if let Some(packet) = bytes.get(ethernet::HEADER..) {
                     self.stack.receive(now, packet);
+                    for (interface, station) in self.stack.take_reached() {
+                        self.neighbours.confirm(now, interface, station);
+                    }
                 }
             }
             _ => {}

@@ -323,6 +323,7 @@ impl Inner {
         self.engine.receive(self.now, socket, packet);
         let after = socket.tcp().state();
         connection.ending = connection.ending.or(ending_of(before, after, segment));
+        let reached = (before == State::SynSent && after != before).then_some(connection.way);
         if before == State::SynReceived && after != before {
             if after == State::Listen {
                 return self.forget(id); // the client has changed its mind
@@ -330,6 +331,9 @@ impl Inner {
             if let Owner::Listener(key) = connection.owner {
                 self.established(key, id);
             }
+        }
+        if let Some(way) = reached {
+            self.reaches(packet.source, way);
         }
         self.mark(id);
     }

@@ -197,6 +197,7 @@ impl Inner {
         };
         asking.outcome.get_or_insert(Ok(self.now.since(sent)));
         self.woken.extend(asking.waiting.take());
+        self.reaches(packet.source, Way::Routed);
     }
 
     /// A quoted echo request of ours was lost.

@@ -12,7 +12,8 @@ use std::task::Waker;
 
 use dataplane::moment::Moment;
 use dataplane::punt::limit::TokenBucket;
-use dataplane::wire::protocol;
+use dataplane::snapshot::InterfaceId;
+use dataplane::wire::{Address, protocol};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -123,9 +124,14 @@ pub struct Stack(Arc<Mutex<Inner>>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(u64);
 
+/// How many stations are remembered as reached until somebody asks.
+const MOST_REACHED: usize = 64;
+
 /// What is behind the lock.
 pub struct Inner {
     pub(super) now: Moment,
+    /// Stations that are proved to be there.
+    reached: Vec<(InterfaceId, Address)>,
     pub(super) paths: Arc<Paths>,
     pub(super) secrets: Secrets,
     pub(super) engine: Engine,
@@ -162,6 +168,7 @@ impl Stack {
     pub fn new(seed: [u8; 16]) -> Self {
         let inner = Inner {
             now: Moment::START,
+            reached: Vec::new(),
             paths: Arc::default(),
             secrets: Secrets::new(seed),
             engine: Engine::default(),
@@ -195,6 +202,12 @@ impl Stack {
     /// Takes in a packet for one of our addresses, from its IP header on.
     pub fn receive(&self, now: Moment, packet: &[u8]) {
         self.with(|inner| inner.receive(now, packet));
+    }
+
+    /// The next stations of which the packets since the last call show that what we send gets through them (RFC 4861
+    /// section 7.3.1).
+    pub fn take_reached(&self) -> Vec<(InterfaceId, Address)> {
+        self.with(|inner| std::mem::take(&mut inner.reached))
     }
 
     /// Does what is due: sends, sends again, gives up.
@@ -254,6 +267,12 @@ impl Inner {
         for ends in asking {
             self.tell_asking(&ends, ErrorKind::AddrNotAvailable);
         }
+    }
+
+    /// Something that we sent has been answered.
+    pub(super) fn reaches(&mut self, to: IpAddr, way: Way) {
+        let path = self.paths.path(to, way).filter(|_| self.reached.len() < MOST_REACHED);
+        self.reached.extend(path.map(|path| (path.interface, path.hop)));
     }
 
     fn receive(&mut self, now: Moment, bytes: &[u8]) {

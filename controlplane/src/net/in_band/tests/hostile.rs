@@ -124,6 +124,26 @@ fn who_is_never_accepted_does_not_fill_it_either() {
     assert!(rig.right.with(|inner| inner.connections.len()) <= 256 + 512);
 }
 
+/// RFC 4861 section 7.3.1: what only comes in says nothing of whether what we send arrives.
+#[test]
+fn an_answer_proves_that_its_station_is_reached_and_a_question_does_not() {
+    let mut rig = Rig::new();
+    let _listener = rig.server().listen(None, 80).unwrap();
+    let client = rig.client();
+    let mut opening = Box::pin(client.connect(at(RIGHT[0], 80), Way::Routed));
+    let opened = (0..20).find_map(|_| {
+        rig.turn();
+        match poll(opening.as_mut()) {
+            Poll::Ready(stream) => Some(stream),
+            Poll::Pending => None,
+        }
+    });
+    assert!(opened.unwrap().is_ok());
+    assert_eq!(rig.left.take_reached().len(), 1);
+    assert_eq!(rig.left.take_reached().len(), 0, "told once");
+    assert_eq!(rig.right.take_reached().len(), 0);
+}
+
 #[test]
 fn those_whom_nobody_waits_for_are_answered_only_so_often() {
     let mut rig = Rig::new();
