@@ -15,9 +15,9 @@ use sluice_tests::decode::Ends;
 use sluice_tests::namespace::{Namespace, parse_mac, remove_leftovers};
 use sluice_tests::process;
 
-static OPERATING: LazyLock<String> = LazyLock::new(|| {
-    fs::read_to_string(root().join("docs/operating.md")).expect("there is such a page")
-});
+static OPERATING: LazyLock<String> = LazyLock::new(|| page("operating.md"));
+static CONFIGURATION: LazyLock<String> = LazyLock::new(|| page("configuration.md"));
+static API: LazyLock<String> = LazyLock::new(|| page("api.md"));
 
 /// Virtual devices instead of cards, ordinary memory, and a socket that [`Appliance`] makes its own.
 const HERE: &str = "[dataplane]\nmemory = \"plain\"\nflows = 10_000\n\
@@ -27,6 +27,10 @@ const HERE: &str = "[dataplane]\nmemory = \"plain\"\nflows = 10_000\n\
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are a part of the workspace")
+}
+
+fn page(name: &str) -> String {
+    fs::read_to_string(root().join("docs").join(name)).expect("there is such a page")
 }
 
 /// Every page: those at the top, and all below `docs`.
@@ -134,10 +138,10 @@ impl Bench {
         Self { appliance, namespace, directory }
     }
 
-    /// Runs the configuration that the page begins with, on devices on which nobody speaks.
+    /// Runs the configuration that its page begins with, on devices on which nobody speaks.
     fn running() -> Self {
         let mut bench = Self::new();
-        let blocks = blocks(&OPERATING);
+        let blocks = blocks(&CONFIGURATION);
         let first = blocks.iter().find(|block| block.info == "toml").expect("there is an example");
         let configuration = first
             .text
@@ -228,12 +232,11 @@ fn configurations_on_the_pages_are_accepted_and_those_marked_refused_are_refused
 }
 
 #[test]
-fn the_commands_on_the_operating_page_do_what_it_says() {
+fn the_commands_on_the_page_of_the_api_do_what_it_says() {
     let mut bench = Bench::running();
     let mut all = String::new();
-    let commands = blocks(&OPERATING);
-    let commands: Vec<_> =
-        commands.iter().filter(|it| it.info.starts_with("sh") && it.info != "sh replay").collect();
+    let commands = blocks(&API);
+    let commands: Vec<_> = commands.iter().filter(|it| it.info.starts_with("sh")).collect();
     assert!(commands.len() > 5);
     for block in commands {
         let marks = block.info.split_once(' ').map(|(_, marks)| marks);
@@ -244,7 +247,7 @@ fn the_commands_on_the_operating_page_do_what_it_says() {
         let told = said(&output);
         assert!(output.status.success(), "line {}: {}: {told}", block.line, output.status);
     }
-    for answer in code_spans(&OPERATING).iter().filter(|span| span.starts_with("{\"")) {
+    for answer in code_spans(&API).iter().filter(|span| span.starts_with("{\"")) {
         assert!(all.contains(answer.as_str()), "nothing answered {answer}");
     }
     bench.appliance.stop();
@@ -279,7 +282,7 @@ fn the_capture_on_the_operating_page_is_replayed() {
 }
 
 #[test]
-fn every_drop_reason_metric_and_setting_is_on_the_operating_page_and_no_other() {
+fn every_drop_reason_metric_and_setting_is_on_its_page_and_no_other() {
     let bench = Bench::running();
 
     let counters = bench.appliance.get("/counters");
@@ -339,7 +342,7 @@ fn every_drop_reason_metric_and_setting_is_on_the_operating_page_and_no_other() 
         let known = &description["components"]["schemas"][schema]["properties"];
         let known: BTreeSet<&str> =
             known.as_object().expect(schema).keys().map(String::as_str).collect();
-        let rows = rows(&OPERATING, heading);
+        let rows = rows(&CONFIGURATION, heading);
         let shown: BTreeSet<&str> = rows.iter().flat_map(|row| row[0].split(", ")).collect();
         assert_eq!(shown, known, "{heading}");
     }
