@@ -217,6 +217,15 @@ pub struct Tally {
     pub conflict: u64,
 }
 
+/// An address of ours that is not used any more, or is used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// The address.
+    pub address: Address,
+    /// The station that has it; `None` if no other one does any more.
+    pub held_by: Option<Mac>,
+}
+
 /// The table of stations on our subnets, and what we say there ourselves.
 pub struct Neighbours {
     interfaces: Vec<Own>,
@@ -230,6 +239,8 @@ pub struct Neighbours {
     announcements: VecDeque<(Moment, Key, u32)>,
     defended: HashMap<Key, Moment>,
     conflict: Option<(Address, Mac)>,
+    /// What has become of addresses of ours since that was last asked for.
+    turns: Vec<Turn>,
     frames: VecDeque<(InterfaceId, Vec<u8>)>,
     changed: bool,
     ignored: Ignored,
@@ -250,6 +261,7 @@ impl Neighbours {
             announcements: VecDeque::new(),
             defended: HashMap::new(),
             conflict: None,
+            turns: Vec::new(),
             frames: VecDeque::new(),
             changed: false,
             ignored: Ignored::default(),
@@ -310,6 +322,7 @@ impl Neighbours {
     fn lose(&mut self, now: Moment, key: Key, mac: Mac) {
         if self.claims.lose(now, key) {
             error!(address = %key.1, %mac, "another station has an address of ours: it is not used");
+            self.turns.push(Turn { address: key.1, held_by: Some(mac) });
         }
         self.ours.remove(&key);
         self.announcements.retain(|(_, other, _)| *other != key);
@@ -534,6 +547,12 @@ impl Neighbours {
         self.conflict.take()
     }
 
+    /// The addresses of ours that are not used any more, or again, since the last call. There are few: an address is
+    /// asked for again a minute after it was lost.
+    pub fn take_turns(&mut self) -> Vec<Turn> {
+        std::mem::take(&mut self.turns)
+    }
+
     /// Somebody claims an address of ours: say once more whose it is, but not without end.
     fn defend(&mut self, now: Moment, key: Key, mac: Mac) {
         if self.defended.get(&key).is_some_and(|last| now.since(*last) < DEFENCE) {
@@ -598,11 +617,6 @@ impl Neighbours {
         }
     }
 
-    /// Whether an address of ours is not to be used, because another station has it.
-    pub fn is_duplicate(&self, interface: InterfaceId, address: Address) -> bool {
-        self.claims.is_duplicate(&(interface, address))
-    }
-
     /// The addresses of ours that are not to be used, because other stations have them.
     pub fn duplicates(&self) -> Vec<(InterfaceId, Address)> {
         let mut duplicates: Vec<_> = self.claims.duplicates().collect();
@@ -627,6 +641,7 @@ impl Neighbours {
                 Task::Announce(key) => {
                     if self.ours.insert(key) {
                         info!(address = %key.1, "no other station has it any more: it is used again");
+                        self.turns.push(Turn { address: key.1, held_by: None });
                     }
                     self.announcements.push_front((now, key, ANNOUNCEMENTS));
                 }

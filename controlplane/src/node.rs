@@ -56,9 +56,9 @@ use crate::health::memory::Memory;
 use crate::health::probe;
 use crate::icmpv6;
 use crate::identities::Identities;
-use crate::neighbours::{self, Neighbours};
+use crate::neighbours::{self, Neighbours, Turn};
 use crate::net::Net;
-use crate::net::in_band::{Egress, InBand, Stack};
+use crate::net::in_band::{Egress, InBand, Paths, Stack};
 use crate::plumbing::{Buffers, LiveInterface, Plumbing};
 use crate::publish::Publication;
 use crate::random;
@@ -324,6 +324,8 @@ struct Inner {
     neighbours: Neighbours,
     stack: Stack,
     egress: Egress,
+    /// Where packets of our own go, by the configuration alone.
+    paths: Arc<Paths>,
     /// Neighbours have changed since the last snapshot.
     outdated: bool,
     accounts: Accounts,
@@ -393,7 +395,7 @@ impl Node {
         let (stack, mut egress) = (Stack::new(random()), Egress::default());
         let paths = Arc::new(compiled.paths());
         stack.configure(Arc::clone(&paths));
-        egress.configure(paths);
+        egress.configure(Arc::clone(&paths));
         let publication = Publication::new(publisher, compiled, &neighbours.known(), now);
         let mut accounts = Accounts::new(counters.clone(), now);
         accounts.follow(&view);
@@ -404,6 +406,7 @@ impl Node {
             neighbours,
             stack: stack.clone(),
             egress,
+            paths,
             outdated: false,
             accounts,
             alarm,
@@ -551,6 +554,7 @@ impl Node {
             let Inner { ejectors, view, accounts, .. } = &mut *inner;
             ejectors.look(now, view, accounts, &self.states);
         }
+        inner.take_turns(&self.events);
         inner.tell_conflicts(now, &self.events);
         inner.questions.retain(|_, question| !question.answer.is_closed());
         inner.explanations.retain(|_, explaining| explaining.is_wanted());
@@ -745,9 +749,8 @@ impl Node {
             let inner = &mut *inner;
             let now = (inner.clock)();
             inner.neighbours.configure(now, compiled.plan());
-            let paths = Arc::new(compiled.paths());
-            inner.stack.configure(Arc::clone(&paths));
-            inner.egress.configure(paths);
+            inner.paths = Arc::new(compiled.paths());
+            inner.lead();
             inner.outdated = false;
             inner.neighbours.take_changed();
             inner.accounts.follow(view);
@@ -922,6 +925,40 @@ impl Inner {
                     explaining.answer();
                 }
             }
+        }
+    }
+
+    /// Tells the in-band stack where its packets go, and which addresses it has.
+    fn lead(&mut self) {
+        let lost = self.neighbours.duplicates();
+        let paths = match lost.is_empty() {
+            true => Arc::clone(&self.paths),
+            false => Arc::new(self.paths.without(&lost)),
+        };
+        self.stack.configure(Arc::clone(&paths));
+        self.egress.configure(paths);
+    }
+
+    /// Stops using addresses that other stations turn out to have, or begins again, and records it.
+    fn take_turns(&mut self, events: &Events) {
+        let turns = self.neighbours.take_turns();
+        if !turns.is_empty() {
+            self.lead();
+        }
+        for Turn { address, held_by } in turns {
+            let [ours, lost] = ["ours", "lost"].map(String::from);
+            let (old, new, reason) = match held_by {
+                Some(mac) => {
+                    (ours, lost, format!("the station {mac} has it as well: it is not used"))
+                }
+                None => (lost, ours, "no other station has it any more".into()),
+            };
+            events.record(events::Change {
+                subject: Subject::Address { address },
+                old,
+                new,
+                reason,
+            });
         }
     }
 

@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
+use sluice_tests::http;
 use sluice_tests::lab::{APPLIANCE, DIRECT, Lab, both, ipv6};
+use sluice_tests::process;
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::service::direct;
 
 sluice_tests::cases! {
     on boot;
     an_address_that_another_station_has_is_left_to_it,
+    nobody_is_asked_from_it_and_virtual_addresses_still_answer,
     services_work_all_the_same,
     what_comes_for_an_own_address_is_not_taken_for_a_service_s,
 }
@@ -36,6 +39,29 @@ fn an_address_that_another_station_has_is_left_to_it(rig: &mut Rig) {
     assert_eq!(rig.client().arping(APPLIANCE, 3, 6), expected);
     let interfaces = rig.appliance.get("/interfaces");
     assert!(interfaces[1]["duplicate"].is_null(), "the others are ours: {interfaces}");
+}
+
+/// The page of a service whose servers cannot be asked comes from its virtual address.
+fn nobody_is_asked_from_it_and_virtual_addresses_still_answer(rig: &mut Rig) {
+    let events = rig.appliance.get("/events?limit=1000");
+    let events = events.as_array().expect("a list");
+    for address in both(APPLIANCE) {
+        let found = events.iter().find(|event| event["address"] == json!(address));
+        let found = found.unwrap_or_else(|| panic!("{address}: {events:?}"));
+        assert_eq!([&found["old"], &found["new"]], ["ours", "lost"], "{found}");
+    }
+    let service = direct("web", DIRECT, "80").with("check", json!({ "type": "connect" }));
+    rig.serve([&service.to_all(rig.direct())]);
+    rig.appliance.wait_until("/status", "the servers cannot be asked", |status| {
+        let reason = status["services"][0]["servers"][0]["reason"].as_str();
+        reason.is_some_and(|reason| reason.contains("no address of ours to ask from"))
+    });
+    let page = || {
+        let stream = rig.client().open(&at(DIRECT, 80)).ok()?;
+        http::exchange(stream, "GET", "/", &[], b"").ok().filter(|it| it.status == 503)
+    };
+    let page = process::eventually(Duration::from_secs(10), page).expect("the page answers");
+    assert!(page.text().contains("not available"), "{}", page.text());
 }
 
 fn services_work_all_the_same(rig: &mut Rig) {

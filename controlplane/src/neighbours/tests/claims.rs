@@ -116,7 +116,7 @@ fn an_address_that_another_station_has_is_neither_answered_for_nor_used() {
             while table.next_frame().is_some() {}
             table.receive(Moment::START, OUTSIDE, &says(address));
             assert_eq!(table.duplicates(), [(OUTSIDE, address)]);
-            assert!(table.is_duplicate(OUTSIDE, address));
+            assert_eq!(table.take_turns(), [Turn { address, held_by: Some(STATION) }]);
             assert!(table.next_frame().is_none(), "no defence");
             let asks = match address.v4() {
                 Some(address) => request(SERVER, address),
@@ -164,10 +164,12 @@ fn an_address_is_asked_for_again_after_a_minute_and_used_when_nobody_answers() {
         assert_eq!(table.duplicates().len(), 1, "not used meanwhile");
         table.receive(now, OUTSIDE, &reply(OURS, STATION));
     }
+    assert_eq!(table.take_turns().len(), 1, "that it is still another's is no news");
     now = now.plus(Duration::from_secs(60));
     let (probed, announced) = said(&mut table, now, REPEAT * 5);
     assert_eq!([count(&probed, OURS.into()), count(&announced, OURS.into())], [3, 3]);
     assert!(table.duplicates().is_empty());
+    assert_eq!(table.take_turns(), [Turn { address: OURS.into(), held_by: None }]);
     table.receive(now, OUTSIDE, &request(SERVER, OURS));
     assert_eq!(frames(&mut table).len(), 1, "answered for");
 }

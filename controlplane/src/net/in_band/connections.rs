@@ -149,7 +149,7 @@ impl Inner {
             let Some(&orphan) = self.orphans.first() else { return Err(self.no_room()) };
             self.abort(orphan);
         }
-        let ends = self.ends(path.source, (to.ip(), to.port()), |inner, ends| {
+        let ends = self.ends(path.source()?, (to.ip(), to.port()), |inner, ends| {
             !inner.segments.contains_key(ends) && inner.time_wait.get(ends).is_none()
         })?;
         let mut socket = Socket::new(ends, way, path.mtu, ASKING);

@@ -54,7 +54,7 @@ impl Inner {
             return Err(self.no_room());
         }
         let is_free = |inner: &Self, ends: &Ends| !inner.datagrams.contains_key(ends);
-        let ends = self.ends(path.source, (to.ip(), to.port()), is_free)?;
+        let ends = self.ends(path.source()?, (to.ip(), to.port()), is_free)?;
         let overhead = packet::datagram_overhead(to.ip());
         let conversation = Conversation {
             ends,
@@ -159,7 +159,7 @@ impl Inner {
             return Err(self.no_room());
         }
         // Of the same range as ports, because identifiers are translated like those.
-        let free = self.ends(path.source, (to, 0), |inner, ends| {
+        let free = self.ends(path.source()?, (to, 0), |inner, ends| {
             !inner.asking.contains_key(&with_identifier(ends, ends.local.port()))
         })?;
         let ends = with_identifier(&free, free.local.port());

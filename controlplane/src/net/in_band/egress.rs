@@ -112,7 +112,7 @@ impl Egress {
         let around = match outgoing.way {
             Way::Routed | Way::Direct { .. } => Vec::new(),
             Way::Tunnel { server, gue_port } => {
-                let source = self.paths.path(server, Way::Routed)?.source.into();
+                let source = self.paths.path(server, Way::Routed)?.source?.into();
                 around(&outgoing.packet, (source, server.into()), gue_port)?
             }
         };
@@ -128,7 +128,7 @@ impl Egress {
         if let Way::Tunnel { server, gue_port: Some(_) } = outgoing.way
             && server.is_ipv6()
         {
-            let source = self.paths.path(server, Way::Routed)?.source.into();
+            let source = self.paths.path(server, Way::Routed)?.source?.into();
             let datagram = frame.get_mut(ethernet::HEADER + ipv6::HEADER..)?;
             gue::write_checksum(datagram, source, server.into()); // RFC 8200 section 8.1: never without
         }

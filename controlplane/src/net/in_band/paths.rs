@@ -1,12 +1,13 @@
 //! Where packets of our own go, and what they leave with: the configuration's interfaces and routes.
 
 use std::collections::HashSet;
+use std::io::{Error, ErrorKind};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane::punt::LONGEST;
 use dataplane::snapshot::{Interface, InterfaceId, Routes, is_link_local};
-use dataplane::wire::{Address, ethernet, gue, ipv4, ipv6};
+use dataplane::wire::{Address, Prefix, ethernet, gue, ipv4, ipv6};
 
 use crate::net::Way;
 
@@ -25,10 +26,22 @@ pub struct Path {
     pub interface: InterfaceId,
     /// The station that they are handed to.
     pub hop: Address,
-    /// The address that they leave with.
-    pub source: IpAddr,
+    /// The address that packets of our own leave with; `None` if we have none of their family on the way.
+    pub source: Option<IpAddr>,
     /// The longest that may be sent, in bytes, before anything is put around it.
     pub mtu: u16,
+}
+
+impl Path {
+    /// The address that packets of our own leave with.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn source(&self) -> Result<IpAddr, Error> {
+        let none = || Error::new(ErrorKind::AddrNotAvailable, "no address of ours to ask from");
+        self.source.ok_or_else(none)
+    }
 }
 
 impl Paths {
@@ -37,6 +50,17 @@ impl Paths {
         let own = interfaces.iter().flat_map(|it| &it.addresses).map(|own| own.address().ip());
         let own = own.collect();
         Self { interfaces, routes, own }
+    }
+
+    /// The same without these addresses of ours, because other stations have them.
+    pub fn without(&self, lost: &[(InterfaceId, Address)]) -> Self {
+        let left = |(interface, id): (&Interface, InterfaceId)| {
+            let is_left = |own: &&Prefix| !lost.contains(&(id, own.address()));
+            let addresses = interface.addresses.iter().filter(is_left).copied().collect();
+            Interface { addresses, ..interface.clone() }
+        };
+        let interfaces = self.interfaces.iter().zip((0..).map(InterfaceId)).map(left).collect();
+        Self::new(interfaces, Arc::clone(&self.routes))
     }
 
     /// Whether an address is one of our own; virtual addresses are not.
@@ -49,8 +73,7 @@ impl Paths {
         self.interfaces.get(usize::from(id.0))
     }
 
-    /// How packets get to `to`; `None` if no route leads there, or we have no address of its family on
-    /// the way.
+    /// How packets get to `to`; `None` if no route leads there.
     pub fn path(&self, to: IpAddr, way: Way) -> Option<Path> {
         let to = Address::from(to);
         let station = match way {
@@ -63,7 +86,7 @@ impl Paths {
         // the link alone leads nowhere else.
         let is_of_use = hop.is_v4() == to.is_v4() && (hop == to || !is_link_local(hop));
         let peer = if is_of_use { hop } else { to };
-        let source = near.source_for(peer)?.ip();
+        let source = near.source_for(peer).map(Address::ip);
         let room = near.mtu.min((LONGEST - ethernet::HEADER) as u16);
         let mtu = room.checked_sub(overhead(way))?;
         Some(Path { interface, hop, source, mtu })
@@ -87,7 +110,7 @@ fn overhead(way: Way) -> u16 {
 #[cfg(test)]
 mod tests {
     use dataplane::snapshot::{PortId, Route};
-    use dataplane::wire::{Mac, Prefix};
+    use dataplane::wire::Mac;
 
     use super::*;
 
@@ -124,8 +147,13 @@ mod tests {
     }
 
     fn shown(to: &str, way: Way) -> Option<(u8, String, String, u16)> {
-        let Path { interface, hop, source, mtu } = paths().path(to.parse().unwrap(), way)?;
-        Some((interface.0, hop.to_string(), source.to_string(), mtu))
+        shown_by(&paths(), to, way)
+    }
+
+    fn shown_by(paths: &Paths, to: &str, way: Way) -> Option<(u8, String, String, u16)> {
+        let Path { interface, hop, source, mtu } = paths.path(to.parse().unwrap(), way)?;
+        let source = source.map_or("nobody".into(), |source| source.to_string());
+        Some((interface.0, hop.to_string(), source, mtu))
     }
 
     fn path(interface: u8, hop: &str, source: &str, mtu: u16) -> Option<(u8, String, String, u16)> {
@@ -154,7 +182,22 @@ mod tests {
         let other = shown("2001:db8:9::1", tunnel);
         assert_eq!(other, path(1, "10.3.0.9", "2001:db8:2::2", 1468), "the other family inside");
         let server = "10.1.0.9".parse().unwrap();
-        assert_eq!(shown("2001:db8:9::1", Way::Direct { server }), None, "we have none there");
+        let other = shown("2001:db8:9::1", Way::Direct { server });
+        let long = (LONGEST - ethernet::HEADER) as u16;
+        assert_eq!(other, path(0, "10.1.0.9", "nobody", long), "we have none there");
+    }
+
+    #[test]
+    fn an_address_that_another_station_has_is_ours_no_more_and_nothing_leaves_with_it() {
+        let lost = |text: &str| (InterfaceId(1), text.parse().unwrap());
+        let without = paths().without(&[lost("10.3.0.2"), lost("10.1.0.2")]);
+        let other = shown_by(&without, "10.3.0.9", Way::Routed);
+        assert_eq!(other, path(1, "10.3.0.9", "10.2.0.2", 1500), "another one of the interface");
+        assert!(!without.is_own("10.3.0.2".parse().unwrap()));
+        assert!(without.is_own("10.1.0.2".parse().unwrap()), "it is on another interface");
+        let without = without.without(&[lost("10.2.0.2")]);
+        let none = shown_by(&without, "10.3.0.9", Way::Routed);
+        assert_eq!(none, path(1, "10.3.0.9", "nobody", 1500), "virtual addresses still answer");
     }
 
     #[test]
