@@ -18,6 +18,7 @@ use crate::admin::auth::Tokens;
 use crate::admin::{self, certificate, listen};
 use crate::alerts::reach::{Network, Networks};
 use crate::alerts::{self, Pace};
+use crate::net::Listen as _;
 use crate::net::in_band::Listener;
 use crate::net::kernel::Kernel;
 use crate::node::{Node, Start};
@@ -135,15 +136,17 @@ pub async fn serve(node: &Arc<Node>) -> Result<(), Error> {
         Some(files) => certificate::given(&files.chain, &files.key)?,
         None => certificate::own(node.store(), &node.view().config.node, &config.listen)?,
     };
+    let tls = TlsAcceptor::from(tls);
     if config.in_band {
         for listener in in_band(node, &config.listen)? {
-            let tls = TlsAcceptor::from(tls.clone());
-            tokio::spawn(listen::serve_in_band(listener, tls, router.clone()));
+            tokio::spawn(listen::serve_tls(listener, tls.clone(), router.clone()));
         }
     }
     for address in config.listen {
-        let listener = listen::tcp(address).await?;
-        tokio::spawn(listen::serve_tcp(listener, TlsAcceptor::from(tls.clone()), router.clone()));
+        let listener = listen::tcp(address)?;
+        let address = listener.local_addr().unwrap_or(address);
+        info!("the admin API is at https://{address}/api/docs");
+        tokio::spawn(listen::serve_tls(listener, tls.clone(), router.clone()));
     }
     Ok(())
 }
@@ -153,7 +156,11 @@ fn in_band(node: &Arc<Node>, listen: &[SocketAddr]) -> Result<Vec<Listener>, Err
     let ports: BTreeSet<u16> = listen.iter().map(SocketAddr::port).collect();
     let ports = ports.into_iter().filter(|port| !TRANSLATED_PORTS.contains(port));
     let net = node.net();
-    ports.map(|port| net.listen(None, port).map_err(Error::System)).collect()
+    let listen = |port| {
+        info!("the admin API is on the data ports, too: https at port {port}");
+        net.listen(None, port).map_err(Error::System)
+    };
+    ports.map(listen).collect()
 }
 
 impl Signals {

@@ -70,6 +70,32 @@ pub trait Net: Clone + Send + Sync + 'static {
     fn ping(&self, to: IpAddr) -> impl Future<Output = io::Result<Duration>> + Send;
 }
 
+/// A network that others can reach us over.
+pub trait Listen: Net {
+    /// Where they connect; dropping it ends that.
+    type Listener: Listener<Stream = Self::Stream>;
+
+    /// Listens on a TCP port of one address, or of all our own ones.
+    ///
+    /// # Errors
+    ///
+    /// When somebody does already, the address is not ours, or the port is not for us to take.
+    fn listen(&self, address: Option<IpAddr>, port: u16) -> io::Result<Self::Listener>;
+}
+
+/// Where others connect.
+pub trait Listener: Send + Sync + 'static {
+    /// A TCP connection.
+    type Stream;
+
+    /// The next connection, and who is at its other end.
+    ///
+    /// # Errors
+    ///
+    /// When there is one that cannot be had, for want of something that others may give back.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+}
+
 /// A UDP socket that knows its other end.
 pub trait Datagrams: Send + Sync + 'static {
     /// Sends one datagram.

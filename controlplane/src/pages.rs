@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::config::{self, Fallback, Protocol};
 use crate::net::in_band::{InBand, Listener};
+use crate::net::{Listen as _, Listener as _};
 use crate::node::Node;
 
 /// How often it is looked which services need their page.

@@ -22,7 +22,7 @@ use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::net::in_band::{InBand, Paths, Stack};
-use crate::net::{Datagrams, Net, Way};
+use crate::net::{Datagrams, Listen as _, Listener as _, Net, Way};
 use crate::sources::net;
 
 /// As in the crate, for the kernel's sockets, which are not used here.

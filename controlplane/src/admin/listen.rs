@@ -29,10 +29,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::auth::Caller;
-use crate::net::in_band;
+use crate::net::kernel::Kernel;
+use crate::net::{Listen as _, Listener};
 
 /// Connections at once, per listener; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 256;
@@ -67,13 +68,14 @@ pub enum Error {
     InUse(PathBuf),
 }
 
-/// Listens on a TCP address.
+/// Listens on a TCP address of the kernel's.
 ///
 /// # Errors
 ///
 /// When the address is not ours, is in use, or is not for us to take.
-pub async fn tcp(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|cause| Error::Address { address, cause })
+pub fn tcp(address: SocketAddr) -> Result<TcpListener, Error> {
+    let listener = Kernel.listen(Some(address.ip()), address.port());
+    listener.map_err(|cause| Error::Address { address, cause })
 }
 
 /// Listens on a Unix socket that only root can use. One that a killed instance left is removed;
@@ -101,10 +103,10 @@ pub fn unix(path: &Path) -> Result<UnixListener, Error> {
 }
 
 /// Serves whoever connects over TLS, for ever.
-pub async fn serve_tcp(listener: TcpListener, tls: TlsAcceptor, router: Router) {
-    if let Ok(address) = listener.local_addr() {
-        info!("the admin API is at https://{address}/api/docs");
-    }
+pub async fn serve_tls<L>(listener: L, tls: TlsAcceptor, router: Router)
+where
+    L: Listener<Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static>,
+{
     let seats = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
@@ -115,22 +117,6 @@ pub async fn serve_tcp(listener: TcpListener, tls: TlsAcceptor, router: Router) 
                 continue;
             }
         };
-        let (tls, router) = (tls.clone(), router.clone());
-        tokio::spawn(async move {
-            let _ = stream.set_nodelay(true); // an answer is worth sending without it
-            encrypted(stream, tls, router).await;
-            drop(seat);
-        });
-    }
-}
-
-/// Serves whoever connects over TLS on the data ports, for ever.
-pub async fn serve_in_band(listener: in_band::Listener, tls: TlsAcceptor, router: Router) {
-    info!("the admin API is on the data ports, too: https at port {}", listener.port());
-    let seats = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else { return };
         let (tls, router) = (tls.clone(), router.clone());
         tokio::spawn(async move {
             encrypted(stream, tls, router).await;

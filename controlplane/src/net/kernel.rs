@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use dataplane::wire::{checksum, icmp, icmpv6};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use super::{Datagrams, Net, Way};
+use super::{Datagrams, Listen, Listener, Net, Way};
 use crate::random;
 
 /// How many bytes an echo request carries.
@@ -55,6 +55,27 @@ impl Net for Kernel {
                 return Ok(sent.elapsed());
             }
         }
+    }
+}
+
+impl Listen for Kernel {
+    type Listener = TcpListener;
+
+    fn listen(&self, address: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
+        let address = address.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+        let listener = std::net::TcpListener::bind((address, port))?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = TcpListener::accept(self).await?;
+        let _ = stream.set_nodelay(true); // an answer is worth sending without it
+        Ok((stream, peer))
     }
 }
 
@@ -124,7 +145,6 @@ impl Datagrams for UdpSocket {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
 
     use super::*;
 

@@ -24,14 +24,11 @@ impl From<Stack> for InBand {
     }
 }
 
-impl InBand {
-    /// Listens on a port of one address, or of all our own ones. An address that is not our own is a virtual one,
-    /// from which the workers hand over what no server takes.
-    ///
-    /// # Errors
-    ///
-    /// When somebody does already, or the port is 0.
-    pub fn listen(&self, address: Option<IpAddr>, port: u16) -> io::Result<Listener> {
+impl net::Listen for InBand {
+    type Listener = Listener;
+
+    /// An address that is not our own is a virtual one, from which the workers hand over what no server takes.
+    fn listen(&self, address: Option<IpAddr>, port: u16) -> io::Result<Listener> {
         let key = (address, port);
         self.0.with(|inner| inner.listen(key))?;
         Ok(Listener { stack: self.0.clone(), key })
@@ -137,18 +134,10 @@ pub struct Listener {
     key: ListenerKey,
 }
 
-impl Listener {
-    /// The port that it listens on.
-    pub fn port(&self) -> u16 {
-        self.key.1
-    }
+impl net::Listener for Listener {
+    type Stream = Stream;
 
-    /// The next connection, and who is at its other end.
-    ///
-    /// # Errors
-    ///
-    /// None that a caller could do anything about.
-    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+    async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
         let accept = |context: &mut Context<'_>| {
             self.stack.with(|inner| inner.poll_accept(self.key, context))
         };

@@ -23,7 +23,7 @@ use dataplane::snapshot::{Interface, InterfaceId, PortId, Route, Routes};
 use dataplane::wire::{Mac, Prefix};
 
 use super::*;
-use crate::net::{Net, Way};
+use crate::net::{Listen as _, Listener as _, Net, Way};
 
 /// The addresses of a node: one of each family.
 fn paths(v4: &str, v6: &str, mtu: u16) -> Arc<Paths> {
