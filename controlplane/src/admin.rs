@@ -30,8 +30,6 @@ mod metrics;
 
 pub mod problem;
 
-pub(crate) use self::services::edited;
-
 use std::sync::Arc;
 
 use axum::extract::State;

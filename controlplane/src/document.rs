@@ -517,6 +517,17 @@ pub enum State {
     Halt,
 }
 
+impl State {
+    /// All there are, with their names.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("online", Self::Online), ("drain", Self::Drain), ("halt", Self::Halt)];
+
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, state)| *state == self).map_or("", |(name, _)| name)
+    }
+}
+
 /// What a virtual service carries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum Protocol {

@@ -19,6 +19,8 @@ mod reports;
 
 mod traffic;
 
+mod wish;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -67,6 +69,7 @@ use crate::states::{States, Unreachable};
 use crate::store::{self, Digest, Store};
 
 pub use self::explain::{Explained, FLAGS};
+pub use self::wish::Wish;
 
 /// How often the workers' rings are looked at.
 const TURN: Duration = Duration::from_millis(1);
@@ -179,16 +182,18 @@ pub struct Start {
 /// The configuration in force, in every form in which it is asked for.
 pub struct View {
     /// In types that cannot hold a mistake.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// As clients see it.
     pub document: Configuration,
     /// The same as JSON.
     pub json: Bytes,
     /// Its entity tag, with quotes: the same for the same configuration, at any time.
     pub etag: String,
-    /// The identities, in the order of the document.
-    identities: Vec<(ServiceId, Vec<ServerId>)>,
+    identities: Identified,
 }
+
+/// The identities of services and their servers, in the order of the document.
+type Identified = Arc<[(ServiceId, Vec<ServerId>)]>;
 
 /// A service of a [`View`].
 #[derive(Clone, Copy)]
@@ -227,19 +232,18 @@ impl<'v> ServiceView<'v> {
 }
 
 impl View {
-    fn new(config: Config, identities: &Identities) -> Self {
+    fn new(config: Arc<Config>, identities: Identified) -> Self {
         let document = config.document();
         let json = serde_json::to_vec(&document).expect("a document has string keys only");
         let hash = digest::digest(&digest::SHA256, &json);
         let etag = format!("\"{}\"", store::hexadecimal(&hash.as_ref()[..16]));
-        let identities = identities.of(&config);
         Self { config, document, json: json.into(), etag, identities }
     }
 
     /// The services with their identities.
     pub fn services(&self) -> impl Iterator<Item = ServiceView<'_>> {
         let services = self.config.services.iter().zip(&self.document.service);
-        services.zip(&self.identities).map(|((config, document), (id, servers))| ServiceView {
+        services.zip(&*self.identities).map(|((config, document), (id, servers))| ServiceView {
             id: *id,
             config,
             document,
@@ -247,17 +251,16 @@ impl View {
         })
     }
 
-    /// The server of that name in that service: its identity, and where it is.
+    /// Where the service of that name is, or its server.
     ///
     /// # Errors
     ///
     /// When there is none.
-    fn server(&self, service: &str, server: &str) -> Result<(ServerId, Place), Refusal> {
-        let own = self.service(service)?;
-        let position = own.position(server)?;
-        let found = self.config.services.iter().position(|it| it.name == service);
-        let place = Place { service: found.unwrap_or_default(), server: Some(position) };
-        Ok((own.servers[position], place))
+    fn place(&self, service: &str, server: Option<&str>) -> Result<Place, Refusal> {
+        let found = self.services().position(|it| it.config.name == service);
+        let found = found.ok_or_else(|| Refusal::NotFound(format!("service {service}")))?;
+        let server = server.map(|server| self.service(service)?.position(server)).transpose()?;
+        Ok(Place { service: found, server })
     }
 
     /// The service of that name.
@@ -312,8 +315,9 @@ pub struct Node {
     stack: Stack,
     /// Locked for the whole of a change, so that there is one at a time.
     changing: Arc<tokio::sync::Mutex<Identities>>,
-    /// Locked by whoever makes and publishes a snapshot.
-    publishing: Mutex<()>,
+    /// Locked by whoever makes and publishes a snapshot. Holds the configuration that the workers have, while that
+    /// is ahead of the one in force.
+    publishing: Mutex<Option<Arc<Config>>>,
     /// Locked for moments only, and never across an `await`.
     inner: Mutex<Inner>,
 }
@@ -321,6 +325,8 @@ pub struct Node {
 struct Inner {
     view: Arc<View>,
     publication: Publication,
+    /// Which states of servers it was made with.
+    published: u64,
     neighbours: Neighbours,
     stack: Stack,
     egress: Egress,
@@ -357,16 +363,18 @@ struct Question {
 
 /// What is to be taken up.
 struct Change<T> {
-    config: Config,
+    config: Arc<Config>,
     /// The operator's FILE, if that is where it comes from.
     file: Option<Digest>,
+    /// What a [`Wish`] is about, if it is no more than that.
+    wished: Option<Place>,
     /// What its maker wants to know of it afterwards.
     edited: T,
 }
 
 impl<T> Change<T> {
     fn to(config: Config, edited: T) -> Self {
-        Self { config, file: None, edited }
+        Self { config: Arc::new(config), file: None, wished: None, edited }
     }
 }
 
@@ -378,7 +386,8 @@ impl Node {
         let now = clock();
         let mut identities = Identities::new();
         identities.assign(&config);
-        let view = Arc::new(View::new(config, &identities));
+        let identified = identities.of(&config).into();
+        let view = Arc::new(View::new(Arc::new(config), identified));
         let agents = Agents::default();
         agents.follow(&view.config);
         let compiler = Compiler::new(rings.len()).with_agents(agents.clone());
@@ -401,6 +410,7 @@ impl Node {
         let inner = Inner {
             view,
             publication,
+            published: standings.version,
             neighbours,
             stack: stack.clone(),
             egress,
@@ -491,14 +501,24 @@ impl Node {
         }
     }
 
-    /// Publishes the same configuration with the states of servers as they are now.
+    /// Publishes the same configuration with the states of servers as they are now, if the workers do not have it.
     fn restate(&self) {
-        let _alone = self.publishing();
-        let (compiled, _) = self.compile(&self.view());
+        let ahead = self.publishing();
+        let is_known = self.inner().published == self.states.version();
+        if !is_known || self.compiler.is_ramping() {
+            self.republish(&ahead);
+        }
+    }
+
+    /// Publishes the configuration in force, or the one ahead of it, for stations and addresses that stay as they are.
+    fn republish(&self, ahead: &Option<Arc<Config>>) {
+        let view = self.view();
+        let (compiled, version) = self.compile(ahead.as_ref().unwrap_or(&view.config), &view);
         let mut inner = self.inner();
         let now = (inner.clock)();
         let known = inner.neighbours.known();
         let replaced = inner.publication.take_up(compiled, &known, now);
+        inner.published = version;
         drop(inner);
         drop(replaced); // not under the lock
     }
@@ -514,15 +534,15 @@ impl Node {
         drained.map(|(id, _)| id).collect()
     }
 
-    /// A configuration with the states of servers now, and which version those are.
-    fn compile(&self, view: &View) -> (Compiled, u64) {
+    /// A configuration whose names are those of `view`, with the states of servers now, and which version those are.
+    fn compile(&self, config: &Config, view: &View) -> (Compiled, u64) {
         let (live, now) = {
             let inner = self.inner();
             (live(&inner.interfaces), (inner.clock)())
         };
         self.states.heed(&self.drained_by_agents(view));
         let standings = self.states.standings();
-        let View { config, identities, .. } = view;
+        let identities = &view.identities;
         (self.compiler.compile(config, identities, &standings, &live, now), standings.version)
     }
 
@@ -615,8 +635,8 @@ impl Node {
         Ok(view)
     }
 
-    /// Edits one place in the document of the configuration, if the caller's guard holds. Mistakes
-    /// are told with paths that begin at that place.
+    /// Edits one place in the document of the configuration, if the caller's guard holds; what is no more than a wish
+    /// is one. Mistakes are told with paths that begin at that place.
     ///
     /// # Errors
     ///
@@ -624,9 +644,13 @@ impl Node {
     pub async fn edit(
         self: &Arc<Self>,
         guard: Guard,
+        wish: impl FnOnce(&View) -> Option<Wish> + Send + 'static,
         edit: impl FnOnce(&mut Value) -> Result<Place, Refusal> + Send + 'static,
     ) -> Result<(Arc<View>, Place), Refusal> {
         let next = |view: &View| {
+            if let Some(wish) = wish(view) {
+                return wish.change(view);
+            }
             let mut document =
                 serde_json::to_value(&view.document).expect("a document has string keys only");
             let place = edit(&mut document)?;
@@ -639,38 +663,18 @@ impl Node {
         self.change(guard, next).await
     }
 
-    /// Changes what is wanted of a server, if the caller's guard holds. The workers know before it is written down;
-    /// if that fails, they are told to go back.
+    /// Changes what is wanted of a service or a server, if the caller's guard holds. The workers know before it is
+    /// written down; if that fails, they are told to go back.
     ///
     /// # Errors
     ///
-    /// As for [`replace`](Self::replace), and when there is no such server.
+    /// As for [`replace`](Self::replace), and when there is no such service or server.
     pub async fn want(
         self: &Arc<Self>,
         guard: Guard,
-        (service, server): (String, String),
-        state: config::State,
+        wish: Wish,
     ) -> Result<(Arc<View>, Place), Refusal> {
-        let node = Arc::clone(self);
-        let (of, name) = (service.clone(), server.clone());
-        let next = move |view: &View| {
-            let (id, place) = view.server(&of, &name)?;
-            let mut config = view.config.clone();
-            let servers = &mut config.services[place.service].servers;
-            let own = &mut servers[place.server.unwrap_or_default()];
-            own.state = state;
-            node.states.want(id, own.wanted());
-            Ok(Change::to(config, place))
-        };
-        let changed = self.change(guard, next).await;
-        let view = self.view();
-        if changed.is_err()
-            && let Ok((id, place)) = view.server(&service, &server)
-        {
-            let servers = &view.config.services[place.service].servers;
-            self.states.want(id, servers[place.server.unwrap_or_default()].wanted());
-        }
-        changed
+        self.change(guard, |view: &View| wish.change(view)).await
     }
 
     /// Reads the operator's FILE again, as if it had been sent.
@@ -710,36 +714,90 @@ impl Node {
         helped(move || {
             let view = node.view();
             guard.check(&view.etag)?;
-            let Change { config: next, file, edited } = next(&view)?;
-            if next == view.config {
-                if file.is_some() {
-                    node.store.save(&next, file)?;
+            let next = next(&view)?;
+            if next.config == view.config {
+                if next.file.is_some() {
+                    node.store.save(&view.json, next.file)?;
                 }
-                return Ok((view, edited));
+                return Ok((view, next.edited));
             }
-            let needed = view.config.restart_needed(&next);
-            if !needed.is_empty() {
-                return Err(Refusal::NotLive(needed));
+            match next.wished {
+                Some(place) => node.fulfil(&view, next, place),
+                None => node.reconfigure(&view, next, &mut identities),
             }
-            let mut assigned = identities.clone();
-            assigned.assign(&next);
-            node.store.save(&next, file)?;
-            let changes = view.config.changes(&next);
-            log_changes(&changes);
-            let next = Arc::new(View::new(next, &assigned));
-            node.take_up(&next);
-            node.events.record(reconfigured(&view, &next, &changes));
-            *identities = assigned;
-            Ok((next, edited))
         })
         .await
+    }
+
+    /// Takes up a configuration that may be any other.
+    fn reconfigure<T>(
+        &self,
+        view: &View,
+        Change { config, file, edited, .. }: Change<T>,
+        identities: &mut Identities,
+    ) -> Result<(Arc<View>, T), Refusal> {
+        let needed = view.config.restart_needed(&config);
+        if !needed.is_empty() {
+            return Err(Refusal::NotLive(needed));
+        }
+        let mut assigned = identities.clone();
+        assigned.assign(&config);
+        let identified = assigned.of(&config).into();
+        let next = Arc::new(View::new(config, identified));
+        self.store.save(&next.json, file)?;
+        self.take_up(&next);
+        self.note(view, &next);
+        *identities = assigned;
+        Ok((next, edited))
+    }
+
+    /// Takes up what is wanted of a service or a server, and is all that differs: first the workers, then the disk.
+    fn fulfil<T>(
+        &self,
+        view: &View,
+        Change { config, file, edited, .. }: Change<T>,
+        place: Place,
+    ) -> Result<(Arc<View>, T), Refusal> {
+        self.go_ahead(view, Some(&config), place);
+        let next = Arc::new(View::new(config, Arc::clone(&view.identities)));
+        if let Err(error) = self.store.save(&next.json, file) {
+            self.go_ahead(view, None, place);
+            return Err(error.into());
+        }
+        let mut ahead = self.publishing();
+        *ahead = None;
+        self.inner().view = Arc::clone(&next);
+        drop(ahead);
+        self.note(view, &next);
+        Ok((next, edited))
+    }
+
+    /// Gives the workers a configuration that differs from the one in force in what is wanted of a service or a server,
+    /// or again that one.
+    fn go_ahead(&self, view: &View, config: Option<&Arc<Config>>, place: Place) {
+        let mut ahead = self.publishing();
+        *ahead = config.cloned();
+        let service = &config.unwrap_or(&view.config).services[place.service];
+        let (id, servers) = &view.identities[place.service];
+        match place.server {
+            Some(server) => self.states.want(servers[server], service.servers[server].wanted()),
+            None => self.states.enable(*id, service.enabled),
+        }
+        self.republish(&ahead);
+    }
+
+    /// Logs what has changed.
+    fn note(&self, old: &View, new: &View) {
+        let changes = old.config.changes(&new.config);
+        log_changes(&changes);
+        self.events.record(reconfigured(old, new, &changes));
     }
 
     fn take_up(&self, view: &Arc<View>) {
         let _alone = self.publishing();
         self.agents.follow(&view.config);
         self.states.follow(&view.config, &view.identities);
-        let (compiled, version) = self.compile(view);
+        let (compiled, version) = self.compile(&view.config, view);
         let replaced = {
             let mut inner = self.inner();
             let inner = &mut *inner;
@@ -754,6 +812,7 @@ impl Node {
             let earlier = std::mem::replace(&mut inner.view, Arc::clone(view));
             let known = inner.neighbours.known();
             let replaced = (earlier, inner.publication.take_up(compiled, &known, now));
+            inner.published = version;
             inner.review(&self.states);
             replaced
         };
@@ -766,7 +825,7 @@ impl Node {
     /// From the moment that the states follow another configuration until the workers have it, nobody may publish
     /// the one before: its servers have no states any more. Helpers wait for each other here; the control thread
     /// has nothing to do with it.
-    fn publishing(&self) -> MutexGuard<'_, ()> {
+    fn publishing(&self) -> MutexGuard<'_, Option<Arc<Config>>> {
         self.publishing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::digest;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 use tracing::{info, warn};
@@ -75,16 +75,16 @@ pub struct Store {
 }
 
 /// Tells one FILE from another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Digest(String);
 
 /// What lies in the stored file.
-#[derive(Serialize, Deserialize)]
-struct Stored<C> {
+#[derive(Deserialize)]
+struct Stored {
     /// FILE as it was last taken in.
     based_on: Digest,
-    configuration: C,
+    configuration: Value,
 }
 
 impl Store {
@@ -124,20 +124,19 @@ impl Store {
         &self.directory
     }
 
-    /// Remembers `config` for the next start, and which FILE it is based on if that is another from
-    /// now on. When this returns, it is on the disk.
+    /// Remembers a configuration, as clients see it in JSON, for the next start, and which FILE it is based on if that
+    /// is another from now on. When this returns, it is on the disk.
     ///
     /// # Errors
     ///
     /// When the file cannot be written; then the earlier one is still there, whole.
-    pub fn save(&self, config: &Config, file: Option<Digest>) -> Result<(), Error> {
+    pub fn save(&self, configuration: &[u8], file: Option<Digest>) -> Result<(), Error> {
         let mut based_on = self.based_on.lock().unwrap_or_else(PoisonError::into_inner);
         let next = file.unwrap_or_else(|| based_on.clone());
-        let cannot = |cause| Error::File { path: self.path(CONFIGURATION), cause };
-        let stored = Stored { based_on: next, configuration: config.document() };
-        let bytes = serde_json::to_vec_pretty(&stored).map_err(|error| cannot(error.into()))?;
-        self.write(CONFIGURATION, &bytes)?;
-        *based_on = stored.based_on;
+        // A `Stored` that need not be made anew: a large configuration takes a while.
+        let head = format!("{{\"based_on\":\"{}\",\n\"configuration\":", next.0);
+        self.write(CONFIGURATION, &[head.as_bytes(), configuration, b"}\n"].concat())?;
+        *based_on = next;
         Ok(())
     }
 
@@ -182,14 +181,14 @@ impl Store {
         self.directory.join(name)
     }
 
-    fn stored(&self) -> Option<(Stored<Value>, Config)> {
+    fn stored(&self) -> Option<(Stored, Config)> {
         let path = self.path(CONFIGURATION);
         let unusable = |why: String| {
             warn!("{}: {why}; going on with {}", path.display(), self.file.display());
         };
         let bytes =
             self.read(CONFIGURATION).map_err(|error| unusable(error.to_string())).ok()??;
-        let stored: Stored<Value> =
+        let stored: Stored =
             serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string())).ok()?;
         let config = Config::read(&stored.configuration)
             .map_err(|mistakes| unusable(format!("was refused:\n{}", listed(&mistakes))))
@@ -284,7 +283,15 @@ mod tests {
     fn save_weight(directory: &TempDir, weight: u16) {
         let (store, mut config) = open(directory).unwrap();
         config.services[0].servers[0].weight = weight;
-        store.save(&config, None).unwrap();
+        save(&store, &config);
+    }
+
+    fn json(config: &Config) -> Vec<u8> {
+        serde_json::to_vec(&config.document()).unwrap()
+    }
+
+    fn save(store: &Store, config: &Config) {
+        store.save(&json(config), None).unwrap();
     }
 
     #[test]
@@ -309,7 +316,7 @@ mod tests {
         write_weight(&directory, 4);
         assert_eq!(weight(&open(&directory).unwrap().1), 4);
         let overruled = directory.path().join("state").join(OVERRULED);
-        let stored: Stored<Value> = serde_json::from_slice(&fs::read(overruled).unwrap()).unwrap();
+        let stored: Stored = serde_json::from_slice(&fs::read(overruled).unwrap()).unwrap();
         assert_eq!(weight(&Config::read(&stored.configuration).unwrap()), 2);
         assert_eq!(weight(&open(&directory).unwrap().1), 4);
     }
@@ -321,9 +328,9 @@ mod tests {
         write_weight(&directory, 4);
         let (mut config, digest) = store.reread().unwrap();
         assert_eq!(weight(&config), 4);
-        store.save(&config, Some(digest)).unwrap();
+        store.save(&json(&config), Some(digest)).unwrap();
         config.services[0].servers[0].weight = 5;
-        store.save(&config, None).unwrap();
+        save(&store, &config);
         drop(store);
         assert_eq!(weight(&open(&directory).unwrap().1), 5);
     }
@@ -335,7 +342,7 @@ mod tests {
         write_weight(&directory, 4);
         store.reread().unwrap();
         config.services[0].servers[0].weight = 5;
-        store.save(&config, None).unwrap();
+        save(&store, &config);
         drop(store);
         assert_eq!(weight(&open(&directory).unwrap().1), 4);
     }
@@ -359,7 +366,7 @@ mod tests {
         let directory = with_weight(1);
         save_weight(&directory, 2);
         let path = directory.path().join("state").join(CONFIGURATION);
-        let text = fs::read_to_string(&path).unwrap().replace("\"weight\": 2", "\"weight\": -2");
+        let text = fs::read_to_string(&path).unwrap().replace("\"weight\":2", "\"weight\":-2");
         fs::write(&path, text).unwrap();
         assert_eq!(weight(&open(&directory).unwrap().1), 1);
     }
@@ -383,7 +390,7 @@ mod tests {
         let (store, mut config) = open(&directory).unwrap();
         config.services[0].servers[0].weight = 3;
         fs::create_dir(store.path("config.json.new")).unwrap();
-        assert!(matches!(store.save(&config, None), Err(Error::File { .. })));
+        assert!(matches!(store.save(&json(&config), None), Err(Error::File { .. })));
         drop(store);
         assert_eq!(weight(&open(&directory).unwrap().1), 2);
     }
