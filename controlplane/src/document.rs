@@ -62,11 +62,15 @@ pub struct Node {
     /// The directory that scripts may lie in.
     #[schema(value_type = String, example = "/etc/sluice/scripts")]
     pub scripts: PathBuf,
+    /// The user of the system whom scripts run as; root if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "nobody")]
+    pub script_user: Option<String>,
 }
 
 impl Default for Node {
     fn default() -> Self {
-        Self { name: "sluice".into(), scripts: "/etc/sluice/scripts".into() }
+        Self { name: "sluice".into(), scripts: "/etc/sluice/scripts".into(), script_user: None }
     }
 }
 

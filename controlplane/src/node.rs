@@ -22,7 +22,7 @@ mod traffic;
 mod wish;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -309,6 +309,8 @@ pub struct Node {
     /// What the engine of health checks is to do, until there is one.
     orders: Mutex<Option<mpsc::UnboundedReceiver<Vec<Order>>>>,
     asked: Arc<engine::Totals>,
+    /// What questions to servers share, once they are asked.
+    tools: OnceLock<Arc<probe::Tools>>,
     /// What became of those that others are told of.
     alerts: Tallies,
     agents: Agents,
@@ -440,6 +442,7 @@ impl Node {
             states,
             orders: Mutex::new(Some(orders)),
             asked: Arc::default(),
+            tools: OnceLock::new(),
             alerts: Tallies::default(),
             agents,
             stack,
@@ -469,9 +472,16 @@ impl Node {
     pub async fn ask_servers<N: Net>(self: Arc<Self>, net: N, tools: Arc<probe::Tools>) {
         let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(orders) = orders else { return };
+        self.share(self.tools.get_or_init(|| Arc::clone(&tools)));
         let totals = Arc::clone(&self.asked);
         let tell = |news| self.states.hear(news);
         Engine::new(net, tools, orders, tell, totals, u64::from_ne_bytes(random())).run().await;
+    }
+
+    /// Tells questions to servers what of the configuration they share.
+    fn share(&self, tools: &probe::Tools) {
+        let _alone = self.publishing();
+        tools.run_scripts_as(self.view().config.script_user.clone());
     }
 
     /// Gives the workers what has changed in the states of servers, gives servers that have come back more of their
@@ -818,6 +828,9 @@ impl Node {
         };
         if self.states.version() != version {
             self.states.wake();
+        }
+        if let Some(tools) = self.tools.get() {
+            tools.run_scripts_as(view.config.script_user.clone());
         }
         drop(replaced); // a large configuration takes a while to free: not under the lock
     }
