@@ -55,6 +55,7 @@ pub use check::{
 };
 
 pub use self::agent::{Agent, Method as AgentMethod};
+pub(crate) use fallback::is_page;
 pub use fallback::{FALLBACK, Fallback};
 pub use passive::{MostEjected, Passive};
 

@@ -48,7 +48,7 @@ use self::traffic::Accounts;
 use crate::agent::{self, Agents};
 use crate::alerts::Tallies;
 use crate::compile::{self, Compiled, Compiler};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Fallback};
 use crate::document::{self, Configuration};
 use crate::echo;
 use crate::events::{self, Events, Subject};
@@ -61,6 +61,7 @@ use crate::identities::Identities;
 use crate::neighbours::{self, Neighbours};
 use crate::net::Net;
 use crate::net::in_band::{Egress, InBand, Stack};
+use crate::pages::files::{Page, Pages};
 use crate::plumbing::{Buffers, LiveInterface, Plumbing};
 use crate::publish::Publication;
 use crate::random;
@@ -122,6 +123,14 @@ pub enum Refusal {
     /// The name is taken.
     #[error("there is already a {0}; change it with PUT or PATCH")]
     Exists(String),
+    /// A page is named by a service.
+    #[error("the page {page} stays: it is the fallback of service {service}")]
+    InUse {
+        /// The page.
+        page: String,
+        /// One of the services that name it.
+        service: String,
+    },
     /// Too many such requests are under way.
     #[error("too many such requests are under way; try again in a moment")]
     Busy,
@@ -131,6 +140,9 @@ pub enum Refusal {
     /// The configuration could not be written to the disk.
     #[error("nothing was changed, because the configuration could not be kept: {0}")]
     Store(#[from] store::Error),
+    /// A page of the operator's cannot be read, written or removed.
+    #[error("{0}")]
+    Page(store::Error),
     /// The program is at fault.
     #[error("the request could not be completed; the log says why")]
     Failed,
@@ -311,6 +323,7 @@ pub struct Node {
     asked: Arc<engine::Totals>,
     /// What questions to servers share, once they are asked.
     tools: OnceLock<Arc<probe::Tools>>,
+    pages: Pages,
     /// What became of those that others are told of.
     alerts: Tallies,
     agents: Agents,
@@ -434,6 +447,7 @@ impl Node {
         };
         inner.review(&states);
         Arc::new(Self {
+            pages: Pages::new(store.directory()),
             store,
             counters,
             started: now,
@@ -621,6 +635,11 @@ impl Node {
         self.stack.clone().into()
     }
 
+    /// The operator's pages.
+    pub fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
     /// Where the state lies.
     pub fn store(&self) -> &Store {
         &self.store
@@ -685,6 +704,50 @@ impl Node {
         wish: Wish,
     ) -> Result<(Arc<View>, Place), Refusal> {
         self.change(guard, |view: &View| wish.change(view)).await
+    }
+
+    /// Keeps a page of the operator's under this name, instead of the one that there may have been; says what it is now,
+    /// and whether it is new.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub async fn put_page(&self, name: String, text: Vec<u8>) -> Result<(Page, bool), Refusal> {
+        let alone = Arc::clone(&self.changing).lock_owned().await;
+        let pages = self.pages.clone();
+        helped(move || {
+            let _alone = alone;
+            let is_new = pages.find(&name)?.is_none();
+            pages.write(&name, &text)?;
+            Ok((pages.find(&name)?.ok_or(Refusal::Failed)?, is_new))
+        })
+        .await
+    }
+
+    /// Removes a page of the operator's.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, when a service names it, and when it cannot be removed.
+    pub async fn remove_page(self: &Arc<Self>, name: String) -> Result<(), Refusal> {
+        let alone = Arc::clone(&self.changing).lock_owned().await;
+        let node = Arc::clone(self);
+        helped(move || {
+            let _alone = alone;
+            let pages = &node.pages;
+            if pages.find(&name)?.is_none() {
+                return Err(Refusal::NotFound(format!("page {name}")));
+            }
+            let view = node.view();
+            let names_it = |service: &&config::Service| {
+                matches!(&service.fallback, Fallback::Page(Some(page)) if *page == name)
+            };
+            if let Some(service) = view.config.services.iter().find(names_it) {
+                return Err(Refusal::InUse { page: name, service: service.name.clone() });
+            }
+            pages.remove(&name)
+        })
+        .await
     }
 
     /// Reads the operator's FILE again, as if it had been sent.

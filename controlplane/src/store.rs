@@ -152,19 +152,7 @@ impl Store {
 
     /// Writes a file of the directory, readable by its owner alone, whole or not at all.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let (path, unfinished) = (self.path(name), self.path(&format!("{name}.new")));
-        let write = || {
-            let mut options = OpenOptions::new();
-            let mut file =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-            // An unfinished file of an earlier run keeps the mode it had.
-            file.set_permissions(Permissions::from_mode(0o600))?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&unfinished, &path)?;
-            File::open(&self.directory)?.sync_all() // the new name is on the disk too
-        };
-        write().map_err(|cause| Error::File { path: path.clone(), cause })
+        write_whole(&self.directory, name, &format!("{name}.new"), bytes)
     }
 
     /// Reads a file of the directory; `None` if it is not there.
@@ -214,6 +202,29 @@ impl Store {
             self.file.display()
         );
     }
+}
+
+/// Writes a file of a directory, readable by its owner alone, whole or not at all: under another name until it is on the
+/// disk.
+pub(crate) fn write_whole(
+    directory: &Path,
+    name: &str,
+    unfinished: &str,
+    bytes: &[u8],
+) -> Result<(), Error> {
+    let (path, unfinished) = (directory.join(name), directory.join(unfinished));
+    let write = || {
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+        // An unfinished file of an earlier run keeps the mode it had.
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, &path)?;
+        File::open(directory)?.sync_all() // the new name is on the disk too
+    };
+    write().map_err(|cause| Error::File { path: path.clone(), cause })
 }
 
 /// The lock ends with the process, however that ends.
