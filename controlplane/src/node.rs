@@ -4,6 +4,26 @@
 //! One change at a time: read, judged, compiled and written to the disk on a helper thread, then
 //! swapped in under the lock, which the control thread's loop ([`Node::turn`]) otherwise holds for
 //! some microseconds every millisecond.
+//!
+//! - [`view`]: the configuration in force; [`change`]: how another one takes its place; [`wish`]: what
+//!   needs no judging; [`refusal`]: why nothing changed
+//! - [`listen`], [`in_band`]: what the workers hand over and are given to send
+//! - [`alarm`], [`gaps`], [`passive`], [`traffic`]: what is watched
+//! - [`reports`], [`explain`]: what is said about it
+
+mod view;
+
+mod refusal;
+
+mod change;
+
+mod wish;
+
+mod pages;
+
+mod listen;
+
+mod in_band;
 
 mod alarm;
 
@@ -11,34 +31,24 @@ mod explain;
 
 mod gaps;
 
-mod in_band;
-
 mod passive;
 
 mod reports;
 
 mod traffic;
 
-mod wish;
-
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::digest;
-use axum::body::Bytes;
 use dataplane::counters::Counters;
 use dataplane::moment::Moment;
-use dataplane::punt::{Command, ControlEnd, Copied, Event, FlowReport};
-use dataplane::snapshot::{InterfaceId, ServerId, ServiceId};
-use dataplane::wire::ethernet::{self, ethertype};
-use dataplane::wire::protocol;
-use serde_json::Value;
-use thiserror::Error;
+use dataplane::punt::{Command, ControlEnd, FlowReport};
+use dataplane::snapshot::ServerId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{error, info};
+use tracing::error;
 
 use self::alarm::Alarm;
 use self::explain::Explaining;
@@ -48,28 +58,27 @@ use self::traffic::Accounts;
 use crate::agent::{self, Agents};
 use crate::alerts::Tallies;
 use crate::compile::{self, Compiled, Compiler};
-use crate::config::{self, Config, Fallback};
-use crate::document::{self, Configuration};
-use crate::echo;
-use crate::events::{self, Events, Subject};
-use crate::field::Invalid;
+use crate::config::Config;
+use crate::events::Events;
 use crate::health::engine::{self, Engine, Order};
 use crate::health::memory::Memory;
 use crate::health::probe;
-use crate::icmpv6;
 use crate::identities::Identities;
-use crate::neighbours::{self, Neighbours};
+use crate::neighbours::Neighbours;
 use crate::net::Net;
 use crate::net::in_band::{Egress, InBand, Stack};
-use crate::pages::files::{Page, Pages};
+use crate::pages::files::Pages;
 use crate::plumbing::{Buffers, LiveInterface, Plumbing};
 use crate::publish::Publication;
 use crate::random;
 use crate::report;
 use crate::states::{States, Unreachable};
-use crate::store::{self, Digest, Store};
+use crate::store::Store;
 
+pub use self::change::Guard;
 pub use self::explain::{Explained, FLAGS};
+pub use self::refusal::Refusal;
+pub use self::view::{Place, ServiceView, View};
 pub use self::wish::Wish;
 
 /// How often the workers' rings are looked at.
@@ -78,108 +87,10 @@ const TURN: Duration = Duration::from_millis(1);
 const HEARING: Duration = Duration::from_millis(10);
 /// How often servers that have come back get more of their weight, and all of them are looked at.
 const RAMP: Duration = Duration::from_secs(1);
-/// How many frames, and how many events, are taken from all workers together in one turn, from each as
-/// many as from the others; and how many frames are sent. A few milliseconds' work at most.
-const BURST: usize = 1024;
 /// How many questions to the workers may be under way.
 const QUESTIONS: usize = 8;
 /// How long the workers may take to answer one.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two records of other stations that claim our addresses.
-const CONFLICT: Duration = Duration::from_secs(1);
-/// How many changes of one configuration are logged one by one.
-const LOGGED: usize = 50;
-/// How many of them the event of the change tells.
-const TOLD: usize = 3;
-
-/// Why a request was refused; nothing has changed.
-#[derive(Debug, Error)]
-pub enum Refusal {
-    /// What was sent cannot be read at all.
-    #[error("{0}")]
-    Malformed(String),
-    /// What was sent holds mistakes: all of them.
-    #[error("nothing was changed: {}", in_words(.0))]
-    Invalid(Vec<Invalid>),
-    /// What was sent is right, but cannot be taken up by a running node.
-    #[error(
-        "nothing was changed: {} cannot be changed while the node runs; change the configuration \
-         file and restart it",
-        .0.join(", ")
-    )]
-    NotLive(Vec<String>),
-    /// The caller's entity tag is not that of the configuration.
-    #[error(
-        "nothing was changed: the configuration has changed since you read it, and its entity tag \
-         is now {now}; read it again"
-    )]
-    Stale {
-        /// The entity tag of the configuration.
-        now: String,
-    },
-    /// There is nothing of that name.
-    #[error("there is no {0}")]
-    NotFound(String),
-    /// The name is taken.
-    #[error("there is already a {0}; change it with PUT or PATCH")]
-    Exists(String),
-    /// A page is named by a service.
-    #[error("the page {page} stays: it is the fallback of service {service}")]
-    InUse {
-        /// The page.
-        page: String,
-        /// One of the services that name it.
-        service: String,
-    },
-    /// Too many such requests are under way.
-    #[error("too many such requests are under way; try again in a moment")]
-    Busy,
-    /// A worker has not answered.
-    #[error("a worker has not answered within {} s; the log may say why", PATIENCE.as_secs())]
-    Silent,
-    /// The configuration could not be written to the disk.
-    #[error("nothing was changed, because the configuration could not be kept: {0}")]
-    Store(#[from] store::Error),
-    /// A page of the operator's cannot be read, written or removed.
-    #[error("{0}")]
-    Page(store::Error),
-    /// The program is at fault.
-    #[error("the request could not be completed; the log says why")]
-    Failed,
-}
-
-fn in_words(mistakes: &[Invalid]) -> String {
-    match mistakes {
-        [mistake] => mistake.to_string(),
-        [mistake, rest @ ..] => format!("{mistake} (and {} more mistakes)", rest.len()),
-        [] => "it holds mistakes".into(),
-    }
-}
-
-/// What the caller knows of the configuration that it wants to change (RFC 9110 section 13.1.1).
-#[derive(Debug, Clone, Default)]
-pub struct Guard(Option<Vec<String>>);
-
-impl Guard {
-    /// Whatever it is.
-    pub fn any() -> Self {
-        Self(None)
-    }
-
-    /// One of these entity tags, each with its quotes.
-    pub fn one_of(tags: Vec<String>) -> Self {
-        Self(Some(tags))
-    }
-
-    fn check(&self, now: &str) -> Result<(), Refusal> {
-        match &self.0 {
-            Some(tags) if !tags.iter().any(|tag| tag == now) => {
-                Err(Refusal::Stale { now: now.to_owned() })
-            }
-            _ => Ok(()),
-        }
-    }
-}
 
 /// What a node starts with.
 pub struct Start {
@@ -189,124 +100,6 @@ pub struct Start {
     pub config: Config,
     /// The ends that belong to the control plane.
     pub plumbing: Plumbing,
-}
-
-/// The configuration in force, in every form in which it is asked for.
-pub struct View {
-    /// In types that cannot hold a mistake.
-    pub config: Arc<Config>,
-    /// As clients see it.
-    pub document: Configuration,
-    /// The same as JSON.
-    pub json: Bytes,
-    /// Its entity tag, with quotes: the same for the same configuration, at any time.
-    pub etag: String,
-    identities: Identified,
-}
-
-/// The identities of services and their servers, in the order of the document.
-type Identified = Arc<[(ServiceId, Vec<ServerId>)]>;
-
-/// A service of a [`View`].
-#[derive(Clone, Copy)]
-pub struct ServiceView<'v> {
-    /// Its identity.
-    pub id: ServiceId,
-    /// What is configured.
-    pub config: &'v config::Service,
-    /// The same as clients see it.
-    pub document: &'v document::Service,
-    servers: &'v [ServerId],
-}
-
-impl<'v> ServiceView<'v> {
-    /// Its servers with their identities.
-    pub fn servers(self) -> impl Iterator<Item = (ServerId, &'v config::Server)> {
-        self.servers.iter().copied().zip(&self.config.servers)
-    }
-
-    /// The server that stands for all of them when they have failed, with its identity.
-    pub fn fallback(self) -> Option<(ServerId, &'v config::Server)> {
-        let id = self.servers.get(self.config.servers.len())?;
-        Some((*id, self.config.fallback_server()?))
-    }
-
-    /// The position of the server of that name.
-    ///
-    /// # Errors
-    ///
-    /// When there is none.
-    pub fn position(self, name: &str) -> Result<usize, Refusal> {
-        let found = self.config.servers.iter().position(|server| server.name == name);
-        let service = &self.config.name;
-        found.ok_or_else(|| Refusal::NotFound(format!("server {name} in service {service}")))
-    }
-}
-
-impl View {
-    fn new(config: Arc<Config>, identities: Identified) -> Self {
-        let document = config.document();
-        let json = serde_json::to_vec(&document).expect("a document has string keys only");
-        let hash = digest::digest(&digest::SHA256, &json);
-        let etag = format!("\"{}\"", store::hexadecimal(&hash.as_ref()[..16]));
-        Self { config, document, json: json.into(), etag, identities }
-    }
-
-    /// The services with their identities.
-    pub fn services(&self) -> impl Iterator<Item = ServiceView<'_>> {
-        let services = self.config.services.iter().zip(&self.document.service);
-        services.zip(&*self.identities).map(|((config, document), (id, servers))| ServiceView {
-            id: *id,
-            config,
-            document,
-            servers,
-        })
-    }
-
-    /// Where the service of that name is, or its server.
-    ///
-    /// # Errors
-    ///
-    /// When there is none.
-    fn place(&self, service: &str, server: Option<&str>) -> Result<Place, Refusal> {
-        let found = self.services().position(|it| it.config.name == service);
-        let found = found.ok_or_else(|| Refusal::NotFound(format!("service {service}")))?;
-        let server = server.map(|server| self.service(service)?.position(server)).transpose()?;
-        Ok(Place { service: found, server })
-    }
-
-    /// The service of that name.
-    ///
-    /// # Errors
-    ///
-    /// When there is none.
-    pub fn service(&self, name: &str) -> Result<ServiceView<'_>, Refusal> {
-        let found = self.services().find(|service| service.config.name == name);
-        found.ok_or_else(|| Refusal::NotFound(format!("service {name}")))
-    }
-}
-
-/// A service or a server, by its position in the document.
-#[derive(Debug, Clone, Copy)]
-pub struct Place {
-    /// Which service.
-    pub service: usize,
-    /// Which of its servers; `None` for the service itself.
-    pub server: Option<usize>,
-}
-
-impl Place {
-    /// A mistake's path as it is told to whom sent only what belongs in this place.
-    fn relative(self, mut mistake: Invalid) -> Invalid {
-        let mut own = format!("service[{}]", self.service);
-        if let Some(server) = self.server {
-            own += &format!(".server[{server}]");
-        }
-        if let Some(rest) = mistake.path.strip_prefix(&own) {
-            mistake.path = rest.trim_start_matches('.').to_owned();
-        }
-        mistake
-    }
 }
 
 /// The node. Everything that asks or changes anything shares it.
@@ -374,23 +167,6 @@ struct Question {
     flows: Vec<FlowReport>,
     limit: usize,
     answer: oneshot::Sender<Vec<FlowReport>>,
-}
-
-/// What is to be taken up.
-struct Change<T> {
-    config: Arc<Config>,
-    /// The operator's FILE, if that is where it comes from.
-    file: Option<Digest>,
-    /// What a [`Wish`] is about, if it is no more than that.
-    wished: Option<Place>,
-    /// What its maker wants to know of it afterwards.
-    edited: T,
-}
-
-impl<T> Change<T> {
-    fn to(config: Config, edited: T) -> Self {
-        Self { config: Arc::new(config), file: None, wished: None, edited }
-    }
 }
 
 impl Node {
@@ -650,254 +426,6 @@ impl Node {
         self.inner().publication.is_current_everywhere()
     }
 
-    /// Replaces the whole configuration by what `next` reads, if the caller's guard holds.
-    ///
-    /// # Errors
-    ///
-    /// When it is refused, cannot be taken up while the node runs, or cannot be written down.
-    pub async fn replace(
-        self: &Arc<Self>,
-        guard: Guard,
-        next: impl FnOnce() -> Result<Config, Refusal> + Send + 'static,
-    ) -> Result<Arc<View>, Refusal> {
-        let (view, ()) = self.change(guard, |_| Ok(Change::to(next()?, ()))).await?;
-        Ok(view)
-    }
-
-    /// Edits one place in the document of the configuration, if the caller's guard holds; what is no more than a wish
-    /// is one. Mistakes are told with paths that begin at that place.
-    ///
-    /// # Errors
-    ///
-    /// As for [`replace`](Self::replace), and what `edit` refuses.
-    pub async fn edit(
-        self: &Arc<Self>,
-        guard: Guard,
-        wish: impl FnOnce(&View) -> Option<Wish> + Send + 'static,
-        edit: impl FnOnce(&mut Value) -> Result<Place, Refusal> + Send + 'static,
-    ) -> Result<(Arc<View>, Place), Refusal> {
-        let next = |view: &View| {
-            if let Some(wish) = wish(view) {
-                return wish.change(view);
-            }
-            let mut document =
-                serde_json::to_value(&view.document).expect("a document has string keys only");
-            let place = edit(&mut document)?;
-            let relative = |mistakes: Vec<Invalid>| {
-                let mistakes = mistakes.into_iter().map(|mistake| place.relative(mistake));
-                Refusal::Invalid(mistakes.collect())
-            };
-            Ok(Change::to(Config::read(&document).map_err(relative)?, place))
-        };
-        self.change(guard, next).await
-    }
-
-    /// Changes what is wanted of a service or a server, if the caller's guard holds. The workers know before it is
-    /// written down; if that fails, they are told to go back.
-    ///
-    /// # Errors
-    ///
-    /// As for [`replace`](Self::replace), and when there is no such service or server.
-    pub async fn want(
-        self: &Arc<Self>,
-        guard: Guard,
-        wish: Wish,
-    ) -> Result<(Arc<View>, Place), Refusal> {
-        self.change(guard, |view: &View| wish.change(view)).await
-    }
-
-    /// Keeps a page of the operator's under this name, instead of the one that there may have been; says what it is now,
-    /// and whether it is new.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be written.
-    pub async fn put_page(&self, name: String, text: Vec<u8>) -> Result<(Page, bool), Refusal> {
-        let alone = Arc::clone(&self.changing).lock_owned().await;
-        let pages = self.pages.clone();
-        helped(move || {
-            let _alone = alone;
-            let is_new = pages.find(&name)?.is_none();
-            pages.write(&name, &text)?;
-            Ok((pages.find(&name)?.ok_or(Refusal::Failed)?, is_new))
-        })
-        .await
-    }
-
-    /// Removes a page of the operator's.
-    ///
-    /// # Errors
-    ///
-    /// When there is none, when a service names it, and when it cannot be removed.
-    pub async fn remove_page(self: &Arc<Self>, name: String) -> Result<(), Refusal> {
-        let alone = Arc::clone(&self.changing).lock_owned().await;
-        let node = Arc::clone(self);
-        helped(move || {
-            let _alone = alone;
-            let pages = &node.pages;
-            if pages.find(&name)?.is_none() {
-                return Err(Refusal::NotFound(format!("page {name}")));
-            }
-            let view = node.view();
-            let names_it = |service: &&config::Service| {
-                matches!(&service.fallback, Fallback::Page(Some(page)) if *page == name)
-            };
-            if let Some(service) = view.config.services.iter().find(names_it) {
-                return Err(Refusal::InUse { page: name, service: service.name.clone() });
-            }
-            pages.remove(&name)
-        })
-        .await
-    }
-
-    /// Reads the operator's FILE again, as if it had been sent.
-    ///
-    /// # Errors
-    ///
-    /// When FILE cannot be read, and as for [`replace`](Self::replace).
-    pub async fn reload(self: &Arc<Self>) -> Result<Arc<View>, Refusal> {
-        let node = Arc::clone(self);
-        let next = move |_: &View| match node.store.reread() {
-            Ok((config, file)) => Ok(Change { file: Some(file), ..Change::to(config, ()) }),
-            Err(store::Error::Refused { mistakes, .. }) => Err(Refusal::Invalid(mistakes)),
-            Err(error) => Err(error.into()),
-        };
-        let (view, ()) = self.change(Guard::any(), next).await?;
-        Ok(view)
-    }
-
-    /// What a configuration would change.
-    pub fn validate(&self, next: &Config) -> report::Verdict {
-        let view = self.view();
-        let restart_needed = view.config.restart_needed(next);
-        let changes = view.config.changes(next);
-        let advice = next.advice();
-        report::Verdict { live: restart_needed.is_empty(), restart_needed, changes, advice }
-    }
-
-    /// One change, from beginning to end on a helper thread: a caller that goes away meanwhile
-    /// neither stops it halfway nor lets the next one in before it is done.
-    async fn change<T: Send + 'static>(
-        self: &Arc<Self>,
-        guard: Guard,
-        next: impl FnOnce(&View) -> Result<Change<T>, Refusal> + Send + 'static,
-    ) -> Result<(Arc<View>, T), Refusal> {
-        let mut identities = Arc::clone(&self.changing).lock_owned().await;
-        let node = Arc::clone(self);
-        helped(move || {
-            let view = node.view();
-            guard.check(&view.etag)?;
-            let next = next(&view)?;
-            if next.config == view.config {
-                if next.file.is_some() {
-                    node.store.save(&view.json, next.file)?;
-                }
-                return Ok((view, next.edited));
-            }
-            match next.wished {
-                Some(place) => node.fulfil(&view, next, place),
-                None => node.reconfigure(&view, next, &mut identities),
-            }
-        })
-        .await
-    }
-
-    /// Takes up a configuration that may be any other.
-    fn reconfigure<T>(
-        &self,
-        view: &View,
-        Change { config, file, edited, .. }: Change<T>,
-        identities: &mut Identities,
-    ) -> Result<(Arc<View>, T), Refusal> {
-        let needed = view.config.restart_needed(&config);
-        if !needed.is_empty() {
-            return Err(Refusal::NotLive(needed));
-        }
-        let mut assigned = identities.clone();
-        assigned.assign(&config);
-        let identified = assigned.of(&config).into();
-        let next = Arc::new(View::new(config, identified));
-        self.store.save(&next.json, file)?;
-        self.take_up(&next);
-        self.note(view, &next);
-        *identities = assigned;
-        Ok((next, edited))
-    }
-
-    /// Takes up what is wanted of a service or a server, and is all that differs: first the workers, then the disk.
-    fn fulfil<T>(
-        &self,
-        view: &View,
-        Change { config, file, edited, .. }: Change<T>,
-        place: Place,
-    ) -> Result<(Arc<View>, T), Refusal> {
-        self.go_ahead(view, Some(&config), place);
-        let next = Arc::new(View::new(config, Arc::clone(&view.identities)));
-        if let Err(error) = self.store.save(&next.json, file) {
-            self.go_ahead(view, None, place);
-            return Err(error.into());
-        }
-        let mut ahead = self.publishing();
-        *ahead = None;
-        self.inner().view = Arc::clone(&next);
-        drop(ahead);
-        self.note(view, &next);
-        Ok((next, edited))
-    }
-
-    /// Gives the workers a configuration that differs from the one in force in what is wanted of a service or a server,
-    /// or again that one.
-    fn go_ahead(&self, view: &View, config: Option<&Arc<Config>>, place: Place) {
-        let mut ahead = self.publishing();
-        *ahead = config.cloned();
-        let service = &config.unwrap_or(&view.config).services[place.service];
-        let (id, servers) = &view.identities[place.service];
-        match place.server {
-            Some(server) => self.states.want(servers[server], service.servers[server].wanted()),
-            None => self.states.enable(*id, service.enabled),
-        }
-        self.republish(&ahead);
-    }
-
-    /// Logs what has changed.
-    fn note(&self, old: &View, new: &View) {
-        let changes = old.config.changes(&new.config);
-        log_changes(&changes);
-        self.events.record(reconfigured(old, new, &changes));
-    }
-
-    fn take_up(&self, view: &Arc<View>) {
-        let _alone = self.publishing();
-        self.agents.follow(&view.config);
-        self.states.follow(&view.config, &view.identities);
-        let (compiled, version) = self.compile(&view.config, view);
-        let replaced = {
-            let mut inner = self.inner();
-            let inner = &mut *inner;
-            let now = (inner.clock)();
-            inner.neighbours.configure(now, compiled.plan());
-            let paths = Arc::new(compiled.paths());
-            inner.stack.configure(Arc::clone(&paths));
-            inner.egress.configure(paths);
-            inner.outdated = false;
-            inner.neighbours.take_changed();
-            inner.accounts.follow(view);
-            let earlier = std::mem::replace(&mut inner.view, Arc::clone(view));
-            let known = inner.neighbours.known();
-            let replaced = (earlier, inner.publication.take_up(compiled, &known, now));
-            inner.published = version;
-            inner.review(&self.states);
-            replaced
-        };
-        if self.states.version() != version {
-            self.states.wake();
-        }
-        if let Some(tools) = self.tools.get() {
-            tools.run_scripts_as(view.config.script_user.clone());
-        }
-        drop(replaced); // a large configuration takes a while to free: not under the lock
-    }
-
     /// From the moment that the states follow another configuration until the workers have it, nobody may publish
     /// the one before: its servers have no states any more. Helpers wait for each other here; the control thread
     /// has nothing to do with it.
@@ -907,33 +435,6 @@ impl Node {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What is to be remembered of a change of configuration: the entity tags without their quotes, and the
-/// first things that changed.
-fn reconfigured(old: &View, new: &View, changes: &[String]) -> events::Change {
-    let tag = |view: &View| view.etag.trim_matches('"').to_owned();
-    let reason = match changes {
-        [first, rest @ ..] if rest.len() >= TOLD => {
-            format!(
-                "{first}; {}; and {} more changes",
-                rest[..TOLD - 1].join("; "),
-                changes.len() - TOLD
-            )
-        }
-        all => all.join("; "),
-    };
-    events::Change { subject: Subject::Configuration, old: tag(old), new: tag(new), reason }
-}
-
-/// The first of them, and how many there are.
-fn log_changes(changes: &[String]) {
-    for change in changes.iter().take(LOGGED) {
-        info!("configuration: {change}");
-    }
-    if changes.len() > LOGGED {
-        info!("configuration: {} more changes", changes.len() - LOGGED);
     }
 }
 
@@ -980,125 +481,6 @@ impl Inner {
         };
         states.review(unreachable, is_busy);
     }
-
-    /// Takes frames and events from every worker.
-    fn listen(&mut self, now: Moment) {
-        let share = BURST / self.rings.len().max(1);
-        for worker in 0..self.rings.len() {
-            for _ in 0..share {
-                let Ok(frame) = self.rings[worker].punted.pop() else { break };
-                self.hear(now, &frame);
-            }
-            for _ in 0..share {
-                let Ok(event) = self.rings[worker].events.pop() else { break };
-                self.learn(now, worker, event);
-            }
-        }
-    }
-
-    fn hear(&mut self, now: Moment, frame: &Copied) {
-        let bytes = frame.bytes();
-        match (ethertype_of(bytes), icmpv6::kind(bytes)) {
-            (Some(ethertype::ARP), _) => {
-                self.frames.arp_received += 1;
-                self.neighbours.receive(now, frame.interface, bytes);
-            }
-            (_, Some(kind)) if neighbours::DISCOVERY.contains(&kind) => {
-                self.frames.nd_received += 1;
-                self.neighbours.receive(now, frame.interface, bytes);
-            }
-            (Some(ethertype::IPV4 | ethertype::IPV6), _) => {
-                self.frames.icmp_received += u64::from(is_icmp(bytes));
-                if let Some(reply) = echo::reply(bytes) {
-                    self.frames.echoes_answered += 1;
-                    self.send(frame.interface, &reply);
-                } else if let Some(packet) = bytes.get(ethernet::HEADER..) {
-                    self.stack.receive(now, packet);
-                    for (interface, station) in self.stack.take_reached() {
-                        self.neighbours.confirm(now, interface, station);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn learn(&mut self, now: Moment, worker: usize, event: Event) {
-        match event {
-            Event::Unresolved { interface, address } => {
-                self.neighbours.unresolved(now, interface, address);
-            }
-            Event::Flow { question, flow } => {
-                if let Some(question) = self.questions.get_mut(&question)
-                    && question.flows.len() < question.limit
-                {
-                    question.flows.push(flow);
-                }
-            }
-            Event::FlowsListed { question: number } => {
-                let Some(question) = self.questions.get_mut(&number) else { return };
-                question.left.remove(&worker);
-                if question.left.is_empty()
-                    && let Some(Question { flows, answer, .. }) = self.questions.remove(&number)
-                {
-                    let _ = answer.send(flows); // the caller may have gone
-                }
-            }
-            Event::Decided { question, decision } => {
-                if let Some(explaining) = self.explanations.get_mut(&question) {
-                    explaining.decided(worker, decision);
-                }
-            }
-            Event::Explained { question } => {
-                if let Some(explaining) = self.explanations.get_mut(&question)
-                    && explaining.finished(worker)
-                    && let Some(explaining) = self.explanations.remove(&question)
-                {
-                    explaining.answer();
-                }
-            }
-        }
-    }
-
-    /// Records who claims an address of ours, but not as often as a hostile station likes: the counters
-    /// have them all.
-    fn tell_conflicts(&mut self, now: Moment, events: &Events) {
-        if self.told_conflict.is_some_and(|last| now.since(last) < CONFLICT) {
-            return;
-        }
-        let Some((address, mac)) = self.neighbours.take_conflict() else { return };
-        self.told_conflict = Some(now);
-        events.record(events::Change {
-            subject: Subject::Address { address },
-            old: "ours".into(),
-            new: "claimed".into(),
-            reason: format!("the station {mac} claims it as well"),
-        });
-    }
-
-    /// Hands what the neighbours have to say to the workers. What finds no room waits for the next turn.
-    fn speak(&mut self) {
-        for _ in 0..BURST {
-            if self.rings.iter().all(|ring| ring.inject.is_full()) {
-                return;
-            }
-            let Some((interface, frame)) = self.neighbours.next_frame() else { return };
-            self.send(interface, &frame);
-        }
-    }
-
-    /// Gives a frame to the first worker that has room for it; any of them can send on any interface.
-    fn send(&mut self, interface: InterfaceId, frame: &[u8]) {
-        let free = self.rings.iter_mut().find(|ring| !ring.inject.is_full());
-        let sent = match (free, Copied::of(interface, frame)) {
-            (Some(ring), Some(copy)) => ring.inject.push(copy).is_ok(),
-            _ => false,
-        };
-        match sent {
-            true => self.frames.sent += 1,
-            false => self.frames.send_ring_full += 1,
-        }
-    }
 }
 
 /// What the compiler wants to know of an interface.
@@ -1108,18 +490,4 @@ fn live(interfaces: &[LiveInterface]) -> Vec<compile::LiveInterface> {
         compile::LiveInterface { mac, mtu, quiet }
     };
     interfaces.iter().map(live).collect()
-}
-
-/// Whether a frame carries an ICMP message, of either family.
-fn is_icmp(frame: &[u8]) -> bool {
-    const PROTOCOL: usize = 9; // of an IPv4 header
-    let carried = frame.get(ethernet::HEADER + PROTOCOL);
-    let is_v4 = ethertype_of(frame) == Some(ethertype::IPV4);
-    icmpv6::kind(frame).is_some() || is_v4 && carried == Some(&protocol::ICMP)
-}
-
-/// What a frame carries; `None` if it is too short to say.
-fn ethertype_of(frame: &[u8]) -> Option<u16> {
-    let field = frame.get(ethernet::HEADER - 2..ethernet::HEADER)?;
-    Some(u16::from_be_bytes([field[0], field[1]]))
 }

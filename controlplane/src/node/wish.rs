@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::{Change, Place, Refusal, View};
+use super::change::Change;
+use super::{Place, Refusal, View};
 use crate::config::{Config, State};
 
 /// What is wanted of a service or a server from now on; the rest stays as it is.
