@@ -3,7 +3,7 @@
 //! 1. [`listen`]: who connects, over TLS with the [`certificate`] or over root's Unix socket
 //! 2. [`auth`]: who may ask
 //! 3. [`body`]: what is sent, within bounds
-//! 4. [`configuration`], [`services`], [`observe`], [`events`], [`explain`], [`metrics`]: the routes
+//! 4. [`configuration`], [`services`], [`pages`], [`observe`], [`events`], [`explain`], [`metrics`]: the routes
 //! 5. [`answer`]: what is sent back, and [`problem`]: every refusal
 
 pub mod listen;
@@ -22,6 +22,8 @@ mod services;
 
 mod observe;
 
+mod pages;
+
 mod events;
 
 mod explain;
@@ -29,8 +31,6 @@ mod explain;
 mod metrics;
 
 pub mod problem;
-
-pub(crate) use self::services::edited;
 
 use std::sync::Arc;
 
@@ -104,6 +104,8 @@ fn described() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(services::drain))
         .routes(routes!(services::halt))
         .routes(routes!(services::online))
+        .routes(routes!(pages::list))
+        .routes(routes!(pages::read, pages::replace, pages::remove))
         .routes(routes!(observe::status))
         .routes(routes!(observe::counters))
         .routes(routes!(observe::flows))

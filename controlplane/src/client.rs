@@ -24,6 +24,7 @@ use self::table::Table;
 use self::transport::{Answer, Request, Target};
 use crate::admin::problem::Problem;
 use crate::document::Configuration;
+use crate::pages::files::Page;
 use crate::report::{
     Counters, Decision, Event, Explanation, Flows, Interface, NatRule, Neighbour, Packet, Route,
     Server, Service, Status, Traffic, Verdict,
@@ -116,6 +117,9 @@ enum Command {
     /// The whole configuration
     #[command(subcommand)]
     Config(Config),
+    /// Your pages for services whose servers have all failed
+    #[command(subcommand)]
+    Pages(Pages),
     /// Adds or removes a virtual service
     #[command(subcommand)]
     Service(ServiceChange),
@@ -162,6 +166,29 @@ enum Config {
     Validate {
         /// TOML, or JSON if the name ends in .json; - for the standard input
         file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Pages {
+    /// Which there are
+    List,
+    /// Prints one
+    Get {
+        /// Which one
+        name: String,
+    },
+    /// Adds or replaces one
+    Put {
+        /// Which one, such as sorry.html
+        name: String,
+        /// HTML in UTF-8, of at most 1 MiB; - for the standard input
+        file: PathBuf,
+    },
+    /// Removes one that no service names
+    Remove {
+        /// Which one
+        name: String,
     },
 }
 
@@ -317,6 +344,7 @@ impl Ctl {
                 self.show(&path, |all: &Vec<_>| events(all))
             }
             Command::Config(config) => self.config(config),
+            Command::Pages(pages) => self.pages(pages),
             Command::Service(ServiceChange::Add { file }) => {
                 self.tell(Method::POST, "/services", Some(written(file)?))
             }
@@ -424,6 +452,21 @@ impl Ctl {
         }
     }
 
+    fn pages(&self, asked: &Pages) -> Result<String, Error> {
+        let path = |name: &str| format!("/pages/{}", encoded(name));
+        match asked {
+            Pages::List => self.show("/pages", |all: &Vec<_>| pages(all)),
+            Pages::Get { name } => {
+                let answer = self.ask(Request::new(Method::GET, &path(name)))?;
+                Ok(String::from_utf8_lossy(&answer.body).into_owned())
+            }
+            Pages::Put { name, file } => {
+                self.tell(Method::PUT, &path(name), Some(("text/html", content(file)?)))
+            }
+            Pages::Remove { name } => self.tell(Method::DELETE, &path(name), None),
+        }
+    }
+
     /// Asks, and shows the answer as JSON or in the words of `words`.
     fn show<T: DeserializeOwned>(
         &self,
@@ -509,13 +552,18 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-/// A file's content with its type.
-fn written(file: &Path) -> Result<(&'static str, Vec<u8>), Error> {
+/// A file's content.
+fn content(file: &Path) -> Result<Vec<u8>, Error> {
     let read = match file.to_str() {
         Some("-") => io::read_to_string(io::stdin()).map(String::into_bytes),
         _ => fs::read(file),
     };
-    let bytes = read.map_err(|cause| Error::File { path: file.to_owned(), cause })?;
+    read.map_err(|cause| Error::File { path: file.to_owned(), cause })
+}
+
+/// A file's content with its type.
+fn written(file: &Path) -> Result<(&'static str, Vec<u8>), Error> {
+    let bytes = content(file)?;
     let json = file.extension().is_some_and(|extension| extension == "json")
         || bytes.trim_ascii_start().starts_with(b"{");
     Ok((if json { "application/json" } else { "application/toml" }, bytes))
@@ -799,6 +847,14 @@ fn events(all: &[Event]) -> String {
         let Event { number, time, old, new, reason, .. } = event;
         let [time, old, new, reason] = [time, old, new, reason].map(String::clone);
         table.row(vec![number.to_string(), time, event.what(), old, new, reason]);
+    }
+    table.to_string()
+}
+
+fn pages(all: &[Page]) -> String {
+    let mut table = Table::new(&["PAGE", "BYTES", "MODIFIED"]);
+    for Page { name, bytes, modified } in all {
+        table.row(vec![name.clone(), bytes.to_string(), modified.clone()]);
     }
     table.to_string()
 }

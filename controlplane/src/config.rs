@@ -55,6 +55,7 @@ pub use check::{
 };
 
 pub use self::agent::{Agent, Method as AgentMethod};
+pub(crate) use fallback::is_page;
 pub use fallback::{FALLBACK, Fallback};
 pub use passive::{MostEjected, Passive};
 
@@ -79,6 +80,8 @@ pub struct Config {
     pub node: String,
     /// The directory that scripts may lie in.
     pub scripts: PathBuf,
+    /// The user whom scripts run as, if that is not root.
+    pub script_user: Option<String>,
     /// How packets are forwarded.
     pub dataplane: Dataplane,
     /// Where the admin API listens.
@@ -474,7 +477,7 @@ impl Config {
         let services = service::services(&table.at("service"), &network, refusals);
         let (via, alerts) = alerts::alerts(&table.at("alerts"), refusals);
         let triggers = trigger::triggers(&table.at("trigger"), via, refusals);
-        let (node, scripts) = node?;
+        let document::Node { name: node, scripts, script_user } = node?;
         let alerts = alerts?;
         if refusals.is_empty() {
             alerts::together(&table.at("service"), &alerts, &services, refusals);
@@ -483,6 +486,7 @@ impl Config {
         Some(Self {
             node,
             scripts,
+            script_user,
             dataplane: dataplane?,
             admin: admin?,
             interfaces: network.interfaces,
@@ -500,7 +504,11 @@ impl Config {
     pub fn document(&self) -> document::Configuration {
         let interface = |id: InterfaceId| self.interfaces[usize::from(id.0)].name.clone();
         document::Configuration {
-            node: document::Node { name: self.node.clone(), scripts: self.scripts.clone() },
+            node: document::Node {
+                name: self.node.clone(),
+                scripts: self.scripts.clone(),
+                script_user: self.script_user.clone(),
+            },
             dataplane: document::Dataplane {
                 workers: Some(self.dataplane.workers.clone()).filter(|list| !list.is_empty()),
                 polling: self.dataplane.polling,

@@ -62,11 +62,15 @@ pub struct Node {
     /// The directory that scripts may lie in.
     #[schema(value_type = String, example = "/etc/sluice/scripts")]
     pub scripts: PathBuf,
+    /// The user of the system whom scripts run as; root if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "nobody")]
+    pub script_user: Option<String>,
 }
 
 impl Default for Node {
     fn default() -> Self {
-        Self { name: "sluice".into(), scripts: "/etc/sluice/scripts".into() }
+        Self { name: "sluice".into(), scripts: "/etc/sluice/scripts".into(), script_user: None }
     }
 }
 
@@ -515,6 +519,17 @@ pub enum State {
     Drain,
     /// Its connections end at once.
     Halt,
+}
+
+impl State {
+    /// All there are, with their names.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("online", Self::Online), ("drain", Self::Drain), ("halt", Self::Halt)];
+
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, state)| *state == self).map_or("", |(name, _)| name)
+    }
 }
 
 /// What a virtual service carries.

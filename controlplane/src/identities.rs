@@ -5,16 +5,18 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use dataplane::snapshot::{ServerId, ServiceId};
 use dataplane::wire::Address;
 
 use crate::config::{Config, Forwarding, Server};
 
-/// The identities of everything in the configuration last assigned.
+/// The identities of everything in the configuration last assigned. Cheap to clone: services that stay as they are,
+/// are shared.
 #[derive(Debug, Clone, Default)]
 pub struct Identities {
-    services: HashMap<String, Known>,
+    services: HashMap<String, Arc<Known>>,
     service_slots: Slots,
     server_slots: Slots,
 }
@@ -47,15 +49,17 @@ impl Identities {
         for service in &config.services {
             let known = self.services.entry(service.name.clone()).or_insert_with(|| {
                 let (slot, reuse) = self.service_slots.take();
-                Known { id: ServiceId::new(slot, reuse), servers: HashMap::new() }
+                Arc::new(Known { id: ServiceId::new(slot, reuse), servers: HashMap::new() })
             });
             for server in service.with_fallback() {
-                known.servers.entry(server.name.clone()).or_insert_with(|| {
-                    let (slot, reuse) = self.server_slots.take();
-                    let id = ServerId::new(slot, reuse);
-                    fresh.push(id);
-                    (id, target(server))
-                });
+                if known.servers.contains_key(&server.name) {
+                    continue;
+                }
+                let (slot, reuse) = self.server_slots.take();
+                let id = ServerId::new(slot, reuse);
+                fresh.push(id);
+                let own = (id, target(server));
+                Arc::make_mut(known).servers.insert(server.name.clone(), own);
             }
         }
         fresh
@@ -74,13 +78,18 @@ impl Identities {
         let mut servers = Vec::new();
         self.services.retain(|name, known| {
             let service = wanted.get(&**name);
-            known.servers.retain(|name, (id, target)| {
-                let stays = service.and_then(|service| service.get(&**name)) == Some(target);
-                if !stays {
-                    servers.push(next_owner(id.slot(), id.reuse()));
-                }
-                stays
-            });
+            let stays = |name: &str, target: &Target| {
+                service.and_then(|service| service.get(name)) == Some(target)
+            };
+            if !known.servers.iter().all(|(name, (_, target))| stays(name, target)) {
+                Arc::make_mut(known).servers.retain(|name, (id, target)| {
+                    let stays = stays(name, target);
+                    if !stays {
+                        servers.push(next_owner(id.slot(), id.reuse()));
+                    }
+                    stays
+                });
+            }
             if service.is_none() {
                 services.push(next_owner(known.id.slot(), known.id.reuse()));
             }

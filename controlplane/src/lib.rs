@@ -25,6 +25,7 @@
 //! - [`pages`]: what answers where all servers have failed
 //! - [`alerts`]: who is told, by mail or HTTP
 //! - [`triggers`]: what is done about it
+//! - [`script`]: programs of the operator's, which checks and triggers run
 //!
 //! Who talks to whom:
 //!
@@ -72,6 +73,8 @@ pub mod pages;
 pub mod alerts;
 
 pub mod triggers;
+
+pub mod script;
 
 pub mod plumbing;
 

@@ -1,6 +1,8 @@
 //! The page that answers in place of a service's servers when all of them have failed (ST-06, ST-07): HTTP/1 on the
 //! virtual address itself, over the stack on the data ports. GET and HEAD alone, one request a connection, and a
-//! bounded number of those: who comes here is anybody (ST-10).
+//! bounded number of those: who comes here is anybody (ST-10). [`files`] are the operator's own pages.
+
+pub mod files;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -9,7 +11,7 @@ use std::time::Duration;
 
 use dataplane::snapshot::ServiceId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
@@ -17,7 +19,7 @@ use tracing::{info, warn};
 use crate::config::{self, Fallback, Protocol};
 use crate::net::in_band::{InBand, Listener};
 use crate::net::{Listen as _, Listener as _};
-use crate::node::Node;
+use crate::node::{Node, View};
 
 /// How often it is looked which services need their page.
 const LOOK: Duration = Duration::from_millis(50);
@@ -29,11 +31,6 @@ const MOST_PORTS: usize = 4096;
 const LONGEST_REQUEST: usize = 8192;
 /// How long a client may take for its request, and for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How large an operator's page can be, in bytes.
-const LARGEST: u64 = 1 << 20;
-/// The directory of the operator's pages, in the state directory.
-pub const DIRECTORY: &str = "pages";
-
 /// What says that a service is not available, unless the operator says it otherwise.
 const BUILT_IN: &str = "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\">\
 <title>Not available</title></head>\n<body><h1>Not available</h1>\n\
@@ -42,44 +39,64 @@ const BUILT_IN: &str = "<!doctype html>\n<html lang=\"en\">\n<head><meta charset
 /// Where a page is served.
 type Place = (IpAddr, u16);
 
+/// A page that is served.
+struct Served {
+    /// Its name; `None` is the built-in one.
+    page: Option<String>,
+    body: watch::Sender<Arc<[u8]>>,
+    task: AbortHandle,
+}
+
 /// Serves the pages of the services that need theirs, for as long as it is polled.
 pub async fn serve(node: Arc<Node>) {
     let seats = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut open: HashMap<Place, (Option<String>, AbortHandle)> = HashMap::new();
+    let mut open: HashMap<Place, Served> = HashMap::new();
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looked = None;
     loop {
         looks.tick().await;
-        let version = node.states().version();
-        if looked == Some(version) {
+        // States are ahead of the configuration that they follow.
+        let (states, pages, view) = (node.states().version(), node.pages().version(), node.view());
+        let are_others = looked.as_ref().is_none_or(|(_, before, _)| *before != pages);
+        let are_same = looked.as_ref().is_some_and(|(before, _, under)| {
+            *before == states && !are_others && Arc::ptr_eq(under, &view)
+        });
+        if are_same {
             continue;
         }
         let Some(falling_back) = node.states().falling_back() else { continue };
-        looked = Some(version);
-        let wanted = wanted(&node, &falling_back);
-        open.retain(|place, (page, task)| {
-            let stays = wanted.get(place) == Some(page);
+        let wanted = wanted(&view, &falling_back);
+        looked = Some((states, pages, view));
+        open.retain(|place, served| {
+            let stays = wanted.get(place) == Some(&served.page);
             if !stays {
-                task.abort();
+                served.task.abort();
             }
             stays
         });
+        let mut bodies = HashMap::new();
         for (place, page) in wanted {
-            if open.contains_key(&place) {
+            let served = open.get(&place);
+            if served.is_some() && !are_others {
                 continue;
             }
-            let body = read(&node, page.clone()).await;
-            if let Some(task) = begin(&node.net(), place, body, &seats) {
-                open.insert(place, (page, task));
+            let body = match bodies.get(&page) {
+                Some(body) => Arc::clone(body),
+                None => read(&node, page.clone()).await,
+            };
+            bodies.insert(page.clone(), Arc::clone(&body));
+            if let Some(served) = served {
+                served.body.send_replace(body);
+            } else if let Some((body, task)) = begin(&node.net(), place, body, &seats) {
+                open.insert(place, Served { page, body, task });
             }
         }
     }
 }
 
 /// Where pages are to be served now, and which.
-fn wanted(node: &Node, falling_back: &HashSet<ServiceId>) -> HashMap<Place, Option<String>> {
-    let view = node.view();
+fn wanted(view: &View, falling_back: &HashSet<ServiceId>) -> HashMap<Place, Option<String>> {
     let falling_back = view.services().filter(|service| falling_back.contains(&service.id));
     let places = falling_back.flat_map(|service| {
         let page = match &service.config.fallback {
@@ -103,21 +120,11 @@ fn places(service: &config::Service) -> impl Iterator<Item = Place> {
 /// The operator's page of this name, or the built-in one.
 async fn read(node: &Node, page: Option<String>) -> Arc<[u8]> {
     let Some(name) = page else { return BUILT_IN.as_bytes().into() };
-    let path = node.store().directory().join(DIRECTORY).join(name);
-    let shown = path.display().to_string();
-    let found = spawn_blocking(move || {
-        let size = std::fs::metadata(&path)?.len();
-        if size > LARGEST {
-            return Err(std::io::Error::other(format!(
-                "it has {size} bytes, of {LARGEST} at most"
-            )));
-        }
-        std::fs::read(&path)
-    });
-    match found.await {
+    let pages = node.pages().clone();
+    match spawn_blocking(move || pages.read(&name)).await {
         Ok(Ok(bytes)) => bytes.into(),
         Ok(Err(error)) => {
-            warn!("{shown}: the built-in page takes its place: {error}");
+            warn!("the built-in page takes its place: {error}");
             BUILT_IN.as_bytes().into()
         }
         Err(_) => BUILT_IN.as_bytes().into(),
@@ -129,11 +136,13 @@ fn begin(
     (address, port): Place,
     body: Arc<[u8]>,
     seats: &Arc<Semaphore>,
-) -> Option<AbortHandle> {
+) -> Option<(watch::Sender<Arc<[u8]>>, AbortHandle)> {
     match net.listen(Some(address), port) {
         Ok(listener) => {
             info!("{address} port {port}: the page answers");
-            Some(tokio::spawn(accept(listener, body, Arc::clone(seats))).abort_handle())
+            let (body, shown) = watch::channel(body);
+            let task = tokio::spawn(accept(listener, shown, Arc::clone(seats)));
+            Some((body, task.abort_handle()))
         }
         Err(error) => {
             warn!("{address} port {port}: the page cannot be served: {error}");
@@ -142,11 +151,11 @@ fn begin(
     }
 }
 
-async fn accept(listener: Listener, body: Arc<[u8]>, seats: Arc<Semaphore>) {
+async fn accept(listener: Listener, shown: watch::Receiver<Arc<[u8]>>, seats: Arc<Semaphore>) {
     loop {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else { return };
-        let body = Arc::clone(&body);
+        let body = Arc::clone(&shown.borrow());
         tokio::spawn(async move {
             let _ = timeout(PATIENCE, answer(stream, &body)).await; // nobody else is to be told
             drop(seat);

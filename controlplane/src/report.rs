@@ -221,6 +221,10 @@ pub struct Traffic {
     pub closing: u64,
     /// Since it was configured.
     pub totals: Totals,
+    /// How long the first SYN of a TCP connection took to be answered, on average since it was configured, in
+    /// milliseconds; nothing if there was none. The clock is a coarse one: only the average of many says something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handshake_ms: Option<f64>,
     /// Per second, over the last second.
     pub rates: Totals,
 }
@@ -251,12 +255,18 @@ pub struct Totals {
     /// through here, as the client's acknowledgement says.
     #[serde(default)]
     pub handshakes: u64,
-    /// How long those answers took in all; divided by `handshakes`, the mean.
+    /// How long those answers took in all.
     #[serde(default)]
     pub handshake_milliseconds: u64,
 }
 
 impl Totals {
+    /// The mean in milliseconds, to a hundredth.
+    pub(crate) fn handshake_ms(&self) -> Option<f64> {
+        let mean = self.handshake_milliseconds as f64 / self.handshakes as f64;
+        (self.handshakes > 0).then(|| (mean * 100.0).round() / 100.0)
+    }
+
     /// Member by member.
     pub(crate) fn zip(self, other: Self, of: impl Fn(u64, u64) -> u64) -> Self {
         Self {

@@ -246,6 +246,18 @@ impl States {
         self.take_in();
     }
 
+    /// Changes whether a service takes new flows, ahead of the configuration that says so.
+    pub fn enable(&self, service: ServiceId, enabled: bool) {
+        let mut inner = self.inner();
+        let position = inner.services.iter().position(|it| it.id == service);
+        if let Some(position) = position {
+            inner.services[position].enabled = enabled;
+            self.judge(&mut inner, position, SystemTime::now());
+        }
+        drop(inner);
+        self.take_in();
+    }
+
     /// Whether it would take new flows, but for what its flows tell.
     pub fn is_available(&self, server: ServerId) -> bool {
         let inner = self.inner();
@@ -253,6 +265,13 @@ impl States {
         place.is_some_and(|&(service, position)| {
             inner.services[service].servers[position].is_available()
         })
+    }
+
+    /// How things stand with a server.
+    pub fn actual(&self, server: ServerId) -> Option<Actual> {
+        let inner = self.inner();
+        let &(service, position) = inner.places.get(&server)?;
+        Some(inner.services[service].servers[position].told().actual)
     }
 
     /// Lets these servers drain, because their agents ask for it, and no others.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::digest;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 use tracing::{info, warn};
@@ -75,16 +75,16 @@ pub struct Store {
 }
 
 /// Tells one FILE from another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Digest(String);
 
 /// What lies in the stored file.
-#[derive(Serialize, Deserialize)]
-struct Stored<C> {
+#[derive(Deserialize)]
+struct Stored {
     /// FILE as it was last taken in.
     based_on: Digest,
-    configuration: C,
+    configuration: Value,
 }
 
 impl Store {
@@ -124,20 +124,19 @@ impl Store {
         &self.directory
     }
 
-    /// Remembers `config` for the next start, and which FILE it is based on if that is another from
-    /// now on. When this returns, it is on the disk.
+    /// Remembers a configuration, as clients see it in JSON, for the next start, and which FILE it is based on if that
+    /// is another from now on. When this returns, it is on the disk.
     ///
     /// # Errors
     ///
     /// When the file cannot be written; then the earlier one is still there, whole.
-    pub fn save(&self, config: &Config, file: Option<Digest>) -> Result<(), Error> {
+    pub fn save(&self, configuration: &[u8], file: Option<Digest>) -> Result<(), Error> {
         let mut based_on = self.based_on.lock().unwrap_or_else(PoisonError::into_inner);
         let next = file.unwrap_or_else(|| based_on.clone());
-        let cannot = |cause| Error::File { path: self.path(CONFIGURATION), cause };
-        let stored = Stored { based_on: next, configuration: config.document() };
-        let bytes = serde_json::to_vec_pretty(&stored).map_err(|error| cannot(error.into()))?;
-        self.write(CONFIGURATION, &bytes)?;
-        *based_on = stored.based_on;
+        // A `Stored` that need not be made anew: a large configuration takes a while.
+        let head = format!("{{\"based_on\":\"{}\",\n\"configuration\":", next.0);
+        self.write(CONFIGURATION, &[head.as_bytes(), configuration, b"}\n"].concat())?;
+        *based_on = next;
         Ok(())
     }
 
@@ -153,19 +152,7 @@ impl Store {
 
     /// Writes a file of the directory, readable by its owner alone, whole or not at all.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let (path, unfinished) = (self.path(name), self.path(&format!("{name}.new")));
-        let write = || {
-            let mut options = OpenOptions::new();
-            let mut file =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-            // An unfinished file of an earlier run keeps the mode it had.
-            file.set_permissions(Permissions::from_mode(0o600))?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&unfinished, &path)?;
-            File::open(&self.directory)?.sync_all() // the new name is on the disk too
-        };
-        write().map_err(|cause| Error::File { path: path.clone(), cause })
+        write_whole(&self.directory, name, &format!("{name}.new"), bytes)
     }
 
     /// Reads a file of the directory; `None` if it is not there.
@@ -182,14 +169,14 @@ impl Store {
         self.directory.join(name)
     }
 
-    fn stored(&self) -> Option<(Stored<Value>, Config)> {
+    fn stored(&self) -> Option<(Stored, Config)> {
         let path = self.path(CONFIGURATION);
         let unusable = |why: String| {
             warn!("{}: {why}; going on with {}", path.display(), self.file.display());
         };
         let bytes =
             self.read(CONFIGURATION).map_err(|error| unusable(error.to_string())).ok()??;
-        let stored: Stored<Value> =
+        let stored: Stored =
             serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string())).ok()?;
         let config = Config::read(&stored.configuration)
             .map_err(|mistakes| unusable(format!("was refused:\n{}", listed(&mistakes))))
@@ -215,6 +202,29 @@ impl Store {
             self.file.display()
         );
     }
+}
+
+/// Writes a file of a directory, readable by its owner alone, whole or not at all: under another name until it is on the
+/// disk.
+pub(crate) fn write_whole(
+    directory: &Path,
+    name: &str,
+    unfinished: &str,
+    bytes: &[u8],
+) -> Result<(), Error> {
+    let (path, unfinished) = (directory.join(name), directory.join(unfinished));
+    let write = || {
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+        // An unfinished file of an earlier run keeps the mode it had.
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, &path)?;
+        File::open(directory)?.sync_all() // the new name is on the disk too
+    };
+    write().map_err(|cause| Error::File { path: path.clone(), cause })
 }
 
 /// The lock ends with the process, however that ends.
@@ -284,7 +294,15 @@ mod tests {
     fn save_weight(directory: &TempDir, weight: u16) {
         let (store, mut config) = open(directory).unwrap();
         config.services[0].servers[0].weight = weight;
-        store.save(&config, None).unwrap();
+        save(&store, &config);
+    }
+
+    fn json(config: &Config) -> Vec<u8> {
+        serde_json::to_vec(&config.document()).unwrap()
+    }
+
+    fn save(store: &Store, config: &Config) {
+        store.save(&json(config), None).unwrap();
     }
 
     #[test]
@@ -309,7 +327,7 @@ mod tests {
         write_weight(&directory, 4);
         assert_eq!(weight(&open(&directory).unwrap().1), 4);
         let overruled = directory.path().join("state").join(OVERRULED);
-        let stored: Stored<Value> = serde_json::from_slice(&fs::read(overruled).unwrap()).unwrap();
+        let stored: Stored = serde_json::from_slice(&fs::read(overruled).unwrap()).unwrap();
         assert_eq!(weight(&Config::read(&stored.configuration).unwrap()), 2);
         assert_eq!(weight(&open(&directory).unwrap().1), 4);
     }
@@ -321,9 +339,9 @@ mod tests {
         write_weight(&directory, 4);
         let (mut config, digest) = store.reread().unwrap();
         assert_eq!(weight(&config), 4);
-        store.save(&config, Some(digest)).unwrap();
+        store.save(&json(&config), Some(digest)).unwrap();
         config.services[0].servers[0].weight = 5;
-        store.save(&config, None).unwrap();
+        save(&store, &config);
         drop(store);
         assert_eq!(weight(&open(&directory).unwrap().1), 5);
     }
@@ -335,7 +353,7 @@ mod tests {
         write_weight(&directory, 4);
         store.reread().unwrap();
         config.services[0].servers[0].weight = 5;
-        store.save(&config, None).unwrap();
+        save(&store, &config);
         drop(store);
         assert_eq!(weight(&open(&directory).unwrap().1), 4);
     }
@@ -359,7 +377,7 @@ mod tests {
         let directory = with_weight(1);
         save_weight(&directory, 2);
         let path = directory.path().join("state").join(CONFIGURATION);
-        let text = fs::read_to_string(&path).unwrap().replace("\"weight\": 2", "\"weight\": -2");
+        let text = fs::read_to_string(&path).unwrap().replace("\"weight\":2", "\"weight\":-2");
         fs::write(&path, text).unwrap();
         assert_eq!(weight(&open(&directory).unwrap().1), 1);
     }
@@ -383,7 +401,7 @@ mod tests {
         let (store, mut config) = open(&directory).unwrap();
         config.services[0].servers[0].weight = 3;
         fs::create_dir(store.path("config.json.new")).unwrap();
-        assert!(matches!(store.save(&config, None), Err(Error::File { .. })));
+        assert!(matches!(store.save(&json(&config), None), Err(Error::File { .. })));
         drop(store);
         assert_eq!(weight(&open(&directory).unwrap().1), 2);
     }

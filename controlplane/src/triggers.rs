@@ -8,16 +8,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use tracing::warn;
 
-use crate::admin::edited;
 use crate::alerts::reach::Networks;
 use crate::alerts::{Pace, webhook};
 use crate::config::Happening;
 use crate::config::trigger::{Action, On, Trigger};
 use crate::events::{Change, Event, Events, Heard, Subject};
-use crate::node::{Guard, Node};
+use crate::node::{Guard, Node, Wish};
 
 /// Begins to run triggers, from the first event that is kept.
 pub fn start(node: &Arc<Node>, networks: &Networks, pace: Pace) {
@@ -141,26 +139,30 @@ async fn act(
 ) -> (String, Result<String, String>) {
     match action {
         Action::Want { service, server, state, .. } => {
-            let wanted = json!({ "state": state });
-            let what =
-                format!("{service}/{server} {}", wanted["state"].as_str().unwrap_or_default());
-            (what, change(node, service, Some(server), wanted).await)
+            let what = format!("{service}/{server} {}", state.name());
+            let (service, server) = (service.clone(), server.clone());
+            let wish = Wish::Server { service, server, state: Some(*state), weight: None };
+            (what, fulfil(node, wish).await)
         }
         Action::Service { service, enabled } => {
             let what = format!("{service} {}", if *enabled { "enabled" } else { "disabled" });
-            (what, change(node, service, None, json!({ "enabled": enabled })).await)
+            let wish = Wish::Service { service: service.clone(), enabled: *enabled };
+            (what, fulfil(node, wish).await)
         }
         Action::Weight { service, server, weight } => {
             let what = format!("{service}/{server} weight {weight}");
-            (what, change(node, service, Some(server), json!({ "weight": weight })).await)
+            let (service, server) = (service.clone(), server.clone());
+            let wish = Wish::Server { service, server, state: None, weight: Some(*weight) };
+            (what, fulfil(node, wish).await)
         }
         Action::Script { path, arguments, timeout } => {
             let view = node.view();
-            let script = script::Script {
+            let script = script::Run {
                 directory: view.config.scripts.clone(),
                 path: path.clone(),
                 arguments: arguments.clone(),
                 input: webhook::body(event, &view),
+                user: view.config.script_user.clone(),
                 patience: Duration::from_secs((*timeout).into()),
             };
             (format!("script {}", path.display()), script.run().await)
@@ -177,15 +179,9 @@ async fn act(
 }
 
 /// Changes what is wanted, as the API does.
-async fn change(
-    node: &Arc<Node>,
-    service: &str,
-    server: Option<&str>,
-    wanted: Value,
-) -> Result<String, String> {
+async fn fulfil(node: &Arc<Node>, wish: Wish) -> Result<String, String> {
     let before = node.view();
-    let edit = edited(service.to_owned(), server.map(str::to_owned), wanted);
-    match node.edit(Guard::any(), edit).await {
+    match node.want(Guard::any(), wish).await {
         Ok((after, _)) if after.etag == before.etag => Ok("so already".into()),
         Ok(_) => Ok("done".into()),
         Err(refusal) => Err(refusal.to_string()),

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use dataplane::snapshot::{Protocol, Service};
+use serde_json::{Value, json};
 
 #[path = "api/rig.rs"]
 mod rig;
@@ -20,9 +21,8 @@ fn service<T>(worker: &mut Worker, address: [u8; 4], of: impl FnOnce(&Service) -
     of(services.at(Ipv4Addr::from(address).into(), Protocol::Tcp, 80).unwrap())
 }
 
-/// With as many services and servers as the largest installation.
-#[test]
-fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_late() {
+/// As many services and servers as the largest installation has.
+fn large() -> String {
     let mut configuration = CONFIGURATION.split("[[service]]").next().unwrap().to_owned();
     configuration = configuration.replace("10.0.0.2/24", "10.0.0.2/16");
     for service in 0..1000 {
@@ -41,27 +41,120 @@ fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_l
             );
         }
     }
-    let mut rig = Rig::with_workers_and(1, &configuration);
-    let number = |worker: &mut Worker| {
-        service(worker, [10, 0, 100, 7], |service| service.candidates.servers().len())
-    };
+    configuration
+}
+
+/// How many servers of service 7 take new flows.
+fn open(worker: &mut Worker) -> usize {
+    service(worker, [10, 0, 100, 7], |service| match service.options.closed {
+        true => 0,
+        false => service.candidates.servers().len(),
+    })
+}
+
+/// A node with all of that, whose servers have been asked.
+fn started() -> Rig {
+    let mut rig = Rig::with_workers_and(1, &large());
     wait_until("all have been asked", || rig.node().asked().asked() >= 10_000);
-    wait_until("its servers are up", || number(&mut rig.worker) == 10);
+    wait_until("its servers are up", || open(&mut rig.worker) == 10);
     std::thread::sleep(Duration::from_secs(2)); // what came of the first answers has been published
+    rig
+}
+
+#[test]
+fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_late() {
+    let mut rig = started();
     let gap = rig.node().status().control_longest_gap;
     println!("longest gap while all were asked for the first time: {gap} s");
     // Server 3 of service 7.
     rig.script.stop("10.0.150.73:80");
-    wait_until("it is out", || number(&mut rig.worker) == 9);
+    wait_until("it is out", || open(&mut rig.worker) == 9);
     let asked = *rig.script.asked("10.0.150.73:80").last().unwrap();
     let took = asked.elapsed();
     println!("from the answer to the worker: {took:?}");
-    let begin = Instant::now();
-    assert_eq!(rig.ask("POST", "/api/v1/services/s7/servers/r4/drain").status, 200);
-    wait_until("another drains", || number(&mut rig.worker) == 8);
-    let drained = begin.elapsed();
-    println!("drain over REST: {drained:?}");
     println!("longest gap: {} s", rig.node().status().control_longest_gap);
     assert!(took < Duration::from_millis(100), "{took:?}");
-    assert!(drained < Duration::from_secs(2), "{drained:?}");
+}
+
+/// How soon after a request so many servers of service 7 take new flows, as the worker sees it.
+fn soon(
+    rig: &mut Rig,
+    (method, path, body): (&'static str, &'static str, Value),
+    expected: usize,
+) -> Duration {
+    let door = rig.door();
+    let begin = Instant::now();
+    let asking = std::thread::spawn(move || door.tell(method, path, &body).status);
+    wait_until("the worker has it", || open(&mut rig.worker) == expected);
+    let took = begin.elapsed();
+    assert_eq!(asking.join().unwrap(), 200, "{method} {path}");
+    took
+}
+
+#[test]
+fn among_ten_thousand_servers_the_workers_know_at_once_what_is_wanted_of_one() {
+    const SERVER: &str = "/api/v1/services/s7/servers/r4";
+    let mut rig = started();
+    let whole = |state: &str| {
+        let mut server = rig.ask("GET", SERVER).json();
+        server["state"] = state.into();
+        server
+    };
+    let [put_drain, put_online] = ["drain", "online"].map(whole);
+    let doors = [
+        (
+            "POST",
+            ["/api/v1/services/s7/servers/r4/drain", "/api/v1/services/s7/servers/r4/online"],
+            [json!({}), json!({})],
+            9,
+        ),
+        ("PATCH", [SERVER; 2], [json!({ "state": "drain" }), json!({ "state": "online" })], 9),
+        ("PATCH", [SERVER; 2], [json!({ "weight": 0 }), json!({ "weight": 50 })], 9),
+        ("PUT", [SERVER; 2], [put_drain, put_online], 9),
+        (
+            "PATCH",
+            ["/api/v1/services/s7"; 2],
+            [json!({ "enabled": false }), json!({ "enabled": true })],
+            0,
+        ),
+    ];
+    for (method, paths, bodies, after) in doors {
+        // Others may need the machine, too.
+        let times: Vec<_> = (0..3)
+            .flat_map(|_| {
+                let [to, back] = bodies.clone();
+                [
+                    soon(&mut rig, (method, paths[0], to), after),
+                    soon(&mut rig, (method, paths[1], back), 10),
+                ]
+            })
+            .collect();
+        println!("{method} {paths:?} {bodies:?}: {times:?}");
+        assert!(
+            times.iter().min() < Some(&Duration::from_millis(100)),
+            "{method} {bodies:?}: {times:?}"
+        );
+    }
+    let trigger = json!([{
+        "name": "other", "on": { "service": "s7", "server": "r4", "state": "down" },
+        "do": [{ "action": "weight", "service": "s7", "server": "r5", "weight": 0 }],
+    }]);
+    let mut configuration = rig.ask("GET", "/api/v1/config").json();
+    configuration["trigger"] = trigger;
+    let begin = Instant::now();
+    assert_eq!(rig.tell("PUT", "/api/v1/config", &configuration).status, 200);
+    println!("PUT of everything: {:?}", begin.elapsed());
+    let times: Vec<_> = (0..3)
+        .map(|_| {
+            let begin = Instant::now();
+            rig.server_is("s7", "r4", "up", "down", "as it would be told");
+            wait_until("the worker has it", || open(&mut rig.worker) == 9);
+            let took = begin.elapsed();
+            let back = ("PATCH", "/api/v1/services/s7/servers/r5", json!({ "weight": 100 }));
+            soon(&mut rig, back, 10);
+            took
+        })
+        .collect();
+    println!("a trigger: {times:?}");
+    assert!(times.iter().min() < Some(&Duration::from_millis(100)), "{times:?}");
 }

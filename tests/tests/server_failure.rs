@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -175,6 +176,16 @@ fn a_page_answers_when_all_servers_have_failed_and_only_then(rig: &mut Rig) {
     assert!(response.text().contains("not available"), "{}", response.text());
     let posted = rig.client().request(&at(TRANSLATED, 80), "POST", "/", b"x").expect("an answer");
     assert_eq!(posted.status, 405);
+    // ST-11: the operator's own, and what he makes of it while it answers.
+    let shows = |text: &str| page().filter(|it| it.text() == text).is_some();
+    put_page(rig, "<p>We are moving house.</p>");
+    let own = json!({ "fallback": { "page": "moving.html" } });
+    rig.appliance.rest("PATCH", "/services/web", Some(own));
+    for text in ["<p>We are moving house.</p>", "<p>We are <b>still</b> moving.</p>"] {
+        put_page(rig, text);
+        let shown = eventually(Duration::from_secs(5), || shows(text).then_some(()));
+        assert!(shown.is_some(), "{text}");
+    }
     let again = Web::start(rig, first, "*");
     wait_for(rig, first, &["up"]);
     for _ in 0..10 {
@@ -187,6 +198,14 @@ fn a_page_answers_when_all_servers_have_failed_and_only_then(rig: &mut Rig) {
     let new = rig.client().attempt(&at(TRANSLATED, 80), 1, Duration::from_millis(300));
     assert!(new[0].is_err(), "taken offline by hand");
     drop(again);
+}
+
+fn put_page(rig: &Rig, text: &str) {
+    let stream = UnixStream::connect(rig.appliance.socket()).expect("the socket is answered");
+    let html = [("Content-Type", "text/html")];
+    let put =
+        http::exchange(stream, "PUT", "/api/v1/pages/moving.html", &html, text.as_bytes()).unwrap();
+    assert!([200, 201].contains(&put.status), "{}", put.text());
 }
 
 /// ST-05.

@@ -13,6 +13,7 @@ use super::problem::Problem;
 use crate::config::Config;
 use crate::field::{self, Tree};
 use crate::node::Refusal;
+use crate::pages::files::LARGEST;
 
 /// The longest body that is taken, in bytes.
 pub const LONGEST: usize = 16 << 20;
@@ -68,35 +69,63 @@ impl<S: Send + Sync> FromRequest<S> for Written {
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         let kind = kind(&parts.headers)?;
-        let bytes = read(body, parts.headers.contains_key(header::EXPECT)).await?;
+        let bytes = read(body, LONGEST, parts.headers.contains_key(header::EXPECT)).await?;
         Ok(Self { kind, bytes })
     }
 }
 
-fn kind(headers: &HeaderMap) -> Result<Kind, Problem> {
-    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = given.unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    match essence.as_str() {
-        "application/json" | "application/merge-patch+json" => Ok(Kind::Json),
-        "application/toml" => Ok(Kind::Toml),
-        _ => {
-            let detail = format!(
-                "expected content of type application/json or application/toml, found {}",
-                given.map_or_else(|| "none".into(), |given| format!("{given:?}"))
-            );
-            Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+/// A page of the operator's.
+#[derive(Debug)]
+pub struct Html(pub Vec<u8>);
+
+impl<S: Send + Sync> FromRequest<S> for Html {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        if essence(&parts.headers) != "text/html" {
+            return Err(unsupported("text/html", &parts.headers));
+        }
+        let bytes = read(body, LARGEST, parts.headers.contains_key(header::EXPECT)).await?;
+        match std::str::from_utf8(&bytes) {
+            Ok(_) => Ok(Self(bytes)),
+            Err(error) => {
+                let detail = format!("the body is not UTF-8, as pages are: {error}");
+                Err(Problem::new(StatusCode::BAD_REQUEST, detail))
+            }
         }
     }
 }
 
-/// The whole body. `asks_first`: the client waits for our word before it sends anything.
-async fn read(mut body: Body, asks_first: bool) -> Result<Vec<u8>, Problem> {
+fn kind(headers: &HeaderMap) -> Result<Kind, Problem> {
+    match essence(headers).as_str() {
+        "application/json" | "application/merge-patch+json" => Ok(Kind::Json),
+        "application/toml" => Ok(Kind::Toml),
+        _ => Err(unsupported("application/json or application/toml", headers)),
+    }
+}
+
+/// The type of the content without its parameters.
+fn essence(headers: &HeaderMap) -> String {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    given.unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+}
+
+fn unsupported(expected: &str, headers: &HeaderMap) -> Problem {
+    let given = headers.get(header::CONTENT_TYPE);
+    let found = given.map_or_else(|| "none".into(), |given| format!("{given:?}"));
+    let detail = format!("expected content of type {expected}, found {found}");
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+}
+
+/// The whole body, of so many bytes at most. `asks_first`: the client waits for our word before it sends anything.
+async fn read(mut body: Body, longest: usize, asks_first: bool) -> Result<Vec<u8>, Problem> {
     let announced = body.size_hint().lower();
-    if announced > LONGEST as u64 {
+    if announced > longest as u64 {
         if !asks_first && announced <= DRAINED {
             drain(body);
         }
-        return Err(too_large());
+        return Err(too_large(longest));
     }
     let late = || Problem::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive");
     let deadline = Instant::now() + PATIENCE;
@@ -109,16 +138,16 @@ async fn read(mut body: Body, asks_first: bool) -> Result<Vec<u8>, Problem> {
             Problem::new(StatusCode::BAD_REQUEST, format!("the body broke off: {error}"))
         })?;
         let Ok(data) = frame.into_data() else { continue }; // trailers say nothing to us
-        if bytes.len() + data.len() > LONGEST {
+        if bytes.len() + data.len() > longest {
             drain(body);
-            return Err(too_large());
+            return Err(too_large(longest));
         }
         bytes.extend_from_slice(&data);
     }
 }
 
-fn too_large() -> Problem {
-    let detail = format!("the body is longer than {} MiB", LONGEST >> 20);
+fn too_large(longest: usize) -> Problem {
+    let detail = format!("the body is longer than {} MiB", longest >> 20);
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
 }
 

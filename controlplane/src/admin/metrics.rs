@@ -125,18 +125,12 @@ pub fn text(node: &Node) -> String {
             page.sample("agent_misses", labels, agent.missed);
         }
     });
-    for (name, kind, help, value) in TRAFFIC {
-        let service_name = format!("service_{name}");
-        page.family(&service_name, kind, help);
-        for service in &status.services {
-            page.sample(&service_name, &[("service", &service.name)], value(&service.traffic));
-        }
-        let server_name = format!("server_{name}");
-        page.family(&server_name, kind, help);
-        each_server(&status.services, |labels, server| {
-            page.sample(&server_name, labels, value(&server.traffic));
-        });
+    for &(name, kind, help, value) in TRAFFIC {
+        page.traffic(&status.services, (name, kind, help), value);
     }
+    let took = ("handshake_seconds_total", "counter", "How long those answers took.");
+    let seconds = |traffic: &Traffic| traffic.totals.handshake_milliseconds as f64 / 1000.0;
+    page.traffic(&status.services, took, seconds);
     page.0
 }
 
@@ -254,9 +248,6 @@ const TRAFFIC: &[Family<Traffic>] = &[
     ("refused_total", "counter", "Connections that servers refused.", |t| t.totals.refused),
     ("resets_total", "counter", "Connections that servers reset.", |t| t.totals.resets),
     ("handshakes_total", "counter", "First SYNs that were answered.", |t| t.totals.handshakes),
-    ("handshake_milliseconds_total", "counter", "How long those answers took.", |t| {
-        t.totals.handshake_milliseconds
-    }),
 ];
 
 type Labels<'l> = &'l [(&'l str, &'l dyn Display)];
@@ -277,6 +268,25 @@ impl Page {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a string cannot fail.
         let _ = writeln!(self.0, "# HELP sluice_{name} {help}\n# TYPE sluice_{name} {kind}");
+    }
+
+    /// The same of every service and of every server.
+    fn traffic<V: Display>(
+        &mut self,
+        services: &[Service],
+        (name, kind, help): (&str, &str, &str),
+        value: impl Fn(&Traffic) -> V,
+    ) {
+        let service_name = format!("service_{name}");
+        self.family(&service_name, kind, help);
+        for service in services {
+            self.sample(&service_name, &[("service", &service.name)], value(&service.traffic));
+        }
+        let server_name = format!("server_{name}");
+        self.family(&server_name, kind, help);
+        each_server(services, |labels, server| {
+            self.sample(&server_name, labels, value(&server.traffic));
+        });
     }
 
     fn sample(&mut self, name: &str, labels: Labels, value: impl Display) {

@@ -48,12 +48,16 @@ impl From<Refusal> for Problem {
         let status = match &refusal {
             Refusal::Malformed(_) => StatusCode::BAD_REQUEST,
             Refusal::NotFound(_) => StatusCode::NOT_FOUND,
-            Refusal::NotLive(_) | Refusal::Exists(_) => StatusCode::CONFLICT,
+            Refusal::NotLive(_) | Refusal::Exists(_) | Refusal::InUse { .. } => {
+                StatusCode::CONFLICT
+            }
             Refusal::Stale { .. } => StatusCode::PRECONDITION_FAILED,
             Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Busy => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Silent => StatusCode::SERVICE_UNAVAILABLE,
-            Refusal::Store(_) | Refusal::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+            Refusal::Store(_) | Refusal::Page(_) | Refusal::Failed => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         };
         let problem = Self::new(status, refusal.to_string());
         match refusal {

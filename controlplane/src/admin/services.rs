@@ -10,6 +10,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::Shared;
@@ -18,7 +19,7 @@ use super::body::Written;
 use super::configuration::guard;
 use super::problem::Problem;
 use crate::document::{Server, Service, State as Wanted};
-use crate::node::{Place, Refusal, View};
+use crate::node::{Node, Place, Refusal, View, Wish};
 
 /// All virtual services.
 #[utoipa::path(
@@ -54,7 +55,7 @@ pub async fn add(
         services.push(sent);
         Ok(Place { service: services.len() - 1, server: None })
     };
-    let (view, place) = node.edit(guard(&headers)?, edit).await?;
+    let (view, place) = node.edit(guard(&headers)?, |_| None, edit).await?;
     let service = service_at(&view, place)?;
     Ok(created(&view, service, &format!("/api/v1/services/{}", service.name)))
 }
@@ -90,7 +91,7 @@ pub async fn replace(
         *at(document, place) = named(written.value()?, &name);
         Ok(place)
     };
-    let (view, place) = node.edit(guard(&headers)?, edit).await?;
+    let (view, place) = node.edit(guard(&headers)?, |_| None, edit).await?;
     Ok(tagged(Json(service_at(&view, place)?), &view))
 }
 
@@ -111,12 +112,7 @@ pub async fn change(
     headers: HeaderMap,
     written: Written,
 ) -> Result<Response, Problem> {
-    let edit = move |document: &mut Value| {
-        let place = place_of(document, &name, None)?;
-        merge(at(document, place), written.value()?);
-        Ok(place)
-    };
-    let (view, place) = node.edit(guard(&headers)?, edit).await?;
+    let (view, place) = patched(&node, &headers, (name, None), written).await?;
     Ok(tagged(Json(service_at(&view, place)?), &view))
 }
 
@@ -139,7 +135,7 @@ pub async fn remove(
         list_in(document, "service").remove(place.service);
         Ok(place)
     };
-    let (view, _) = node.edit(guard(&headers)?, edit).await?;
+    let (view, _) = node.edit(guard(&headers)?, |_| None, edit).await?;
     Ok(tagged(StatusCode::NO_CONTENT, &view))
 }
 
@@ -182,7 +178,7 @@ pub async fn add_server(
         servers.push(sent);
         Ok(Place { server: Some(servers.len() - 1), ..place })
     };
-    let (view, place) = node.edit(guard(&headers)?, edit).await?;
+    let (view, place) = node.edit(guard(&headers)?, |_| None, edit).await?;
     let server = server_at(&view, place)?;
     let own = server.name.as_deref().unwrap_or_default();
     let location = format!("/api/v1/services/{name}/servers/{own}");
@@ -220,12 +216,17 @@ pub async fn replace_server(
     headers: HeaderMap,
     written: Written,
 ) -> Result<Response, Problem> {
+    let written = Arc::new(written);
+    let wish = {
+        let (service, name, written) = (service.clone(), name.clone(), Arc::clone(&written));
+        move |view: &View| replacing(view, service, name, &written)
+    };
     let edit = move |document: &mut Value| {
         let place = place_of(document, &service, Some(&name))?;
         *at(document, place) = named(written.value()?, &name);
         Ok(place)
     };
-    let (view, place) = node.edit(guard(&headers)?, edit).await?;
+    let (view, place) = node.edit(guard(&headers)?, wish, edit).await?;
     Ok(tagged(Json(server_at(&view, place)?), &view))
 }
 
@@ -246,12 +247,7 @@ pub async fn change_server(
     headers: HeaderMap,
     written: Written,
 ) -> Result<Response, Problem> {
-    let edit = move |document: &mut Value| {
-        let place = place_of(document, &service, Some(&name))?;
-        merge(at(document, place), written.value()?);
-        Ok(place)
-    };
-    let (view, place) = node.edit(guard(&headers)?, edit).await?;
+    let (view, place) = patched(&node, &headers, (service, Some(name)), written).await?;
     Ok(tagged(Json(server_at(&view, place)?), &view))
 }
 
@@ -275,7 +271,7 @@ pub async fn remove_server(
         servers.remove(place.server.unwrap_or_default());
         Ok(place)
     };
-    let (view, _) = node.edit(guard(&headers)?, edit).await?;
+    let (view, _) = node.edit(guard(&headers)?, |_| None, edit).await?;
     Ok(tagged(StatusCode::NO_CONTENT, &view))
 }
 
@@ -337,21 +333,73 @@ async fn want(
     headers: &HeaderMap,
     state: Wanted,
 ) -> Result<Response, Problem> {
-    let (view, place) = node.want(guard(headers)?, (service, name), state).await?;
+    let wish = Wish::Server { service, server: name, state: Some(state), weight: None };
+    let (view, place) = node.want(guard(headers)?, wish).await?;
     Ok(tagged(Json(server_at(&view, place)?), &view))
 }
 
-/// Changes some settings of a service or of its server, as [`change`] and [`change_server`] do.
-pub fn edited(
-    service: String,
-    server: Option<String>,
-    patch: Value,
-) -> impl FnOnce(&mut Value) -> Result<Place, Refusal> + Send + 'static {
-    move |document: &mut Value| {
+/// Changes some settings of a service or of its server.
+async fn patched(
+    node: &Arc<Node>,
+    headers: &HeaderMap,
+    (service, server): (String, Option<String>),
+    written: Written,
+) -> Result<(Arc<View>, Place), Problem> {
+    let written = Arc::new(written);
+    let wish = {
+        let (service, server, written) = (service.clone(), server.clone(), Arc::clone(&written));
+        move |_: &View| wished(service, server, &written.value().ok()?)
+    };
+    let edit = move |document: &mut Value| {
         let place = place_of(document, &service, server.as_deref())?;
-        merge(at(document, place), patch);
+        merge(at(document, place), written.value()?);
         Ok(place)
+    };
+    Ok(node.edit(guard(headers)?, wish, edit).await?)
+}
+
+/// The wish that a patch is, if it is no more than that.
+fn wished(service: String, server: Option<String>, patch: &Value) -> Option<Wish> {
+    /// Of a service.
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct OfService {
+        enabled: bool,
     }
+    /// Of a server.
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct OfServer {
+        #[serde(default, deserialize_with = "given")]
+        state: Option<Wanted>,
+        #[serde(default, deserialize_with = "given")]
+        weight: Option<u16>,
+    }
+    match server {
+        None => {
+            let OfService { enabled } = OfService::deserialize(patch).ok()?;
+            Some(Wish::Service { service, enabled })
+        }
+        Some(server) => {
+            let OfServer { state, weight } = OfServer::deserialize(patch).ok()?;
+            Some(Wish::Server { service, server, state, weight })
+        }
+    }
+}
+
+/// A value, but not `null`, which stands for the default.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+/// The wish that it is to replace a server by what was written, if it is no more than that.
+fn replacing(view: &View, service: String, server: String, written: &Written) -> Option<Wish> {
+    let own = view.service(&service).ok()?;
+    let before = &own.document.server[own.position(&server).ok()?];
+    let sent: Server = serde_json::from_value(named(written.value().ok()?, &server)).ok()?;
+    let (state, weight) = (sent.state, sent.weight);
+    let is_no_more = Server { state, weight, ..before.clone() } == sent;
+    is_no_more.then_some(Wish::Server { service, server, state: Some(state), weight: Some(weight) })
 }
 
 /// Where the service, or its server, stands in the document.

@@ -77,7 +77,7 @@ impl Config {
             told.push("nat: rules changed".into());
         }
         compare("service", &self.services, &next.services, |it| &it.name, &mut told, service);
-        if self.scripts != next.scripts {
+        if (&self.scripts, &self.script_user) != (&next.scripts, &next.script_user) {
             told.push("node: scripts changed".into());
         }
         if self.alerts != next.alerts {

@@ -119,10 +119,14 @@ pub(super) fn fallback<'v>(
     Some(found)
 }
 
-/// The name of a file, and of nothing that is elsewhere.
+/// Whether a page can have this name: that of a file, and of nothing that is elsewhere.
+pub(crate) fn is_page(name: &str) -> bool {
+    is_name(name, b"._-")
+}
+
 fn page(field: &Field<'_>) -> Result<String, Invalid> {
     let expected = "a name for a page, such as \"sorry.html\"";
-    field.parsed(expected, |text| is_name(text, b"._-").then(|| text.into()))
+    field.parsed(expected, |text| is_page(text).then(|| text.into()))
 }
 
 fn server<'v>(

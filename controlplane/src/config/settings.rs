@@ -59,8 +59,7 @@ pub(super) fn helper(field: &Field<'_>) -> Result<Helper, Invalid> {
 }
 
 pub(super) fn state(field: &Field<'_>) -> Result<State, Invalid> {
-    let words = [("online", State::Online), ("drain", State::Drain), ("halt", State::Halt)];
-    word(field, "online, drain or halt", &words)
+    word(field, "online, drain or halt", &State::ALL)
 }
 
 const PERSISTENCE: Shape =

@@ -10,17 +10,26 @@ use dataplane::snapshot::TRANSLATED_PORTS;
 use super::{Admin, Certificate, Dataplane, Memory, Polling, name};
 use crate::document;
 use crate::field::{Field, Invalid, Refusals, Shape};
+use crate::script::account;
 
-const NODE: Shape = Shape { known: &["name", "scripts"], later: &[] };
+const NODE: Shape = Shape { known: &["name", "scripts", "script_user"], later: &[] };
 
-/// Its name, and the directory of its scripts.
-pub(super) fn node(field: &Field<'_>, refusals: &mut Refusals) -> Option<(String, PathBuf)> {
+/// Its name, the directory of its scripts, and whom they run as.
+pub(super) fn node(field: &Field<'_>, refusals: &mut Refusals) -> Option<document::Node> {
     let table = field.table(&NODE, refusals)?;
-    let document::Node { name: usual, scripts } = document::Node::default();
+    let document::Node { name: usual, scripts, .. } = document::Node::default();
     let name = refusals.keep(table.at("name").or(usual, name));
     let scripts = table.at("scripts").or(scripts, |field| path(field, LONGEST_PATH));
     let scripts = refusals.keep(scripts);
-    Some((name?, scripts?))
+    let script_user = refusals.keep(table.at("script_user").optional(user));
+    Some(document::Node { name: name?, scripts: scripts?, script_user: script_user? })
+}
+
+/// Somebody whom this system knows.
+fn user(field: &Field<'_>) -> Result<String, Invalid> {
+    field.parsed("the name of a user of this system, such as nobody", |text| {
+        account(text).ok().map(|user| user.name)
+    })
 }
 
 const DATAPLANE: Shape = Shape {

@@ -678,6 +678,7 @@ fn a_value_out_of_its_range_is_refused_by_its_path() {
         ("service[1].addresses", &[json!([])]),
         ("service[1].addresses[1]", &[json!("10.1.0.101"), json!("10.9.0.1")]),
         ("node.scripts", &[json!("scripts"), json!("")]),
+        ("node.script_user", &[json!("no-such-user"), json!("root\0"), json!(""), json!(0)]),
         ("alerts.via", &[json!("data"), json!("")]),
         (
             "alerts.mail.server",

@@ -182,9 +182,7 @@ impl<N: Net> Asking<'_, N> {
                 Box::pin(tcp::ask(self, send.as_ref(), expect.as_ref(), tls.as_ref()))
             }
             Kind::Udp { send, expect } => Box::pin(udp::ask(self, send.as_ref(), expect.as_ref())),
-            Kind::Script { program, arguments } => {
-                Box::pin(script::run(self.target, program, arguments))
-            }
+            Kind::Script { program, arguments } => Box::pin(script::run(self, program, arguments)),
         }
     }
 

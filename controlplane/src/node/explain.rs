@@ -11,7 +11,7 @@ use dataplane::explain::{self, Carried, Decision, Described, MOST_DECISIONS, Own
 use dataplane::parse::{Flow, Packet, Part};
 use dataplane::punt::{Class, Command, Copied, FlowState};
 use dataplane::snapshot::{
-    Admission, Encapsulation, InterfaceId, Protocol, Scheduler, ServerId, ServiceId, Snapshot,
+    Encapsulation, InterfaceId, Protocol, Scheduler, ServerId, ServiceId, Snapshot,
 };
 use dataplane::wire::{Address, Mac, tcp};
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::{Inner, Node, PATIENCE, Refusal, View};
 use crate::report;
+use crate::states::Actual;
 
 /// TCP's control bits by their names in the API.
 pub const FLAGS: [(&str, u8); 6] = [
@@ -72,12 +73,14 @@ pub struct Explained {
     view: Arc<View>,
     worker: usize,
     decisions: Vec<Decision>,
+    /// How things stand with the servers that are named.
+    servers: HashMap<ServerId, Actual>,
 }
 
 impl Explained {
     /// The same with names.
     pub fn report(self) -> report::Explanation {
-        let names = Names::of(&self.view);
+        let names = Names::of(&self.view, &self.servers);
         let decisions = self.decisions.iter().map(|decision| names.decision(decision)).collect();
         report::Explanation { worker: self.worker, decisions }
     }
@@ -109,7 +112,13 @@ impl Node {
             return Err(Refusal::Silent);
         };
         let worker = told.iter().position(|decisions| know_the_flow(decisions)).unwrap_or(0);
-        Ok(Explained { view, worker, decisions: told.swap_remove(worker) })
+        let decisions = told.swap_remove(worker);
+        let named = decisions.iter().filter_map(|decision| match decision {
+            Decision::Server { server, .. } => Some(*server),
+            _ => None,
+        });
+        let servers = named.filter_map(|id| Some((id, self.states.actual(id)?))).collect();
+        Ok(Explained { view, worker, decisions, servers })
     }
 }
 
@@ -140,12 +149,14 @@ struct Names<'v> {
     interfaces: Vec<&'v str>,
     services: HashMap<ServiceId, &'v str>,
     servers: HashMap<ServerId, &'v str>,
+    actual: &'v HashMap<ServerId, Actual>,
 }
 
 impl<'v> Names<'v> {
-    fn of(view: &'v View) -> Self {
+    fn of(view: &'v View, actual: &'v HashMap<ServerId, Actual>) -> Self {
         let interfaces = view.config.interfaces.iter().map(|it| it.name.as_str()).collect();
-        let mut names = Self { interfaces, services: HashMap::new(), servers: HashMap::new() };
+        let (services, servers) = (HashMap::new(), HashMap::new());
+        let mut names = Self { interfaces, services, servers, actual };
         for service in view.services() {
             names.services.insert(service.id, &service.config.name);
             names.servers.extend(service.servers().map(|(id, it)| (id, it.name.as_str())));
@@ -210,13 +221,9 @@ impl<'v> Names<'v> {
             Decision::Announced { server }
             | Decision::Agreed { server }
             | Decision::Ambiguous { server } => json!({ "server": self.server(server) }),
-            Decision::Server { server, address, admission, connections, most } => json!({
+            Decision::Server { server, address, connections, most, .. } => json!({
                 "server": self.server(server), "address": address.ip(),
-                "admission": match admission {
-                    Admission::Open => "online",
-                    Admission::Draining => "drain",
-                    Admission::Halted => "halt",
-                },
+                "state": self.actual.get(&server).map(|actual| actual.name()),
                 "connections": connections, "most": most,
             }),
             Decision::Remembered { milliseconds } => json!({ "timeout": milliseconds / 1_000 }),

@@ -2,7 +2,8 @@
 
 use dataplane::moment::Moment;
 
-use super::{BURST, Inner};
+use super::Inner;
+use super::listen::BURST;
 use crate::net::in_band::{Outgoing, Step};
 
 impl Inner {

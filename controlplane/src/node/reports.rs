@@ -209,7 +209,7 @@ impl Node {
     /// The rules of translation in the order in which they are looked up.
     pub fn nat_rules(&self) -> Vec<report::NatRule> {
         let view = self.view();
-        let Config { interfaces, .. } = &view.config;
+        let Config { interfaces, .. } = &*view.config;
         let blank = |kind| report::NatRule {
             kind,
             inside: None,
@@ -243,7 +243,7 @@ impl Node {
         let view = Arc::clone(&inner.view);
         let own = Arc::clone(&inner.publication.newest().interfaces);
         drop(inner);
-        let Config { interfaces, routes, .. } = &view.config;
+        let Config { interfaces, routes, .. } = &*view.config;
         let connected = interfaces.iter().zip(own.iter()).flat_map(|(interface, own)| {
             let subnets = own.addresses.iter().filter(|subnet| !is_link_local(subnet.address()));
             subnets.map(|subnet| report::Route {
@@ -317,11 +317,6 @@ fn server_report(
     effective_weight: u16,
     agent: Option<Standing>,
 ) -> report::Server {
-    let wanted = match server.wanted() {
-        config::State::Online => "online",
-        config::State::Drain => "drain",
-        config::State::Halt => "halt",
-    };
     report::Server {
         name: server.name.clone(),
         address: server.address.into(),
@@ -331,7 +326,7 @@ fn server_report(
         effective_weight,
         agent: agent.map(agent_report),
         priority: server.priority,
-        wanted: wanted.into(),
+        wanted: server.wanted().name().into(),
         actual: told.map_or(Actual::Unknown, |told| told.actual).name().into(),
         reason: told.and_then(|told| told.reason.clone()),
         since: told.map(|told| moment(told.since)),

@@ -92,19 +92,22 @@ impl Accounts {
         // Connections of the slot's earlier owner end one by one; a server has no more than it began.
         let connections = u64::try_from(active + closing).unwrap_or(0).min(totals.connections);
         let closing = u64::try_from(closing).unwrap_or(0).min(connections);
-        Traffic { connections, closing, totals, rates: account.rates }
+        let handshake_ms = totals.handshake_ms();
+        Traffic { connections, closing, totals, handshake_ms, rates: account.rates }
     }
 
     /// What a service carries, given what its servers do.
     pub fn service(&self, name: &str, servers: impl IntoIterator<Item = Traffic>) -> Traffic {
         let totals = self.removed.get(name).copied().unwrap_or_default();
         let nothing = Traffic { totals, ..Traffic::default() };
-        servers.into_iter().fold(nothing, |sum, server| Traffic {
+        let all = servers.into_iter().fold(nothing, |sum, server| Traffic {
             connections: sum.connections + server.connections,
             closing: sum.closing + server.closing,
             totals: sum.totals.zip(server.totals, u64::wrapping_add),
+            handshake_ms: None,
             rates: sum.rates.zip(server.rates, u64::wrapping_add),
-        })
+        });
+        Traffic { handshake_ms: all.totals.handshake_ms(), ..all }
     }
 }
 

@@ -206,7 +206,7 @@ impl ServiceState {
 pub struct Service {
     pub id: ServiceId,
     name: String,
-    enabled: bool,
+    pub enabled: bool,
     quiescent: bool,
     last_server: LastServer,
     has_fallback: bool,

@@ -46,6 +46,23 @@ fn tables_show_what_there_is() {
 }
 
 #[test]
+fn pages_are_put_shown_and_removed() {
+    let rig = Rig::start();
+    let file = rig.directory.path().join("page");
+    fs::write(&file, "<p>sorry</p>\n").unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(on(&rig, &["pages", "put", "sorry.html", file]).unwrap(), "done\n");
+    let listed = on(&rig, &["pages", "list"]).unwrap();
+    assert!(listed.contains("sorry.html") && listed.contains(" 13 "), "{listed}");
+    assert_eq!(on(&rig, &["pages", "get", "sorry.html"]).unwrap(), "<p>sorry</p>\n");
+    let refused = on(&rig, &["pages", "put", "../admin.token", file]).unwrap_err();
+    assert!(refused.contains("expected a name for a page"), "{refused}");
+    assert_eq!(on(&rig, &["pages", "remove", "sorry.html"]).unwrap(), "done\n");
+    let gone = on(&rig, &["pages", "get", "sorry.html"]).unwrap_err();
+    assert!(gone.contains("there is no page sorry.html"), "{gone}");
+}
+
+#[test]
 fn json_is_the_apis_own() {
     let rig = Rig::start();
     for (command, path) in [

@@ -121,7 +121,7 @@ fn each_decision_is_told_in_words_and_as_data_with_names() {
               "scheduler": "wrr", "weight": 100, "candidates": 2 },
             { "decision": "server",
               "text": "server 10.0.0.11 takes new flows and has 3 connections",
-              "server": "web1", "address": "10.0.0.11", "admission": "online",
+              "server": "web1", "address": "10.0.0.11", "state": "up",
               "connections": 3, "most": 0 },
             { "decision": "direct_return", "text": told[6].to_string() },
             { "decision": "readdressed", "text": told[7].to_string(),

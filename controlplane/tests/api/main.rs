@@ -17,6 +17,8 @@ mod health;
 
 mod hostile;
 
+mod pages;
+
 mod rig;
 
 mod script;

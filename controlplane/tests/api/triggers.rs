@@ -218,6 +218,50 @@ do = [
 }
 
 #[test]
+fn programs_run_as_the_user_who_is_named() {
+    let triggers = r#"
+[[trigger]]
+name = "run"
+on = { state = "down" }
+do = [{ action = "script", path = "who.sh" }]
+"#;
+    let rig = rig(&[("who.sh", "id -un; id -G")], triggers);
+    // Those of root let nobody else in.
+    let open = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(rig.directory.path(), open).unwrap();
+    let check = json!({
+        "type": "script", "path": rig.directory.path().join("scripts/who.sh"), "interval": "200ms",
+        "rise": 1, "negotiate_timeout": "5s",
+    });
+    let mut configuration = rig.ask("GET", "/api/v1/config").json();
+    configuration["node"]["script_user"] = "nobody".into();
+    configuration["service"][0]["server"][1]["check"] = check;
+    assert_eq!(rig.tell("PUT", "/api/v1/config", &configuration).status, 200);
+    rig.server_is("web", "web1", "up", "down", "refused");
+    let told = ran(&rig, 1).remove(0);
+    assert_eq!(told.1, "done", "{told:?}");
+    assert!(told.2.ends_with("script who.sh: nobody"), "{told:?}");
+    let path = rig.directory.path().join("scripts/who.sh");
+    script(&path, "[ $(id -un) = nobody ] || exit 1; echo $(id -G); exit 7");
+    let reason = || {
+        let status = rig.ask("GET", "/api/v1/status").json();
+        let servers = status["services"][0]["servers"].as_array().unwrap().clone();
+        servers[1]["reason"].as_str().unwrap_or_default().to_owned()
+    };
+    let group = nix::unistd::User::from_name("nobody").unwrap().unwrap().gid;
+    let said = format!("ended with 7: \"{group}\"");
+    wait_until("its check runs as that user, too", || reason().contains(&said));
+
+    configuration["node"]["script_user"] = "no-such-user".into();
+    let mistakes = rig.tell("PUT", "/api/v1/config", &configuration).problem(422);
+    assert_eq!(mistakes.len(), 1);
+    assert!(
+        mistakes[0].starts_with("node.script_user: expected the name of a user"),
+        "{mistakes:?}"
+    );
+}
+
+#[test]
 fn triggers_that_set_off_each_other_are_stopped() {
     // Stands in for the states of servers, which follow what is wanted of them.
     let triggers = r#"

@@ -69,89 +69,43 @@ const TYPE: &str = "on, off, connect, ping, http, https, http2, grpc, ftp, imap,
 const NEGOTIATE: &str = "what is asked after the connections: http, https, http2, grpc, ftp, imap, \
                          pop, smtp, ldap, nntp, dns, mysql, sip, telnet, redis, amqp, tcp or udp";
 
-/// The settings of its own that a type has.
-pub(super) fn own_settings(kind: CheckKind) -> &'static [&'static str] {
+/// Settings that several types have.
+const AT: &[&str] = &["port", "virtual"];
+const HTTP: &[&str] = &["host", "path", "method", "status"];
+const EXPECT: &[&str] = &["expect", "expect_regex"];
+const SEND: &[&str] = &["send", "send_hex"];
+const LOGIN: &[&str] = &["user", "password"];
+const CERTIFICATE: &[&str] = &["verify", "ca", "sni", "alpn"];
+const TLS: &[&str] = &["tls"];
+
+/// Whether a type has this setting of its own.
+pub(super) fn has_setting(kind: CheckKind, name: &str) -> bool {
+    own_settings(kind).iter().any(|some| some.contains(&name))
+}
+
+fn own_settings(kind: CheckKind) -> &'static [&'static [&'static str]] {
     match kind {
         CheckKind::On | CheckKind::Off | CheckKind::Ping => &[],
-        CheckKind::Connect => &["port", "virtual"],
-        CheckKind::Http => {
-            &["port", "virtual", "host", "path", "method", "status", "expect", "expect_regex"]
-        }
-        CheckKind::Https => &[
-            "port",
-            "virtual",
-            "host",
-            "path",
-            "method",
-            "status",
-            "expect",
-            "expect_regex",
-            "verify",
-            "ca",
-            "sni",
-            "alpn",
-        ],
-        CheckKind::Http2 => &[
-            "port",
-            "virtual",
-            "host",
-            "path",
-            "method",
-            "status",
-            "expect",
-            "expect_regex",
-            "tls",
-            "verify",
-            "ca",
-            "sni",
-            "alpn",
-        ],
-        CheckKind::Grpc => {
-            &["port", "virtual", "host", "service", "tls", "verify", "ca", "sni", "alpn"]
-        }
-        CheckKind::Ftp => {
-            &["port", "virtual", "user", "password", "path", "expect", "expect_regex"]
-        }
+        CheckKind::Connect => &[AT],
+        CheckKind::Http => &[AT, HTTP, EXPECT],
+        CheckKind::Https => &[AT, HTTP, EXPECT, CERTIFICATE],
+        CheckKind::Http2 => &[AT, HTTP, EXPECT, TLS, CERTIFICATE],
+        CheckKind::Grpc => &[AT, &["host", "service"], TLS, CERTIFICATE],
+        CheckKind::Ftp => &[AT, LOGIN, &["path"], EXPECT],
         CheckKind::Imap | CheckKind::Pop | CheckKind::Nntp | CheckKind::Redis => {
-            &["port", "virtual", "user", "password", "tls", "verify", "ca", "sni", "alpn"]
+            &[AT, LOGIN, TLS, CERTIFICATE]
         }
-        CheckKind::Smtp => {
-            &["port", "virtual", "expect", "expect_regex", "tls", "verify", "ca", "sni", "alpn"]
-        }
-        CheckKind::Ldap => &[
-            "port",
-            "virtual",
-            "user",
-            "password",
-            "expect",
-            "expect_regex",
-            "tls",
-            "verify",
-            "ca",
-            "sni",
-            "alpn",
-        ],
-        CheckKind::Dns => &["port", "virtual", "query", "query_type", "expect"],
-        CheckKind::Mysql => &["port", "virtual", "user", "password"],
-        CheckKind::Sip => &["port", "virtual", "user", "transport", "status"],
-        CheckKind::Telnet => &["port", "virtual", "expect", "expect_regex"],
-        CheckKind::Amqp => &["port", "virtual", "tls", "verify", "ca", "sni", "alpn"],
-        CheckKind::Tcp => &[
-            "port",
-            "virtual",
-            "send",
-            "send_hex",
-            "expect",
-            "expect_regex",
-            "tls",
-            "verify",
-            "ca",
-            "sni",
-            "alpn",
-        ],
-        CheckKind::Udp => &["port", "virtual", "send", "send_hex", "expect", "expect_regex"],
-        CheckKind::Script => &["port", "path", "arguments"],
-        CheckKind::Five | CheckKind::Ten => &["negotiate"],
+        CheckKind::Smtp => &[AT, EXPECT, TLS, CERTIFICATE],
+        CheckKind::Ldap => &[AT, LOGIN, EXPECT, TLS, CERTIFICATE],
+        CheckKind::Dns => &[AT, &["query", "query_type", "expect"]],
+        CheckKind::Mysql => &[AT, LOGIN],
+        CheckKind::Sip => &[AT, &["user", "transport", "status"]],
+        CheckKind::Telnet => &[AT, EXPECT],
+        CheckKind::Amqp => &[AT, TLS, CERTIFICATE],
+        CheckKind::Tcp => &[AT, SEND, EXPECT, TLS, CERTIFICATE],
+        CheckKind::Udp => &[AT, SEND, EXPECT],
+        CheckKind::Script => &[&["port", "path", "arguments"]],
+        CheckKind::Five | CheckKind::Ten => &[&["negotiate"]],
     }
 }
 
@@ -245,7 +199,7 @@ fn read(layers: &Layers<'_>, refusals: &mut Refusals) -> Option<Check> {
         Some(_) => refusals.keep(negotiated(&layers.at("negotiate")))?,
     };
     for name in CHECK.known {
-        let has = |kind| own_settings(kind).contains(name);
+        let has = |kind| has_setting(kind, name);
         let field = layers.own.at(name);
         if field.is_given() && !EVERY.contains(name) && !has(asked) && !has(kind) {
             let expected = format!("no {name}: a check of type {} has none", asked.name());

@@ -18,6 +18,7 @@ const MOST_FILES: usize = 64;
 #[derive(Clone)]
 pub struct Tools {
     scripts: Arc<Semaphore>,
+    script_user: Arc<Mutex<Option<String>>>,
     roots: Arc<Mutex<HashMap<PathBuf, Roots>>>,
     random: fn(&mut [u8]),
 }
@@ -39,6 +40,7 @@ impl Default for Tools {
     fn default() -> Self {
         Self {
             scripts: Arc::new(Semaphore::new(SCRIPTS)),
+            script_user: Arc::default(),
             roots: Arc::default(),
             random: |bytes| aws_lc_rs::rand::fill(bytes).expect("the system has random bytes"),
         }
@@ -46,6 +48,15 @@ impl Default for Tools {
 }
 
 impl Tools {
+    /// Lets scripts run as this user from now on, or as root.
+    pub fn run_scripts_as(&self, user: Option<String>) {
+        *self.script_user.lock().unwrap_or_else(PoisonError::into_inner) = user;
+    }
+
+    pub(super) fn script_user(&self) -> Option<String> {
+        self.script_user.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Random bytes that a server cannot foretell.
     pub(super) fn random<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
