@@ -10,6 +10,7 @@ use sluice_tests::agent::{Agent, said, until_it_says};
 use sluice_tests::appliance::program_called;
 use sluice_tests::client::server_behind;
 use sluice_tests::lab::{DIRECT, TUNNELLED, ipv6};
+use sluice_tests::namespace::mac_text;
 use sluice_tests::process::{Background, eventually};
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::server::{Server, large};
@@ -114,7 +115,7 @@ fn the_arp_problem_is_seen_solved_and_undone_exactly(rig: &mut Rig) {
 fn after_the_fix_one_machine_answers_arp_and_the_server_serves(rig: &mut Rig) {
     let server = &rig.direct()[0];
     rig.serve([&web(rig)]);
-    let appliance = rig.wan_mac().map(|byte| format!("{byte:02x}")).join(":");
+    let appliance = mac_text(rig.wan_mac());
     forget(server, DIRECT);
     server.publish_here(DIRECT); // and that alone, as many do
     let asked = || {
