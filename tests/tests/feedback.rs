@@ -38,7 +38,8 @@ fn busy(rig: &Rig, server: &Server, tenths: usize) -> Vec<TcpStream> {
     (0..tenths).map(|_| open().expect("a connection")).collect()
 }
 
-const IDLENESS: &str = "run --metric conns --max-connections 10 --ports 8080";
+/// What agents do that are not to wait for the held connections when a test ends them.
+const IDLENESS: &str = "run --metric conns --max-connections 10 --ports 8080 --drain-time 0s";
 
 fn agent<'r>(rig: &'r Rig, server: &'r Server) -> Agent<'r> {
     Agent::on(server, rig.lab.directory())
