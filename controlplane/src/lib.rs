@@ -83,6 +83,9 @@ pub mod client;
 
 pub mod trust;
 
+#[doc(hidden)]
+pub mod testing;
+
 /// Bytes that nobody can guess.
 fn random<const LENGTH: usize>() -> [u8; LENGTH] {
     let mut bytes = [0; LENGTH];

@@ -19,8 +19,6 @@ mod hostile;
 
 mod rig;
 
-mod script;
-
 mod state;
 
 mod triggers;
