@@ -111,7 +111,7 @@ fn an_agent_that_speaks_http_is_heard(rig: &mut Rig) {
 fn a_server_whose_agent_is_told_to_end_drains(rig: &mut Rig) {
     let [first, second, _] = rig.translated();
     let mut ending = agent(rig, first).start("run --ports 80 --drain-time 5m");
-    let _other = agent(rig, second).start("run --ports 80");
+    let _other = agent(rig, second).start("run --ports 80 --drain-time 0s");
     rig.serve([&service(rig, feedback())]);
     wait_for(rig, first, "an answer", |it| !it["agent"]["answer"].is_null());
     let held: Vec<_> =
