@@ -32,6 +32,8 @@
 //! - [`control`]: the thread that turns the node, and its signals
 //! - [`admin`]: the API, and [`client`], which asks it from the command line
 //! - [`trust`]: whose certificates are good where we are the client
+//!
+//! Tests have servers that do as they are told from `testing`.
 
 pub mod field;
 
