@@ -33,6 +33,8 @@
 //! - [`control`]: the thread that turns the node, and its signals
 //! - [`admin`]: the API, and [`client`], which asks it from the command line
 //! - [`trust`]: whose certificates are good where we are the client
+//!
+//! Tests have servers that do as they are told from `testing`.
 
 pub mod field;
 
@@ -85,6 +87,9 @@ pub mod admin;
 pub mod client;
 
 pub mod trust;
+
+#[doc(hidden)]
+pub mod testing;
 
 /// Bytes that nobody can guess.
 fn random<const LENGTH: usize>() -> [u8; LENGTH] {

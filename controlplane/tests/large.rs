@@ -1,17 +1,15 @@
 //! A node with as many services and servers as a large installation, in a process of its own.
-#![allow(dead_code)] // the rig has more than one test needs
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use controlplane::testing::Manner;
 use dataplane::snapshot::{Protocol, Service};
 use serde_json::{Value, json};
 
 #[path = "api/rig.rs"]
+#[expect(dead_code, reason = "one test needs less of it than those of the API")]
 mod rig;
-
-#[path = "api/script.rs"]
-mod script;
 
 use crate::rig::{CONFIGURATION, Rig, Worker, wait_until};
 
@@ -67,9 +65,10 @@ fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_l
     let gap = rig.node().status().control_longest_gap;
     println!("longest gap while all were asked for the first time: {gap} s");
     // Server 3 of service 7.
-    rig.script.stop("10.0.150.73:80");
+    let stopped = SocketAddr::from(([10, 0, 150, 73], 80));
+    rig.script.set(stopped, Manner::Refuses);
     wait_until("it is out", || open(&mut rig.worker) == 9);
-    let asked = *rig.script.asked("10.0.150.73:80").last().unwrap();
+    let asked = *rig.script.asked(stopped).last().unwrap();
     let took = asked.elapsed();
     println!("from the answer to the worker: {took:?}");
     println!("longest gap: {} s", rig.node().status().control_longest_gap);

@@ -147,6 +147,11 @@ pub fn parse_mac(text: &str) -> [u8; 6] {
     bytes.try_into().unwrap_or_else(|_| panic!("expected a hardware address, found {text:?}"))
 }
 
+/// A hardware address as programs print it.
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// Moves the calling thread, and nothing else, into a namespace.
 fn go_to(name: &str) {
     let file = File::open(Path::new("/run/netns").join(name))

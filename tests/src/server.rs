@@ -21,6 +21,8 @@ mod ftp;
 
 pub mod names;
 
+mod redirect;
+
 pub mod shell;
 
 /// The ports that nginx listens on; 443 speaks plain HTTP too, since no test asks for its TLS.

@@ -10,6 +10,7 @@ use sluice_tests::agent::{Agent, said, until_it_says};
 use sluice_tests::appliance::program_called;
 use sluice_tests::client::server_behind;
 use sluice_tests::lab::{DIRECT, TUNNELLED, ipv6};
+use sluice_tests::namespace::mac_text;
 use sluice_tests::process::{Background, eventually};
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::server::{Server, large};
@@ -20,8 +21,6 @@ sluice_tests::cases! {
     after_the_fix_one_machine_answers_arp_and_the_server_serves,
     after_the_fix_the_server_serves_over_ipv6,
     an_agent_that_runs_fixes_at_the_start_and_undoes_at_the_end_even_after_a_crash,
-    a_server_with_a_redirect_by_iptables_serves,
-    a_server_with_a_redirect_by_nftables_serves,
     a_server_behind_a_tunnel_needs_the_agent_alone,
     inner_packets_from_others_than_the_balancers_are_not_let_in,
     the_agent_says_how_idle_the_server_is_in_two_protocols,
@@ -36,12 +35,10 @@ fn agent<'r>(rig: &'r Rig, server: &'r Server) -> Agent<'r> {
 /// Makes a server of the laboratory one that nobody has prepared for `address`.
 fn forget(server: &Server, address: Ipv4Addr) {
     server.answer_arp_for_virtual_addresses();
-    let beside = ipv6(address);
-    server.namespace.shell(&format!(
-        "ip addr del {address}/32 dev lo
-         ip addr del {beside}/128 dev lo
-         sysctl -qw net.ipv6.conf.lo.dad_transmits=1 net.ipv6.conf.lo.accept_dad=1"
-    ));
+    server.unpublish(address);
+    server
+        .namespace
+        .shell("sysctl -qw net.ipv6.conf.lo.dad_transmits=1 net.ipv6.conf.lo.accept_dad=1");
 }
 
 /// Makes it as the laboratory had it, for the cases that follow.
@@ -114,7 +111,7 @@ fn the_arp_problem_is_seen_solved_and_undone_exactly(rig: &mut Rig) {
 fn after_the_fix_one_machine_answers_arp_and_the_server_serves(rig: &mut Rig) {
     let server = &rig.direct()[0];
     rig.serve([&web(rig)]);
-    let appliance = rig.wan_mac().map(|byte| format!("{byte:02x}")).join(":");
+    let appliance = mac_text(rig.wan_mac());
     forget(server, DIRECT);
     server.publish_here(DIRECT); // and that alone, as many do
     let asked = || {
@@ -177,45 +174,6 @@ fn an_agent_that_runs_fixes_at_the_start_and_undoes_at_the_end_even_after_a_cras
     running.signal(Signal::SIGTERM);
     assert!(running.end().success());
     assert_eq!(agent.surroundings(), before);
-    prepare(server, DIRECT);
-}
-
-/// AR-04.
-fn a_server_with_a_redirect_by_iptables_serves(rig: &mut Rig) {
-    let rules = format!("iptables -t nat -A PREROUTING -d {DIRECT} -j REDIRECT");
-    serves_by(rig, &rules, "iptables -t nat -F PREROUTING");
-}
-
-/// AR-05: the table, the chain and its priority are those of the vendor's script.
-fn a_server_with_a_redirect_by_nftables_serves(rig: &mut Rig) {
-    let rules = format!(
-        "nft -f - <<END
-table inet nat {{
-    chain prerouting {{
-        type nat hook prerouting priority -100; policy accept;
-        ip daddr {DIRECT} redirect comment \"VIP 1: HTTP\"
-    }}
-}}
-END"
-    );
-    serves_by(rig, &rules, "nft delete table inet nat");
-}
-
-/// A server without the address serves with these rules, and without them does not.
-fn serves_by(rig: &Rig, rules: &str, without: &str) {
-    let server = &rig.direct()[0];
-    rig.serve([&web(rig)]);
-    forget(server, DIRECT);
-    let attempt =
-        || rig.client().attempt(&at(DIRECT, 80), 1, Duration::from_secs(1)).remove(0).is_ok();
-    assert!(!attempt(), "nothing says that it is to take these packets");
-
-    server.namespace.shell(rules);
-    let served = rig.client().connect(&at(DIRECT, 80), 3);
-    assert_eq!(served.from(server), 3);
-    assert_eq!(rig.client().arping(DIRECT, 2, 2).len(), 1);
-
-    server.namespace.shell(without);
     prepare(server, DIRECT);
 }
 

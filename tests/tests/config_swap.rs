@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sluice_tests::appliance::Appliance;
 use sluice_tests::books::Books;
-use sluice_tests::namespace::Namespace;
+use sluice_tests::namespace::{Namespace, mac_text};
 use sluice_tests::process::eventually;
 
 /// Frames that may be under way at once; less than any queue or ring on their way holds.
@@ -426,10 +426,6 @@ const WAN: [u8; 6] = [2, 0, 0, 1, 0, 2];
 const LAN: [u8; 6] = [2, 0, 0, 2, 0, 2];
 const GATEWAY: [u8; 6] = [2, 0, 0, 1, 0, 1];
 
-fn mac(bytes: [u8; 6]) -> String {
-    bytes.map(|byte| format!("{byte:02x}")).join(":")
-}
-
 /// The file that the appliance starts with.
 fn without_services(directory: &Path, admin: &Path) -> String {
     let device = |number: usize, wire: &str, own: [u8; 6]| {
@@ -437,7 +433,7 @@ fn without_services(directory: &Path, admin: &Path) -> String {
         format!(
             "vdev:net_memif{number},role=server,id=0,socket={},socket-abstract=no,rsize=12,mac={}",
             socket.display(),
-            mac(own)
+            mac_text(own)
         )
     };
     let mut file = format!(
@@ -477,10 +473,10 @@ mac = "{}"
         admin.display(),
         device(0, "clients", WAN),
         device(1, "servers", LAN),
-        mac(GATEWAY)
+        mac_text(GATEWAY)
     );
     for server in 0..SERVERS {
-        let (address, mac) = (server_address(server), mac(server_mac(server)));
+        let (address, mac) = (server_address(server), mac_text(server_mac(server)));
         file += &format!(
             "\n[[neighbour]]\ninterface = \"lan\"\naddress = \"{address}\"\nmac = \"{mac}\"\n"
         );

@@ -29,7 +29,7 @@ fn a_gigabyte_arrives_whole_while_the_configuration_is_swapped_a_thousand_times(
         let download = scope.spawn(|| {
             // Not as fast as can be, so that one is long enough; where swaps take longer, once more.
             let line = format!(
-                "curl -sS --limit-rate 60M --max-time 300 http://{}/gigabyte | md5sum",
+                "curl -sS --limit-rate 150M --max-time 300 http://{}/gigabyte | md5sum",
                 at(TRANSLATED, 80)
             );
             let mut sums = Vec::new();

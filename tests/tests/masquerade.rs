@@ -12,6 +12,7 @@ use sluice_tests::client::{Client, ask_by_datagram, datagrams};
 use sluice_tests::decode::{Packet, Transport, packets};
 use sluice_tests::http;
 use sluice_tests::lab::{APPLIANCE, GATEWAY, Lab, TRANSLATED, both, ipv6};
+use sluice_tests::namespace::mac_text;
 use sluice_tests::process;
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::server::Server;
@@ -180,7 +181,7 @@ fn a_pair_has_an_address_of_its_own_both_ways(rig: &mut Rig) {
             assert_eq!(answers.locals(), BTreeSet::from([SocketAddr::new(inside, port)]));
         }
     }
-    let ours: String = rig.wan_mac().map(|byte| format!("{byte:02x}")).join(":");
+    let ours = mac_text(rig.wan_mac());
     rules(
         rig,
         &json!([{ "kind": "pair", "inside": rig.translated()[1].address, "outside": OUTSIDE }]),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use sluice_tests::http;
 use sluice_tests::lab::{APPLIANCE, DIRECT, Lab, both, ipv6};
+use sluice_tests::namespace::mac_text;
 use sluice_tests::process;
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::service::direct;
@@ -35,7 +36,7 @@ fn an_address_that_another_station_has_is_left_to_it(rig: &mut Rig) {
         interfaces[0]["duplicate"] == duplicates
     });
     assert!(rig.appliance.log().contains("another station has an address of ours"));
-    let expected = BTreeSet::from([text(rig.second_client().mac())]);
+    let expected = BTreeSet::from([mac_text(rig.second_client().mac())]);
     assert_eq!(rig.client().arping(APPLIANCE, 3, 6), expected);
     let interfaces = rig.appliance.get("/interfaces");
     assert!(interfaces[1]["duplicate"].is_null(), "the others are ours: {interfaces}");
@@ -71,7 +72,7 @@ fn services_work_all_the_same(rig: &mut Rig) {
         assert_eq!(rig.direct().each_ref().map(|server| answers.from(server)), [2, 2, 2]);
     }
     rig.serve([&direct("web", DIRECT, "80").to_all(rig.direct())]);
-    assert_eq!(rig.client().arping(DIRECT, 3, 6), BTreeSet::from([text(rig.wan_mac())]));
+    assert_eq!(rig.client().arping(DIRECT, 3, 6), BTreeSet::from([mac_text(rig.wan_mac())]));
 }
 
 /// Of the wire behind: there its address is its own.
@@ -87,8 +88,4 @@ fn what_comes_for_an_own_address_is_not_taken_for_a_service_s(rig: &mut Rig) {
     let after = rig.books();
     assert!(after.punted > before.punted);
     assert_eq!(after.dropped("no_service"), before.dropped("no_service"));
-}
-
-fn text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }

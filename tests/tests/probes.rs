@@ -2,9 +2,7 @@
 //! a folder and ports of their own.
 
 use std::fs;
-use std::future::Future;
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream as Plain};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;
@@ -12,53 +10,18 @@ use std::time::Duration;
 
 use controlplane::config::Config;
 use controlplane::health::probe::{Target, Tools, ask};
-use controlplane::net::{Datagrams, Net, Way};
+use controlplane::net::Way;
+use controlplane::net::kernel::Kernel;
 use nix::unistd::User;
 use serde_json::{Value, json};
 use sluice_tests::process::{self, Background, eventually, say_to};
 use tempfile::TempDir;
-use tokio::net::{TcpStream, UdpSocket};
 use tokio::runtime::Builder;
-
-/// The kernel's sockets.
-#[derive(Clone)]
-struct Sockets;
-
-struct Socket(UdpSocket);
-
-impl Net for Sockets {
-    type Stream = TcpStream;
-    type Datagrams = Socket;
-
-    async fn connect(&self, to: SocketAddr, _: Way) -> io::Result<TcpStream> {
-        TcpStream::connect(to).await
-    }
-
-    async fn datagrams(&self, to: SocketAddr, _: Way) -> io::Result<Socket> {
-        let socket = UdpSocket::bind("127.0.0.1:0").await?;
-        socket.connect(to).await?;
-        Ok(Socket(socket))
-    }
-
-    fn ping(&self, _: IpAddr) -> impl Future<Output = io::Result<Duration>> + Send {
-        std::future::ready(Err(io::ErrorKind::Unsupported.into()))
-    }
-}
-
-impl Datagrams for Socket {
-    async fn send(&self, datagram: &[u8]) -> io::Result<()> {
-        self.0.send(datagram).await.map(drop)
-    }
-
-    async fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
-        self.0.recv(into).await
-    }
-}
 
 /// A real server: its folder, and the program.
 struct Server {
+    program: Option<Background>, // ended before its folder goes
     folder: TempDir,
-    program: Option<Background>,
 }
 
 impl Server {
@@ -67,7 +30,7 @@ impl Server {
         // Servers that give up root's rights still come here.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(folder.path(), open).expect("the folder is ours");
-        Self { folder, program: None }
+        Self { program: None, folder }
     }
 
     fn path(&self) -> &Path {
@@ -101,7 +64,7 @@ impl Server {
         let program = self.program.insert(Background::start(command));
         let listens = eventually(Duration::from_secs(40), || {
             assert!(program.ended().is_none(), "{}", fs::read_to_string(&log).unwrap_or_default());
-            Plain::connect(("127.0.0.1", port)).ok()
+            TcpStream::connect(("127.0.0.1", port)).ok()
         });
         assert!(listens.is_some(), "{}", fs::read_to_string(&log).unwrap_or_default());
     }
@@ -128,8 +91,21 @@ fn outcome(port: u16, written: &Value) -> Result<(), String> {
     let runtime = Builder::new_current_thread().enable_all().build().expect("it can be made");
     let check = &config.services[0].check;
     let tools = Tools::default();
-    let asked = ask(&Sockets, &tools, &target, check, 0);
+    let asked = ask(&Kernel, &tools, &target, check, 0);
     runtime.block_on(asked).map_err(|failure| failure.to_string())
+}
+
+/// A check, and more of it.
+fn with(mut written: Value, more: &Value) -> Value {
+    for (name, value) in more.as_object().expect("a table") {
+        written[name] = value.clone();
+    }
+    written
+}
+
+/// A question for a name.
+fn name(name: &str, more: &Value) -> Value {
+    with(json!({ "type": "dns", "query": name }), more)
 }
 
 #[track_caller]
@@ -183,15 +159,8 @@ fn nginx_is_asked_for_pages_over_http_https_and_http2() {
         (inside, "http2", json!({ "tls": true })),
         (two, "http2", json!({})),
     ] {
-        let check = |more_still: Value| {
-            let mut written = json!({ "type": kind, "host": "a.test" });
-            for part in [&more, &more_still] {
-                for (name, value) in part.as_object().expect("a table") {
-                    written[name] = value.clone();
-                }
-            }
-            written
-        };
+        let check =
+            |still: Value| with(with(json!({ "type": kind, "host": "a.test" }), &more), &still);
         good(port, check(json!({ "path": "/check.txt", "expect": "OK" })));
         good(port, check(json!({ "path": "/check.txt", "expect_regex": "O[kK]+$" })));
         good(port, check(json!({ "path": "/moved", "status": "200-399" })));
@@ -325,6 +294,19 @@ fn slapd_is_asked_for_a_description_of_itself() {
     bad(port, bound("wrong"), "answered the bind with invalid credentials");
 }
 
+/// What a server of names is expected to know: two addresses of www.test, and nothing of other.test.
+#[track_caller]
+fn knows_names(mut server: Server, port: u16, unknown: &str) {
+    good(port, name("www.test", &json!({})));
+    good(port, name("WWW.test.", &json!({ "expect": "192.0.2.7" })));
+    good(port, name("www.test", &json!({ "query_type": "AAAA", "expect": "2001:db8::7" })));
+    let reason = "answered 192.0.2.7, expected 192.0.2.8 for www.test";
+    bad(port, name("www.test", &json!({ "expect": "192.0.2.8" })), reason);
+    bad(port, name("other.test", &json!({})), &format!("answered {unknown} for other.test"));
+    server.stop();
+    bad(port, name("www.test", &json!({})), "refused");
+}
+
 #[test]
 fn dnsmasq_is_asked_for_a_name() {
     let mut server = Server::new();
@@ -344,22 +326,27 @@ fn dnsmasq_is_asked_for_a_name() {
         &listen,
     ];
     server.start(Command::new("dnsmasq").args(dnsmasq), port);
-    let asked = |name, more: Value| {
-        let mut written = json!({ "type": "dns", "query": name });
-        for (name, value) in more.as_object().expect("a table") {
-            written[name] = value.clone();
-        }
-        written
-    };
-    good(port, asked("www.test", json!({})));
-    good(port, asked("WWW.test.", json!({ "expect": "192.0.2.7" })));
-    good(port, asked("www.test", json!({ "query_type": "AAAA", "expect": "2001:db8::7" })));
-    let reason = "answered 192.0.2.7, expected 192.0.2.8 for www.test";
-    bad(port, asked("www.test", json!({ "expect": "192.0.2.8" })), reason);
-    bad(port, asked("other.test", json!({})), "answered REFUSED for other.test");
-    bad(port, asked("www.test", json!({ "query_type": "MX" })), "answered REFUSED for www.test");
-    server.stop();
-    bad(port, asked("www.test", json!({})), "refused");
+    let about_mail = name("www.test", &json!({ "query_type": "MX" }));
+    bad(port, about_mail, "answered REFUSED for www.test");
+    knows_names(server, port, "REFUSED");
+}
+
+#[test]
+fn unbound_is_asked_for_a_name() {
+    let mut server = Server::new();
+    let port = port();
+    let text = format!(
+        "server:\n directory: DIR\n chroot: \"\"\n username: \"\"\n pidfile: \"\"\n use-syslog: no\n\
+         interface: 127.0.0.1\n port: {port}\n module-config: iterator\n\
+         local-zone: test. static\n\
+         local-data: \"www.test. A 192.0.2.7\"\n local-data: \"www.test. AAAA 2001:db8::7\"\n\
+         remote-control:\n control-enable: no\n"
+    );
+    let file = server.write("unbound.conf", &text);
+    server.start(Command::new("unbound").args(["-d", "-c", &file]), port);
+    let about_mail = name("www.test", &json!({ "query_type": "MX" }));
+    bad(port, about_mail, "answered without a record for www.test");
+    knows_names(server, port, "NXDOMAIN");
 }
 
 #[test]
@@ -470,4 +457,98 @@ fn kamailio_is_asked_for_options_over_udp_and_tcp() {
         good(port, about("alice"));
         bad(port, about("bob"), "answered 404, expected 200");
     }
+}
+
+/// It listens on all addresses, and answers this machine alone.
+#[test]
+fn jamnntpd_is_asked_for_its_greeting_and_a_login_over_nntp() {
+    let mut server = Server::new();
+    let port = port();
+    let [allow, users, groups] = [
+        server.write("allow", "127.0.0.1 - -\n"),
+        server.write("users", "sluice secret - -\n"),
+        server.write("groups", "a.test A 1:2/3 DIR/messages\n"),
+    ];
+    let mut news = Command::new("jamnntpd");
+    news.args(["-port", &port.to_string(), "-allow", &allow, "-users", &users]);
+    news.args(["-groups", &groups, "-logfile", &server.file("log")]);
+    server.start(&mut news, port);
+    let login = |user, password| json!({ "type": "nntp", "user": user, "password": password });
+    good(port, json!({ "type": "nntp" }));
+    good(port, login("sluice", "secret"));
+    let reason = "answered \"481 Authentication rejected\", expected 281";
+    bad(port, login("sluice", "wrong"), reason);
+    bad(port, login("stranger", "secret"), reason);
+    bad(port, json!({ "type": "smtp" }), "answered \"200 Welcome to JamNNTPd");
+
+    // It reads its files again for every client.
+    fs::remove_file(&groups).expect("it is there");
+    bad(
+        port,
+        json!({ "type": "nntp" }),
+        "answered \"503 Failed to read group configuration file\"",
+    );
+    server.write("allow", "192.0.2.1 - -\n");
+    bad(port, json!({ "type": "nntp" }), "answered \"502 Access denied.\"");
+    server.stop();
+    bad(port, json!({ "type": "nntp" }), "refused");
+}
+
+/// It wants many options, and says nothing until each of them has been declined.
+#[test]
+fn telnetd_is_asked_for_text_behind_its_options() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut server = Server::new();
+    let port = port();
+    let login = server.write("login", "#!/bin/sh\nprintf 'mail.test login: '\nread name\n");
+    fs::set_permissions(&login, PermissionsExt::from_mode(0o755)).expect("the file is ours");
+    let mut socat = Command::new("socat");
+    socat.arg(format!("TCP4-LISTEN:{port},bind=127.0.0.1,fork"));
+    socat.arg(format!("EXEC:telnetd --no-hostinfo --exec-login={login},nofork"));
+    server.start(&mut socat, port);
+    let telnet = |more| with(json!({ "type": "telnet" }), &more);
+    good(port, telnet(json!({})));
+    good(port, telnet(json!({ "expect": "mail.test login: " })));
+    good(port, telnet(json!({ "expect_regex": "^\\s*mail\\.test login: $" })));
+    let other = telnet(json!({ "expect": "Password:", "negotiate_timeout": "1s" }));
+    bad(port, other, "no answer from 127.0.0.1:");
+    server.write("login", "#!/bin/sh\necho 'too many users'\n");
+    bad(port, telnet(json!({ "expect": "login:" })), "closed the connection");
+    server.stop();
+    bad(port, telnet(json!({})), "refused");
+}
+
+#[test]
+fn etcd_is_asked_for_its_health_over_grpc() {
+    let mut server = Server::new();
+    let [plain, inside, peers] = [port(), port(), port()];
+    let made = rcgen::generate_simple_self_signed(vec!["a.test".into()]).expect("it can be made");
+    let certificate = server.write("a.pem", &made.cert.pem());
+    let key = server.write("a.key", &made.signing_key.serialize_pem());
+    let other = rcgen::generate_simple_self_signed(vec!["a.test".into()]).expect("it can be made");
+    let other = server.write("other.pem", &other.cert.pem());
+    let clients = format!("http://127.0.0.1:{plain},https://127.0.0.1:{inside}");
+    let peers = format!("http://127.0.0.1:{peers}");
+    let mut etcd = Command::new("etcd");
+    etcd.args(["--data-dir", &server.file("data"), "--name", "a"]);
+    etcd.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
+    etcd.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
+    etcd.args(["--initial-cluster", &format!("a={peers}")]);
+    etcd.args(["--cert-file", &certificate, "--key-file", &key]);
+    server.start(&mut etcd, plain);
+
+    let unknown = "answered that it does not know the service";
+    good(plain, json!({ "type": "grpc" }));
+    bad(plain, json!({ "type": "grpc", "service": "shop.Cart" }), unknown);
+    let verified =
+        |ca: &str, host: &str| json!({ "type": "grpc", "tls": true, "host": host, "ca": ca });
+    good(inside, json!({ "type": "grpc", "tls": true }));
+    good(inside, verified(&certificate, "a.test"));
+    bad(inside, json!({ "type": "grpc", "tls": true, "service": "shop.Cart" }), unknown);
+    bad(inside, verified(&other, "a.test"), "invalid peer certificate");
+    bad(inside, verified(&certificate, "b.test"), "invalid peer certificate");
+    bad(plain, json!({ "type": "grpc", "tls": true }), "TLS with 127.0.0.1");
+    bad(inside, json!({ "type": "grpc" }), "gave no answer");
+    server.stop();
+    bad(plain, json!({ "type": "grpc" }), "refused");
 }

@@ -1,6 +1,7 @@
-//! RabbitMQ behind direct return (FEATURES scenario E-9): three brokers of their own, real clients.
+//! RabbitMQ behind direct return (FEATURES scenario E-9): three brokers of their own, of which each solves the
+//! problem of ARP by another of Linux's methods, and real clients.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sluice_tests::client::{Client, cut};
 use sluice_tests::lab::DIRECT;
+use sluice_tests::namespace::mac_text;
 use sluice_tests::process::{self, Background};
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::server::Server;
@@ -17,6 +19,7 @@ use sluice_tests::service::{Service, direct};
 
 sluice_tests::cases! {
     on boot;
+    each_broker_takes_the_virtual_address_by_a_method_of_its_own,
     connections_are_spread_evenly_and_messages_pass,
     a_server_at_a_tenth_of_its_power_gets_a_tenth_of_the_weight,
     a_broker_that_drains_keeps_its_consumers_and_gets_nothing_new,
@@ -25,6 +28,13 @@ sluice_tests::cases! {
 
 fn boot() -> Rig {
     let mut rig = Rig::boot();
+    let [_, second, third] = rig.direct(); // the first has the address, as servers of the laboratory do
+    for server in [second, third] {
+        server.unpublish(DIRECT);
+        server.answer_arp_for_virtual_addresses();
+    }
+    second.redirect_by_iptables(DIRECT, "");
+    third.redirect_by_nftables(DIRECT);
     rig.lab.direct.iter_mut().for_each(Server::start_broker);
     rig.lab.direct.iter().for_each(Server::wait_for_broker);
     rig
@@ -67,6 +77,20 @@ fn tool(client: &Client, name: &str, address: Ipv4Addr) -> std::process::Command
     let mut tool = client.namespace.command(name);
     tool.args(["--server", &address.to_string(), "--username", "guest", "--password", "guest"]);
     tool
+}
+
+/// E-9: AR-02, AR-04 and AR-05, one each.
+fn each_broker_takes_the_virtual_address_by_a_method_of_its_own(rig: &mut Rig) {
+    let has = rig.direct().each_ref().map(|server| server.has(DIRECT));
+    assert_eq!(has, [true, false, false]);
+    for server in rig.direct() {
+        rig.serve([&direct("rabbitmq", DIRECT, "5672").to(server)]);
+        let (stream, name) = begin(rig);
+        assert_eq!(name, server.name);
+        cut(stream);
+    }
+    let ours = mac_text(rig.wan_mac());
+    assert_eq!(rig.client().arping(DIRECT, 2, 4), BTreeSet::from([ours]), "nobody else answers");
 }
 
 /// E-9: 100, 100 and 100; a message that a client leaves behind the virtual address can be fetched

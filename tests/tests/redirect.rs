@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use sluice_tests::lab::{DIRECT, both, ipv6};
-use sluice_tests::process;
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::server::Server;
 use sluice_tests::service::direct;
@@ -16,15 +15,6 @@ sluice_tests::cases! {
     iptables_redirects_what_comes_for_the_virtual_address,
     nftables_redirects_both_families_by_one_script,
     nftables_redirects_by_a_table_for_each_family,
-}
-
-/// Takes the virtual addresses from a server.
-fn unpublish(server: &Server) {
-    server.namespace.ip(&format!(
-        "addr del {DIRECT}/32 dev lo
-         addr del {}/128 dev lo\n",
-        ipv6(DIRECT)
-    ));
 }
 
 /// Publishes the server at one of the virtual addresses; whether it answers there.
@@ -53,7 +43,7 @@ fn own(server: &Server, like: IpAddr) -> IpAddr {
 fn over_ipv6_the_address_is_usable_at_once_without_detection_of_duplicates(rig: &mut Rig) {
     let server = &rig.direct()[0];
     let published = ipv6(DIRECT);
-    unpublish(server);
+    server.unpublish(DIRECT);
     server.namespace.sysctl("net.ipv6.conf.lo.dad_transmits", "1");
     server.namespace.sysctl("net.ipv6.conf.lo.accept_dad", "1");
     assert!(!answers(rig, server, published.into()), "nobody has it");
@@ -69,36 +59,20 @@ fn over_ipv6_the_address_is_usable_at_once_without_detection_of_duplicates(rig: 
 /// AR-04: for TCP alone, and for whatever comes.
 fn iptables_redirects_what_comes_for_the_virtual_address(rig: &mut Rig) {
     let server = &rig.direct()[1];
-    unpublish(server);
-    for (program, address) in ["iptables", "ip6tables"].into_iter().zip(both(DIRECT)) {
-        for protocol in ["", "-p tcp "] {
+    server.unpublish(DIRECT);
+    for address in both(DIRECT) {
+        for matches in ["", "-p tcp"] {
             assert!(!answers(rig, server, address), "nobody has {address}");
-            let rule = format!("PREROUTING {protocol}-d {address} -j REDIRECT");
-            server.namespace.shell(&format!("{program} -t nat -A {rule}"));
+            server.redirect_by_iptables(address, matches);
             serves(rig, server, address, own(server, address));
-            server.namespace.shell(&format!("{program} -t nat -D {rule}"));
+            server.stop_redirecting();
         }
     }
 }
 
 /// AR-05.
 fn nftables_redirects_both_families_by_one_script(rig: &mut Rig) {
-    let [four, six] = both(DIRECT);
-    redirected_by(
-        rig,
-        &format!(
-            r#"
-            table inet nat {{
-                chain prerouting {{
-                    comment "Allow server to accept packets destined for VIP addresses";
-                    type nat hook prerouting priority -100; policy accept;
-                    ip daddr {four} redirect comment "VIP 1: HTTP"
-                    ip6 daddr {six} redirect comment "VIP 2: HTTP"
-                }}
-            }}
-            "#
-        ),
-    );
+    redirected_by(rig, |server| server.redirect_by_nftables(DIRECT));
 }
 
 /// AR-05, as kernels before 5.2 and 4.18 need it.
@@ -119,20 +93,20 @@ fn nftables_redirects_by_a_table_for_each_family(rig: &mut Rig) {
         )
     };
     let script: String = ["ip", "ip6"].into_iter().zip(both(DIRECT)).map(table).collect();
-    redirected_by(rig, &script);
+    redirected_by(rig, |server| server.nftables(&script));
 }
 
-/// Expects that the third server needs this script to serve both families, and nothing else.
-fn redirected_by(rig: &Rig, script: &str) {
+/// Expects that the third server needs this to serve both families, and nothing else.
+fn redirected_by(rig: &Rig, redirect: impl Fn(&Server)) {
     let server = &rig.direct()[2];
-    unpublish(server);
+    server.unpublish(DIRECT);
     for address in both(DIRECT) {
         assert!(!answers(rig, server, address), "nobody has {address}");
     }
-    process::feed(server.namespace.command("nft").args(["-f", "-"]), script);
+    redirect(server);
     for address in both(DIRECT) {
         serves(rig, server, address, own(server, address));
     }
-    server.namespace.shell("nft flush ruleset");
+    server.stop_redirecting();
     server.publish_here(DIRECT);
 }

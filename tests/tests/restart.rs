@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -82,12 +83,19 @@ fn sigterm_gives_everything_back(rig: &mut Rig) {
     let before = traces();
     restart_with(rig, &three_modes());
     all_three_are_served(rig);
+    let stopped = AtomicBool::new(false);
     // It stops cleanly in the middle of traffic as well.
     std::thread::scope(|scope| {
         let (client, appliance) = (&rig.lab.clients[0], &mut rig.appliance);
-        scope.spawn(|| client.attempt(&at(DIRECT, 80), 200, Duration::from_millis(100)));
+        scope.spawn(|| {
+            let try_once = || client.attempt(&at(DIRECT, 80), 1, Duration::from_millis(100));
+            (0..200)
+                .take_while(|_| !stopped.load(Ordering::Relaxed))
+                .for_each(|_| drop(try_once()));
+        });
         std::thread::sleep(Duration::from_millis(20));
         appliance.stop();
+        stopped.store(true, Ordering::Relaxed);
     });
     assert!(!rig.appliance.socket().exists(), "the Unix socket is removed");
     for interface in ["wan", "lan"] {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
@@ -60,25 +61,43 @@ fn named<'a>(servers: &'a [Server; 3], name: &str) -> &'a Server {
 
 /// ST-01.
 fn a_server_that_drains_finishes_what_it_does_and_gets_nothing_new(rig: &mut Rig) {
-    for (service, address, servers) in serve_all(rig) {
-        let (mut stream, name) = held(rig, address);
-        stream
-            .write_all(b"GET /slow HTTP/1.1\r\nHost: sluice\r\nConnection: close\r\n\r\n")
-            .expect("open");
-        let mut page = vec![0; 1000];
-        stream.read_exact(&mut page).expect("the download has begun");
-
-        rig.appliance.rest("POST", &format!("/services/{service}/servers/{name}/drain"), None);
-        let answers = rig.client().connect(&at(address, 80), 100);
-        assert_eq!(answers.from(named(servers, &name)), 0, "{service}");
-
-        stream.read_to_end(&mut page).unwrap_or_else(|why| panic!("{service}: it goes on: {why}"));
-        let page = http::parse(&page).expect("a whole answer");
-        assert!(page.body == large(), "{service}: it finishes, byte for byte");
+    let services = serve_all(rig);
+    let rig = &*rig;
+    let names = thread::scope(|scope| {
+        let drained = services.each_ref().map(|(service, address, servers)| {
+            scope.spawn(move || drain_during_a_download(rig, service, *address, servers))
+        });
+        drained.map(|it| it.join().expect("what went wrong stands above"))
+    });
+    for ((service, address, servers), name) in services.iter().zip(names) {
         rig.appliance.rest("POST", &format!("/services/{service}/servers/{name}/online"), None);
-        let answers = rig.client().connect(&at(address, 80), 30);
+        let answers = rig.client().connect(&at(*address, 80), 30);
         assert_eq!(answers.from(named(servers, &name)), 10, "{service}: it is back");
     }
+}
+
+/// Which server that was.
+fn drain_during_a_download(
+    rig: &Rig,
+    service: &str,
+    address: Ipv4Addr,
+    servers: &[Server; 3],
+) -> String {
+    let (mut stream, name) = held(rig, address);
+    stream
+        .write_all(b"GET /slow HTTP/1.1\r\nHost: sluice\r\nConnection: close\r\n\r\n")
+        .expect("open");
+    let mut page = vec![0; 1000];
+    stream.read_exact(&mut page).expect("the download has begun");
+
+    rig.appliance.rest("POST", &format!("/services/{service}/servers/{name}/drain"), None);
+    let answers = rig.client().connect(&at(address, 80), 100);
+    assert_eq!(answers.from(named(servers, &name)), 0, "{service}");
+
+    stream.read_to_end(&mut page).unwrap_or_else(|why| panic!("{service}: it goes on: {why}"));
+    let page = http::parse(&page).expect("a whole answer");
+    assert!(page.body == large(), "{service}: it finishes, byte for byte");
+    name
 }
 
 /// Whether an idle connection has been cut: the next word on it fails.

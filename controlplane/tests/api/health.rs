@@ -1,16 +1,17 @@
 //! Health checks from the operator's side: what is told of servers, and what workers are given.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use controlplane::testing::Manner;
 use dataplane::snapshot::{Admission, Protocol, Service};
 use serde_json::{Value, json};
 
 use crate::rig::{Rig, Worker, wait_until};
 
 const WEB: &str = "/api/v1/services/web";
-const WEB1: &str = "10.0.0.11:80";
-const WEB2: &str = "10.0.0.12:80";
+const WEB1: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 11)), 80);
+const WEB2: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 12)), 80);
 
 /// Every 100 ms, and two answers count.
 fn quick() -> Value {
@@ -56,13 +57,12 @@ fn a_server_that_stops_is_out_within_interval_times_fall_and_back_when_it_starts
     let mut rig = checked(&json!({}));
     wait_for(&rig, 0, "up");
     wait_until("both take new flows", || candidates(&mut rig) == 2);
-    rig.script.stop(WEB1);
+    rig.script.set(WEB1, Manner::Refuses);
     let stopped = Instant::now();
     wait_until("one takes new flows", || candidates(&mut rig) == 1);
     let took = stopped.elapsed();
     assert!(took < Duration::from_millis(2 * 100 + 200), "{took:?}");
-    let last = rig.script.asked(WEB1).into_iter().filter(|at| *at <= Instant::now()).max();
-    let published = last.unwrap().elapsed();
+    let published = rig.script.asked(WEB1).last().unwrap().elapsed();
     assert!(published < Duration::from_millis(100), "{published:?} from verdict to snapshot");
     wait_for(&rig, 0, "down");
     let web = web(&rig);
@@ -70,7 +70,7 @@ fn a_server_that_stops_is_out_within_interval_times_fall_and_back_when_it_starts
     assert_eq!(server["reason"], "connect to 10.0.0.11:80 refused, 2 of 2");
     assert_eq!(server["wanted"], "online");
     assert!(server["since"].as_str().unwrap().ends_with('Z'), "{server}");
-    rig.script.start(WEB1);
+    rig.script.set(WEB1, Manner::Accepts);
     wait_until("both take new flows", || candidates(&mut rig) == 2);
     wait_for(&rig, 0, "up");
     assert_eq!(self::web(&rig)["servers"][0].get("reason"), None);
@@ -81,7 +81,7 @@ fn a_server_that_stops_is_out_within_interval_times_fall_and_back_when_it_starts
 fn every_change_is_an_event_with_its_reason() {
     let rig = checked(&json!({}));
     wait_for(&rig, 0, "up");
-    rig.script.stop(WEB1);
+    rig.script.set(WEB1, Manner::Refuses);
     wait_for(&rig, 0, "down");
     let events = rig.ask("GET", "/api/v1/events?limit=100").json();
     let text = events.to_string();
@@ -113,7 +113,7 @@ fn a_drain_reaches_the_workers_in_less_than_a_tenth_of_a_second() {
 fn who_was_down_before_a_restart_is_down_after_it() {
     let rig = checked(&json!({}));
     wait_for(&rig, 0, "up");
-    rig.script.stop(WEB1);
+    rig.script.set(WEB1, Manner::Refuses);
     wait_for(&rig, 0, "down");
     let file = rig.state().join("health.json");
     wait_until("it is written down", || {
@@ -144,8 +144,8 @@ fn a_page_answers_when_all_servers_have_failed() {
         })
     };
     assert_eq!(web(&rig)["fallback"], false);
-    rig.script.stop(WEB1);
-    rig.script.stop(WEB2);
+    rig.script.set(WEB1, Manner::Refuses);
+    rig.script.set(WEB2, Manner::Refuses);
     wait_until("the page answers", || has_page(&mut rig));
     let told = web(&rig);
     assert_eq!((&told["state"], &told["fallback"]), (&json!("down"), &json!(true)));
@@ -158,7 +158,7 @@ fn a_page_answers_when_all_servers_have_failed() {
         assert_eq!(rig.ask("POST", &format!("{WEB}/servers/{server}/online")).status, 200);
     }
     wait_until("it answers again", || has_page(&mut rig));
-    rig.script.start(WEB2);
+    rig.script.set(WEB2, Manner::Accepts);
     wait_until("a server takes new flows", || candidates(&mut rig) == 1);
     assert!(!has_page(&mut rig));
 }
@@ -167,8 +167,8 @@ fn a_page_answers_when_all_servers_have_failed() {
 fn a_fallback_server_takes_new_flows_while_all_others_have_failed() {
     let mut rig = checked(&json!({ "fallback": { "address": "10.0.0.90" } }));
     wait_until("both take new flows", || candidates(&mut rig) == 2);
-    rig.script.stop(WEB1);
-    rig.script.stop(WEB2);
+    rig.script.set(WEB1, Manner::Refuses);
+    rig.script.set(WEB2, Manner::Refuses);
     let fallback = |rig: &mut Rig| {
         let servers = service(&mut rig.worker, [10, 0, 0, 100], |service| {
             service.candidates.servers().iter().map(|&(id, _)| id).collect::<Vec<_>>()
@@ -178,7 +178,7 @@ fn a_fallback_server_takes_new_flows_while_all_others_have_failed() {
         servers.into_iter().map(address).collect::<Vec<_>>()
     };
     wait_until("the fallback takes them", || fallback(&mut rig) == ["10.0.0.90"]);
-    rig.script.start(WEB1);
+    rig.script.set(WEB1, Manner::Accepts);
     wait_until("web1 takes them again", || fallback(&mut rig) == ["10.0.0.11"]);
     let snapshot = rig.worker.reader.current();
     let stands_by =
@@ -201,9 +201,9 @@ fn the_next_priority_takes_over_when_the_first_fails() {
         id.map(|id| snapshot.server(id).unwrap().address.to_string())
     };
     wait_until("web1 is first", || first(&mut rig).as_deref() == Some("10.0.0.11"));
-    rig.script.stop(WEB1);
+    rig.script.set(WEB1, Manner::Refuses);
     wait_until("web2 takes over", || first(&mut rig).as_deref() == Some("10.0.0.12"));
-    rig.script.start(WEB1);
+    rig.script.set(WEB1, Manner::Accepts);
     wait_until("web1 is back", || first(&mut rig).as_deref() == Some("10.0.0.11"));
 }
 
@@ -221,9 +221,9 @@ fn a_server_that_comes_back_by_its_check_gets_its_weight_little_by_little() {
         [100, 50],
         "whoever is asked for the first time comes from nowhere"
     );
-    rig.script.stop(WEB1);
+    rig.script.set(WEB1, Manner::Refuses);
     wait_until("one takes new flows", || candidates(&mut rig) == 1);
-    rig.script.start(WEB1);
+    rig.script.set(WEB1, Manner::Accepts);
     wait_until("both take new flows", || candidates(&mut rig) == 2);
     let [.., web1] = weights(&mut rig)[..] else { panic!() };
     assert!((10..20).contains(&web1), "{web1}");

@@ -21,8 +21,6 @@ mod pages;
 
 mod rig;
 
-mod script;
-
 mod state;
 
 mod triggers;

@@ -17,6 +17,7 @@ use controlplane::health::probe::Tools;
 use controlplane::node::{Node, Start};
 use controlplane::plumbing::{Buffers, LiveInterface, Plumbing, PortStatistics};
 use controlplane::store::Store;
+use controlplane::testing::Script;
 use dataplane::counters::Counters;
 use dataplane::moment::Moment;
 use dataplane::punt::{Command, ControlEnd, Copied, Event};
@@ -27,8 +28,6 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
-
-use crate::script::Script;
 
 /// The worker's ends, in the hands of a test.
 pub struct Worker {

@@ -1,115 +1,12 @@
 //! A scripted network and a clock that the test turns.
 
-use std::collections::HashMap;
-use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
-
-use tokio::io::DuplexStream;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Mutex;
 
 use super::*;
 use crate::config::Kind;
-use crate::net::{Datagrams, Way};
-
-/// How a server takes a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Manner {
-    Accepts,
-    Refuses,
-    /// No answer at all.
-    Hangs,
-    /// The program is at fault.
-    Panics,
-}
-
-/// A network of scripted servers; whoever is not written down accepts.
-#[derive(Clone, Default)]
-struct Script(Arc<Mutex<Scripted>>);
-
-#[derive(Default)]
-struct Scripted {
-    manners: HashMap<SocketAddr, Manner>,
-    /// Who was asked, and when.
-    asked: Vec<(SocketAddr, Instant)>,
-    under_way: usize,
-    most_under_way: usize,
-}
-
-impl Script {
-    fn with<T>(&self, of: impl FnOnce(&mut Scripted) -> T) -> T {
-        of(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn set(&self, at: SocketAddr, manner: Manner) {
-        self.with(|script| script.manners.insert(at, manner));
-    }
-
-    /// When one server was asked, in milliseconds since `start`.
-    fn asked(&self, at: SocketAddr, start: Instant) -> Vec<u128> {
-        self.with(|script| {
-            let of = script.asked.iter().filter(|(whom, _)| *whom == at);
-            of.map(|(_, when)| (*when - start).as_millis()).collect()
-        })
-    }
-}
-
-/// Counts a connection as under way until it is dropped.
-struct UnderWay(Script);
-
-impl UnderWay {
-    fn begin(script: &Script) -> Self {
-        script.with(|script| {
-            script.under_way += 1;
-            script.most_under_way = script.most_under_way.max(script.under_way);
-        });
-        Self(script.clone())
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.with(|script| script.under_way -= 1);
-    }
-}
-
-struct Nothing;
-
-impl Datagrams for Nothing {
-    async fn send(&self, _: &[u8]) -> io::Result<()> {
-        Err(ErrorKind::Unsupported.into())
-    }
-
-    async fn receive(&self, _: &mut [u8]) -> io::Result<usize> {
-        Err(ErrorKind::Unsupported.into())
-    }
-}
-
-impl Net for Script {
-    type Stream = DuplexStream;
-    type Datagrams = Nothing;
-
-    async fn connect(&self, to: SocketAddr, _: Way) -> io::Result<DuplexStream> {
-        let _under_way = UnderWay::begin(self);
-        let manner = self.with(|script| {
-            script.asked.push((to, Instant::now()));
-            script.manners.get(&to).copied().unwrap_or(Manner::Accepts)
-        });
-        match manner {
-            Manner::Accepts => Ok(tokio::io::duplex(1).0),
-            Manner::Refuses => Err(ErrorKind::ConnectionRefused.into()),
-            Manner::Hangs => std::future::pending().await,
-            Manner::Panics => panic!("as scripted"),
-        }
-    }
-
-    async fn datagrams(&self, _: SocketAddr, _: Way) -> io::Result<Nothing> {
-        Err(ErrorKind::Unsupported.into())
-    }
-
-    async fn ping(&self, _: IpAddr) -> io::Result<Duration> {
-        Err(ErrorKind::Unsupported.into())
-    }
-}
+use crate::net::Way;
+use crate::testing::{Manner, Script};
 
 /// An engine at work, from outside.
 struct Bench {
@@ -145,6 +42,11 @@ impl Bench {
         self.orders.send(vec![Order::End(QuestionId(id))]).unwrap();
     }
 
+    /// When a server was asked, in milliseconds since the start.
+    fn asked(&self, at: SocketAddr) -> Vec<u128> {
+        self.script.asked(at).iter().map(|when| (*when - self.start).as_millis()).collect()
+    }
+
     /// What was told since, with the milliseconds since the start.
     fn told(&self) -> Vec<(u128, u64, Verdict, Option<String>)> {
         let news = std::mem::take(&mut *self.news.lock().unwrap());
@@ -173,7 +75,7 @@ async fn the_first_question_comes_at_once_and_then_one_each_interval() {
     let bench = Bench::start();
     bench.begin(1, server(1), every(1000), Verdict::Unknown);
     pass(3500).await;
-    assert_eq!(bench.script.asked(server(1), bench.start), [0, 1000, 2000, 3000]);
+    assert_eq!(bench.asked(server(1)), [0, 1000, 2000, 3000]);
     assert_eq!(bench.told(), [(0, 1, Verdict::Well, None)]);
     assert_eq!((bench.totals.asked(), bench.totals.failed()), (4, 0));
 }
@@ -236,11 +138,11 @@ async fn pauses_grow_while_a_server_is_down_and_only_as_far_as_they_may() {
     let pace = Pace { back_off: Some(Duration::from_secs(5)), fall: 1, ..every(1000) };
     bench.begin(1, server(1), pace, Verdict::Well);
     pass(18_500).await;
-    let asked = bench.script.asked(server(1), bench.start);
+    let asked = bench.asked(server(1));
     assert_eq!(asked, [0, 1000, 3000, 7000, 12_000, 17_000]);
     bench.script.set(server(1), Manner::Accepts);
     pass(5000).await;
-    let asked = bench.script.asked(server(1), bench.start);
+    let asked = bench.asked(server(1));
     assert_eq!(asked[6..], [22_000, 23_000], "one pass, and it is asked at its pace again");
 }
 
@@ -250,7 +152,7 @@ async fn pauses_differ_by_chance_within_the_jitter() {
     let pace = Pace { jitter: 10, ..every(1000) };
     bench.begin(1, server(1), pace, Verdict::Unknown);
     pass(100_000).await;
-    let asked = bench.script.asked(server(1), bench.start);
+    let asked = bench.asked(server(1));
     let pauses: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(pauses.iter().all(|pause| (899..=1101).contains(pause)), "{pauses:?}");
     assert!(pauses.iter().any(|&pause| pause < 950) && pauses.iter().any(|&pause| pause > 1050));
@@ -266,9 +168,9 @@ async fn an_ended_question_is_asked_no_more_even_if_it_is_under_way() {
     bench.end(1);
     bench.end(2);
     pass(5000).await;
-    assert_eq!(bench.script.asked(server(1), bench.start), [0]);
-    assert_eq!(bench.script.asked(server(2), bench.start), [0]);
-    assert_eq!(bench.script.with(|script| script.under_way), 0);
+    assert_eq!(bench.asked(server(1)), [0]);
+    assert_eq!(bench.asked(server(2)), [0]);
+    assert_eq!(bench.script.under_way(), 0);
     assert_eq!(bench.told().len(), 1, "the one that was answered");
 }
 
@@ -296,10 +198,10 @@ async fn servers_that_hang_take_no_more_than_their_share_and_keep_nobody_waiting
         bench.begin(number.into(), server(number), every(1000), Verdict::Well);
     }
     pass(10_500).await;
-    let most = bench.script.with(|script| script.most_under_way);
+    let most = bench.script.most_under_way();
     assert!((MOST_IN_VAIN..MOST_IN_VAIN + 10 + BURST).contains(&most), "{most}");
     for number in 3000..3010 {
-        let asked = bench.script.asked(server(number), bench.start);
+        let asked = bench.asked(server(number));
         assert_eq!(asked.len(), 11, "{asked:?}");
         assert!(asked.iter().enumerate().all(|(n, &at)| at <= n as u128 * 1000 + 5), "{asked:?}");
     }
@@ -308,7 +210,7 @@ async fn servers_that_hang_take_no_more_than_their_share_and_keep_nobody_waiting
         bench.begin(u64::from(number) + 10_000, server(number), every(1000), Verdict::Well);
     }
     pass(100).await;
-    let most = bench.script.with(|script| script.most_under_way);
+    let most = bench.script.most_under_way();
     assert!(most <= MOST_UNDER_WAY, "{most}");
 }
 
@@ -327,7 +229,7 @@ async fn after_ten_thousand_flaps_the_verdict_is_right_and_nothing_has_grown() {
         let expected = if flap % 2 == 0 { Verdict::Failing } else { Verdict::Well };
         assert_eq!(told.iter().map(|it| it.2).collect::<Vec<_>>(), [expected]);
         flaps += told.len();
-        bench.script.with(|script| script.asked.clear());
+        bench.script.forget();
     }
     assert_eq!(flaps, 10_000);
     let alive = tokio::runtime::Handle::current().metrics().num_alive_tasks();

@@ -20,44 +20,7 @@ use tokio::time::sleep;
 use super::*;
 use crate::config::Config;
 use crate::net::Datagrams;
-
-/// The kernel's sockets.
-#[derive(Clone)]
-struct Sockets;
-
-struct Socket(UdpSocket);
-
-impl Net for Sockets {
-    type Stream = TcpStream;
-    type Datagrams = Socket;
-
-    async fn connect(&self, to: SocketAddr, _: Way) -> io::Result<TcpStream> {
-        TcpStream::connect(to).await
-    }
-
-    async fn datagrams(&self, to: SocketAddr, _: Way) -> io::Result<Socket> {
-        let socket = UdpSocket::bind("127.0.0.1:0").await?;
-        socket.connect(to).await?;
-        Ok(Socket(socket))
-    }
-
-    async fn ping(&self, to: IpAddr) -> io::Result<Duration> {
-        match to.is_loopback() {
-            true => Ok(Duration::ZERO),
-            false => Err(io::ErrorKind::HostUnreachable.into()),
-        }
-    }
-}
-
-impl Datagrams for Socket {
-    async fn send(&self, datagram: &[u8]) -> io::Result<()> {
-        self.0.send(datagram).await.map(drop)
-    }
-
-    async fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
-        self.0.recv(into).await
-    }
-}
+use crate::net::kernel::Kernel;
 
 /// A check as operators write it.
 fn check(written: Value) -> Check {
@@ -392,12 +355,12 @@ fn every_kind_is_content_with_a_good_answer_and_says_what_is_wrong_with_another(
             let said = Arc::default();
             if !case.good.is_empty() {
                 let at = serve(Conduct::Plays, case.good, case.flood, Arc::clone(&said)).await;
-                let outcome = ask(&Sockets, &Tools::default(), &target(at), &check, 0).await;
+                let outcome = ask(&Kernel, &Tools::default(), &target(at), &check, 0).await;
                 assert_eq!(outcome, Ok(()), "{}", case.check);
             }
             let at = serve(Conduct::Plays, case.wrong, case.flood, said).await;
             let started = Instant::now();
-            let outcome = ask(&Sockets, &Tools::default(), &target(at), &check, 0).await;
+            let outcome = ask(&Kernel, &Tools::default(), &target(at), &check, 0).await;
             let Failure(reason) = outcome.expect_err("the answer is wrong");
             assert!(reason.contains(case.reason), "{}: {reason}", case.check);
             assert!(reason.contains(&at.to_string()), "{}: {reason}", case.check);
@@ -430,7 +393,7 @@ fn however_a_server_misbehaves_it_is_a_failure_in_time_and_within_bounds() {
                     let at = serve(conduct, steps, case.flood, Arc::clone(&said)).await;
                     let started = Instant::now();
                     let outcome =
-                        ask(&Sockets, &Tools::default(), &target(at), &check(written), 0).await;
+                        ask(&Kernel, &Tools::default(), &target(at), &check(written), 0).await;
                     let taken = started.elapsed();
                     let told = format!("{conduct:?} {}: {outcome:?} in {taken:?}", case.check);
                     let Err(Failure(reason)) = outcome else { panic!("{told}") };
@@ -456,11 +419,11 @@ fn where_nobody_listens_the_reason_says_that_the_connection_was_refused() {
         let at = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let connect = json!({ "type": "connect" });
         for written in cases().into_iter().map(|case| case.check).chain([connect]) {
-            let outcome = ask(&Sockets, &Tools::default(), &target(at), &check(written), 0).await;
+            let outcome = ask(&Kernel, &Tools::default(), &target(at), &check(written), 0).await;
             assert_eq!(outcome, Err(Failure(format!("connect to {at} refused"))));
         }
         let udp = check(json!({ "type": "udp", "send": "?" }));
-        let outcome = ask(&Sockets, &Tools::default(), &target(at), &udp, 0).await;
+        let outcome = ask(&Kernel, &Tools::default(), &target(at), &udp, 0).await;
         assert_eq!(outcome, Err(Failure(format!("a datagram to {at} refused"))));
     });
 }
@@ -535,7 +498,7 @@ fn datagrams_are_judged_by_what_they_hold_and_strangers_are_not_heard() {
         for (written, answer, expected) in table {
             let at = serve_datagrams(answer).await;
             let outcome =
-                ask(&Sockets, &Tools::default(), &target(at), &check(written.clone()), 0).await;
+                ask(&Kernel, &Tools::default(), &target(at), &check(written.clone()), 0).await;
             match (outcome, expected) {
                 (Ok(()), Ok(())) => {}
                 (Err(Failure(reason)), Err(part)) => assert!(reason.contains(part), "{reason}"),
@@ -572,7 +535,7 @@ fn five_connections_are_followed_by_one_conversation() {
         });
         let check = check(json!({ "type": "5", "negotiate": "http" }));
         for turn in 0..12 {
-            ask(&Sockets, &Tools::default(), &target(at), &check, turn).await.unwrap();
+            ask(&Kernel, &Tools::default(), &target(at), &check, turn).await.unwrap();
         }
         assert_eq!(seen.await.unwrap(), "cccccgcccccg");
     });
@@ -599,7 +562,7 @@ fn the_virtual_host_is_the_one_given_or_else_the_pages_or_else_the_servers_addre
                 stream.write_all(page("200 OK", "").as_bytes()).await.unwrap();
                 String::from_utf8(heard).unwrap()
             });
-            ask(&Sockets, &Tools::default(), &target(at), &check(written), 0).await.unwrap();
+            ask(&Kernel, &Tools::default(), &target(at), &check(written), 0).await.unwrap();
             let request = served.await.unwrap();
             let host = host.map_or_else(|| at.to_string(), Into::into);
             assert!(request.starts_with("GET /check.txt HTTP/1.1\r\n"), "{request}");
@@ -630,7 +593,7 @@ async fn run(text: &str, more: Value) -> (Result<(), Failure>, tempfile::TempDir
         way: Way::Routed,
         service: ("web".into(), Some("10.0.0.100:80".parse().unwrap())),
     };
-    let outcome = ask(&Sockets, &Tools::default(), &target, &check(written), 0).await;
+    let outcome = ask(&Kernel, &Tools::default(), &target, &check(written), 0).await;
     (outcome, folder)
 }
 
@@ -693,7 +656,7 @@ fn at_most_eight_scripts_run_at_once_and_waiting_costs_none_its_time() {
             let (tools, check) = (tools.clone(), check.clone());
             all.spawn(async move {
                 let at = SocketAddr::from(([127, 0, 0, 1], 1));
-                ask(&Sockets, &tools, &target(at), &check, 0).await
+                ask(&Kernel, &tools, &target(at), &check, 0).await
             });
         }
         while let Some(done) = all.join_next().await {
@@ -712,7 +675,8 @@ fn a_ping_that_comes_back_with_an_error_is_a_failure() {
         let asked = |address: [u8; 4]| {
             let target = target(SocketAddr::from((address, 0)));
             let check = check.clone();
-            async move { ask(&Sockets, &Tools::default(), &target, &check, 0).await }
+            let net = Bytes(Arc::default());
+            async move { ask(&net, &Tools::default(), &target, &check, 0).await }
         };
         assert_eq!(asked([127, 0, 0, 1]).await, Ok(()));
         let reason = Failure("ping of 192.0.2.1 failed: unreachable".into());
@@ -720,7 +684,8 @@ fn a_ping_that_comes_back_with_an_error_is_a_failure() {
     });
 }
 
-/// A network on which every server says the same bytes, and then ends the connection.
+/// A network on which every server says the same bytes, and then ends the connection. Echo requests reach
+/// this machine alone.
 #[derive(Clone)]
 struct Bytes(Arc<Vec<u8>>);
 
@@ -745,8 +710,11 @@ impl Net for Bytes {
         Ok(OneDatagram(Arc::clone(&self.0), AtomicUsize::new(0)))
     }
 
-    async fn ping(&self, _: IpAddr) -> io::Result<Duration> {
-        Ok(Duration::ZERO)
+    async fn ping(&self, to: IpAddr) -> io::Result<Duration> {
+        match to.is_loopback() {
+            true => Ok(Duration::ZERO),
+            false => Err(io::ErrorKind::HostUnreachable.into()),
+        }
     }
 }
 
