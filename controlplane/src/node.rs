@@ -11,6 +11,8 @@ mod explain;
 
 mod gaps;
 
+mod helpers;
+
 mod in_band;
 
 mod passive;
@@ -33,7 +35,7 @@ use dataplane::wire::ethernet::{self, ethertype};
 use dataplane::wire::protocol;
 use serde_json::Value;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info};
@@ -41,6 +43,7 @@ use tracing::{error, info};
 use self::alarm::Alarm;
 use self::explain::Explaining;
 use self::gaps::Gaps;
+use self::helpers::{Lane, on_helper};
 use self::passive::Ejectors;
 use self::traffic::Accounts;
 use crate::agent::{self, Agents};
@@ -67,6 +70,7 @@ use crate::states::{States, Unreachable};
 use crate::store::{self, Digest, Store};
 
 pub use self::explain::{Explained, FLAGS};
+pub(crate) use self::helpers::helped;
 
 /// How often the workers' rings are looked at.
 const TURN: Duration = Duration::from_millis(1);
@@ -310,6 +314,8 @@ pub struct Node {
     alerts: Tallies,
     agents: Agents,
     stack: Stack,
+    /// The whole configuration has been replaced.
+    replaced: Notify,
     /// Locked for the whole of a change, so that there is one at a time.
     changing: Arc<tokio::sync::Mutex<Identities>>,
     /// Locked by whoever makes and publishes a snapshot.
@@ -360,13 +366,15 @@ struct Change<T> {
     config: Config,
     /// The operator's FILE, if that is where it comes from.
     file: Option<Digest>,
+    /// Whether it was given as a whole.
+    is_whole: bool,
     /// What its maker wants to know of it afterwards.
     edited: T,
 }
 
 impl<T> Change<T> {
     fn to(config: Config, edited: T) -> Self {
-        Self { config, file: None, edited }
+        Self { config, file: None, is_whole: false, edited }
     }
 }
 
@@ -433,6 +441,7 @@ impl Node {
             alerts: Tallies::default(),
             agents,
             stack,
+            replaced: Notify::new(),
             changing: Arc::new(tokio::sync::Mutex::new(identities)),
             publishing: Mutex::default(),
             inner: Mutex::new(inner),
@@ -442,6 +451,7 @@ impl Node {
     /// What the control thread does besides answering: one [`turn`](Self::turn) a millisecond, and agents asked.
     pub async fn run(self: Arc<Self>) {
         tokio::spawn(Arc::clone(&self).keep_standings());
+        tokio::spawn(Arc::clone(&self).keep_memory());
         tokio::spawn(agent::run(self.net(), self.agents.clone()));
         let mut turns = interval(TURN);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -464,30 +474,52 @@ impl Node {
         Engine::new(net, tools, orders, tell, totals, u64::from_ne_bytes(random())).run().await;
     }
 
-    /// Gives the workers what has changed in the states of servers, gives servers that have come back more of their
-    /// weight and those whose agents say so another, and writes down who is down.
+    /// Gives the workers what has changed in the states of servers, and gives servers that have come back more of their
+    /// weight and those whose agents say so another: on a thread of its own, because no disk and no request may keep
+    /// clients at a server that has failed.
     async fn keep_standings(self: Arc<Self>) {
+        let lane = Lane::open("publish");
+        if let Err(error) = &lane {
+            error!("what changes waits for requests: no thread of its own: {error}");
+        }
         let mut looks = interval(RAMP);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut falls = 0;
         loop {
-            let changed = tokio::select! {
+            let is_due = tokio::select! {
                 () = self.states.changed() => true,
                 _ = looks.tick() => self.compiler.is_ramping(),
             };
+            if !is_due {
+                continue;
+            }
             let node = Arc::clone(&self);
-            let kept = helped(move || {
-                if changed {
-                    node.restate();
+            match &lane {
+                Ok(lane) => lane.run(move || node.restate()).await,
+                Err(_) => drop(spawn_blocking(move || node.restate()).await),
+            }
+        }
+    }
+
+    /// Writes down who is down: what there is at the time, once after another, and again if it could not be written.
+    async fn keep_memory(self: Arc<Self>) {
+        let mut looks = interval(RAMP);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut written, mut is_told) = (0, false);
+        loop {
+            looks.tick().await;
+            let node = Arc::clone(&self);
+            let write = move || match node.states.memory(written) {
+                Some((memory, falls)) => Ok(memory.write(&node.store).map(|()| falls)),
+                None => Ok(Ok(written)),
+            };
+            match on_helper(write).await {
+                Ok(Ok(falls)) => (written, is_told) = (falls, false),
+                Ok(Err(error)) if !is_told => {
+                    error!("who is down cannot be written down, and is tried again: {error}");
+                    is_told = true;
                 }
-                if let Some(memory) = node.states.memory(&mut falls)
-                    && let Err(error) = memory.write(&node.store)
-                {
-                    error!("who is down could not be written down: {error}");
-                }
-                Ok(falls)
-            });
-            falls = kept.await.unwrap_or(falls); // it cannot be refused; if it failed, the log says so
+                _ => {} // told already
+            }
         }
     }
 
@@ -505,11 +537,9 @@ impl Node {
 
     /// The servers whose agents ask for new flows to stay away.
     fn drained_by_agents(&self, view: &View) -> HashSet<ServerId> {
-        let asking = view.services().filter(|service| service.config.agent.is_some());
-        let drained = asking.flat_map(|service| {
-            service.servers().filter(move |(_, server)| {
-                server.weight > 0 && self.agents.weight(service.config, server) == 0
-            })
+        let drained = view.services().flat_map(|service| {
+            let servers = service.servers();
+            servers.filter(move |(_, server)| self.agents.ask_for_drain(service.config, server))
         });
         drained.map(|(id, _)| id).collect()
     }
@@ -571,6 +601,11 @@ impl Node {
         &self.states
     }
 
+    /// Waits until the whole configuration has been replaced, if it has not been since the last time.
+    pub async fn replaced(&self) {
+        self.replaced.notified().await;
+    }
+
     /// How much servers have been asked.
     pub fn asked(&self) -> &engine::Totals {
         &self.asked
@@ -611,7 +646,8 @@ impl Node {
         guard: Guard,
         next: impl FnOnce() -> Result<Config, Refusal> + Send + 'static,
     ) -> Result<Arc<View>, Refusal> {
-        let (view, ()) = self.change(guard, |_| Ok(Change::to(next()?, ()))).await?;
+        let next = |_: &View| Ok(Change { is_whole: true, ..Change::to(next()?, ()) });
+        let (view, ()) = self.change(guard, next).await?;
         Ok(view)
     }
 
@@ -662,15 +698,28 @@ impl Node {
             node.states.want(id, own.wanted());
             Ok(Change::to(config, place))
         };
-        let changed = self.change(guard, next).await;
+        let node = Arc::clone(self);
+        // A caller that goes away meanwhile does not keep it from going back.
+        let task = tokio::spawn(async move {
+            let changed = node.change(guard, next).await;
+            if changed.is_err() {
+                let go_back = move || {
+                    node.want_as_configured(&service, &server);
+                    Ok(())
+                };
+                let _ = on_helper(go_back).await; // if it failed, the log says so
+            }
+            changed
+        });
+        task.await.unwrap_or(Err(Refusal::Failed))
+    }
+
+    fn want_as_configured(&self, service: &str, server: &str) {
         let view = self.view();
-        if changed.is_err()
-            && let Ok((id, place)) = view.server(&service, &server)
-        {
+        if let Ok((id, place)) = view.server(service, server) {
             let servers = &view.config.services[place.service].servers;
             self.states.want(id, servers[place.server.unwrap_or_default()].wanted());
         }
-        changed
     }
 
     /// Reads the operator's FILE again, as if it had been sent.
@@ -681,7 +730,9 @@ impl Node {
     pub async fn reload(self: &Arc<Self>) -> Result<Arc<View>, Refusal> {
         let node = Arc::clone(self);
         let next = move |_: &View| match node.store.reread() {
-            Ok((config, file)) => Ok(Change { file: Some(file), ..Change::to(config, ()) }),
+            Ok((config, file)) => {
+                Ok(Change { file: Some(file), is_whole: true, ..Change::to(config, ()) })
+            }
             Err(store::Error::Refused { mistakes, .. }) => Err(Refusal::Invalid(mistakes)),
             Err(error) => Err(error.into()),
         };
@@ -707,10 +758,10 @@ impl Node {
     ) -> Result<(Arc<View>, T), Refusal> {
         let mut identities = Arc::clone(&self.changing).lock_owned().await;
         let node = Arc::clone(self);
-        helped(move || {
+        on_helper(move || {
             let view = node.view();
             guard.check(&view.etag)?;
-            let Change { config: next, file, edited } = next(&view)?;
+            let Change { config: next, file, is_whole, edited } = next(&view)?;
             if next == view.config {
                 if file.is_some() {
                     node.store.save(&next, file)?;
@@ -729,6 +780,9 @@ impl Node {
             let next = Arc::new(View::new(next, &assigned));
             node.take_up(&next);
             node.events.record(reconfigured(&view, &next, &changes));
+            if is_whole {
+                node.replaced.notify_one();
+            }
             *identities = assigned;
             Ok((next, edited))
         })
@@ -800,16 +854,6 @@ fn log_changes(changes: &[String]) {
     if changes.len() > LOGGED {
         info!("configuration: {} more changes", changes.len() - LOGGED);
     }
-}
-
-/// Runs what may take long on a helper thread.
-pub(crate) async fn helped<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
-    spawn_blocking(work).await.unwrap_or_else(|failure| {
-        error!("a request could not be completed: {failure}");
-        Err(Refusal::Failed)
-    })
 }
 
 impl Inner {
