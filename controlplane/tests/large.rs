@@ -14,6 +14,10 @@ mod script;
 
 use crate::rig::{CONFIGURATION, Rig, Worker, wait_until};
 
+/// How late the control thread may be where it has no core of its own, and no priority; what is demanded where it has,
+/// the end-to-end tests show.
+const LATE: f64 = 0.05; // seconds
+
 /// What a worker knows of the service at this address.
 fn service<T>(worker: &mut Worker, address: [u8; 4], of: impl FnOnce(&Service) -> T) -> T {
     let services = &worker.reader.current().services;
@@ -50,6 +54,7 @@ fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_l
     std::thread::sleep(Duration::from_secs(2)); // what came of the first answers has been published
     let gap = rig.node().status().control_longest_gap;
     println!("longest gap while all were asked for the first time: {gap} s");
+    assert!(gap < LATE, "{gap} s");
     // Server 3 of service 7.
     rig.script.stop("10.0.150.73:80");
     wait_until("it is out", || number(&mut rig.worker) == 9);
@@ -61,7 +66,9 @@ fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_l
     wait_until("another drains", || number(&mut rig.worker) == 8);
     let drained = begin.elapsed();
     println!("drain over REST: {drained:?}");
-    println!("longest gap: {} s", rig.node().status().control_longest_gap);
+    let gap = rig.node().status().control_longest_gap;
+    println!("longest gap: {gap} s");
+    assert!(gap < LATE, "{gap} s");
     assert!(took < Duration::from_millis(100), "{took:?}");
     assert!(drained < Duration::from_secs(2), "{drained:?}");
 }
