@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use controlplane::health::engine::{News, QuestionId};
 use controlplane::health::tally::Verdict;
-use controlplane::states::{Actual, ServiceState};
 use dataplane::snapshot::{Protocol, ServerId};
 
 #[path = "api/rig.rs"]
@@ -74,15 +73,15 @@ fn ten_thousand_flaps_end_in_the_right_state_and_leave_nothing_behind() {
     }
     let grown = resident().saturating_sub(after_a_thousand);
     println!("after 1,000 flaps: {after_a_thousand} bytes; after 10,000: {grown} more");
-    assert!(grown < 1 << 20, "{grown} bytes more, after {after_a_thousand}");
+    assert!(grown < 512 << 10, "{grown} bytes more, after {after_a_thousand}");
     assert_eq!(candidates(&mut rig.worker), both);
     let status = rig.ask("GET", "/api/v1/status").json();
     let generation = status["generation"].as_u64().unwrap();
     assert!(generation > 20_000, "each was published: {generation}");
     let after = rig.node().states().words();
     assert_eq!(after.servers.len(), words.servers.len());
-    assert!(both.iter().all(|id| after.servers[id].actual == Actual::Up));
-    assert!(after.services.values().all(|told| told.state == ServiceState::Up), "{after:?}");
+    let web1 = &status["services"][0]["servers"][0];
+    assert_eq!((web1["actual"].as_str(), web1.get("reason")), (Some("up"), None), "{web1}");
     // And the next failure is one like the first.
     rig.script.stop("10.0.0.11:80");
     let reason = Some("connect to 10.0.0.11:80 refused, 2 of 2".to_owned());
