@@ -93,10 +93,11 @@ impl Drop for Lane {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Barrier};
+    use std::sync::Arc;
     use std::time::Duration;
 
     use tokio::runtime::Builder;
+    use tokio::sync::RwLock;
     use tokio::time::timeout;
 
     use super::*;
@@ -108,12 +109,13 @@ mod tests {
         let mut runtime = Builder::new_current_thread();
         let runtime = runtime.enable_all().max_blocking_threads(REQUESTS + 1).build().unwrap();
         runtime.block_on(async {
-            let under_way = Arc::new(Barrier::new(REQUESTS + 1));
+            let gate = Arc::new(RwLock::new(()));
+            let closed = gate.write().await;
             let requests: Vec<_> = (0..10 * REQUESTS)
                 .map(|_| {
-                    let under_way = Arc::clone(&under_way);
+                    let gate = Arc::clone(&gate);
                     tokio::spawn(helped(move || {
-                        under_way.wait(); // until the test is there as well
+                        drop(gate.blocking_read());
                         Ok(())
                     }))
                 })
@@ -123,10 +125,7 @@ mod tests {
             requests.iter().take(REQUESTS).for_each(|request| request.abort());
             tokio::task::yield_now().await;
             let other = timeout(PATIENCE, on_helper(|| Ok(()))).await;
-            for _ in 0..10 {
-                let under_way = Arc::clone(&under_way);
-                spawn_blocking(move || under_way.wait()).await.unwrap();
-            }
+            drop(closed);
             assert!(matches!(other, Ok(Ok(()))), "{other:?}");
             for request in requests.into_iter().skip(REQUESTS) {
                 request.await.unwrap().unwrap();
