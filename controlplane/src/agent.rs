@@ -52,6 +52,11 @@ impl Question {
             misses: agent.misses.into(),
         }
     }
+
+    /// The same at any pace.
+    fn whom(&self) -> (SocketAddr, &AgentMethod) {
+        (self.at, &self.method)
+    }
 }
 
 /// How things stand with one agent.
@@ -86,18 +91,26 @@ impl Default for Agents {
 }
 
 impl Agents {
-    /// Has the agents of `config` asked, and no others. What others have said is forgotten.
+    /// Has the agents of `config` asked, and no others. What others have said is forgotten; what an agent has said
+    /// that is now asked at another pace counts on.
     pub fn follow(&self, config: &Config) {
         let mut wanted = HashSet::new();
         for service in &config.services {
             let Some(agent) = &service.agent else { continue };
             wanted.extend(service.servers.iter().map(|server| Question::to(server, agent)));
         }
+        // Only whoever follows adds or removes a question: no answer waits for all this.
+        let known: HashSet<_> = self.standings().keys().cloned().collect();
+        let whom =
+            known.iter().map(|question| (question.whom(), question)).collect::<HashMap<_, _>>();
+        let new = wanted.difference(&known).map(|question| (question, whom.get(&question.whom())));
+        let new: Vec<_> = new.collect();
         let mut standings = self.standings();
-        standings.retain(|question, _| wanted.contains(question));
-        for question in &wanted {
-            standings.entry(question.clone()).or_default();
+        for (question, before) in new {
+            let before = before.and_then(|before| standings.get(*before)).cloned();
+            standings.insert(question.clone(), before.unwrap_or_default());
         }
+        known.difference(&wanted).for_each(|question| drop(standings.remove(question)));
         drop(standings);
         self.0.wanted.send_if_modified(|before| {
             let differs = *before != wanted;
@@ -106,14 +119,24 @@ impl Agents {
         });
     }
 
-    /// The weight of a server now: what follows from its agent's answer, or else its own.
+    /// The weight of a server now, if it takes new flows: what follows from its agent's answer, or else its own.
     pub fn weight(&self, service: &config::Service, server: &config::Server) -> u16 {
-        let Some(agent) = &service.agent else { return server.weight };
-        let standings = self.standings();
-        match standings.get(&Question::to(server, agent)).and_then(|standing| standing.in_force) {
-            Some(answer) => formula::weight(agent.formula, server.weight, answer),
-            None => server.weight,
+        match (&service.agent, self.in_force(service, server)) {
+            (Some(agent), Some(Answer::Idle(idle))) => {
+                formula::weight(agent.formula, server.weight, idle)
+            }
+            _ => server.weight,
         }
+    }
+
+    /// Whether a server's agent asks for new flows to stay away.
+    pub fn ask_for_drain(&self, service: &config::Service, server: &config::Server) -> bool {
+        self.in_force(service, server) == Some(Answer::Drain)
+    }
+
+    fn in_force(&self, service: &config::Service, server: &config::Server) -> Option<Answer> {
+        let question = Question::to(server, service.agent.as_ref()?);
+        self.standings().get(&question)?.in_force
     }
 
     /// How things stand with the agent of a server, if it has one.

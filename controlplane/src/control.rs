@@ -26,8 +26,11 @@ use crate::pages;
 use crate::store;
 use crate::triggers;
 
-/// Threads for what may take long: file writes, large configurations.
-const HELPERS: usize = 4;
+/// Threads for what may take long: file writes, names looked up, large answers. More than there are kinds of such work,
+/// so that none waits for another that a disk or a name server holds up.
+const HELPERS: usize = 8;
+/// Their nice value: they share the control thread's core, and are not as urgent.
+pub(crate) const HELPING: i32 = 0;
 /// The control thread's nice value, where we may choose: whatever else runs on its core, it is not to be late.
 const URGENT: i32 = -10;
 
@@ -69,9 +72,8 @@ impl Control {
     /// When the system refuses a thread, an event queue or a signal handler.
     pub fn prepare() -> Result<Self, Error> {
         let mut builder = Builder::new_current_thread();
-        // Helpers share the control thread's core, and are not as urgent.
         builder.on_thread_start(|| {
-            let _ = rustix::process::setpriority_process(None, 0); // they work without, too
+            let _ = rustix::process::setpriority_process(None, HELPING); // they work without, too
         });
         let runtime = builder.enable_all().max_blocking_threads(HELPERS).build()?;
         let entered = runtime.enter();

@@ -31,6 +31,8 @@ mod explain;
 
 mod gaps;
 
+mod helpers;
+
 mod passive;
 
 mod reports;
@@ -45,7 +47,7 @@ use dataplane::counters::Counters;
 use dataplane::moment::Moment;
 use dataplane::punt::{Command, ControlEnd, FlowReport};
 use dataplane::snapshot::ServerId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::error;
@@ -53,6 +55,7 @@ use tracing::error;
 use self::alarm::Alarm;
 use self::explain::Explaining;
 use self::gaps::Gaps;
+use self::helpers::{Lane, on_helper};
 use self::passive::Ejectors;
 use self::traffic::Accounts;
 use crate::agent::{self, Agents};
@@ -77,6 +80,7 @@ use crate::store::Store;
 
 pub use self::change::Guard;
 pub use self::explain::{Explained, FLAGS};
+pub(crate) use self::helpers::helped;
 pub use self::refusal::Refusal;
 pub use self::view::{Place, ServiceView, View};
 pub use self::wish::Wish;
@@ -121,6 +125,8 @@ pub struct Node {
     alerts: Tallies,
     agents: Agents,
     stack: Stack,
+    /// The whole configuration has been replaced.
+    replaced: Notify,
     /// Locked for the whole of a change, so that there is one at a time.
     changing: Arc<tokio::sync::Mutex<Identities>>,
     /// Locked by whoever makes and publishes a snapshot. Holds the configuration that the workers have, while that
@@ -239,6 +245,7 @@ impl Node {
             alerts: Tallies::default(),
             agents,
             stack,
+            replaced: Notify::new(),
             changing: Arc::new(tokio::sync::Mutex::new(identities)),
             publishing: Mutex::default(),
             inner: Mutex::new(inner),
@@ -248,6 +255,7 @@ impl Node {
     /// What the control thread does besides answering: one [`turn`](Self::turn) a millisecond, and agents asked.
     pub async fn run(self: Arc<Self>) {
         tokio::spawn(Arc::clone(&self).keep_standings());
+        tokio::spawn(Arc::clone(&self).keep_memory());
         tokio::spawn(agent::run(self.net(), self.agents.clone()));
         let mut turns = interval(TURN);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -277,30 +285,52 @@ impl Node {
         tools.run_scripts_as(self.view().config.script_user.clone());
     }
 
-    /// Gives the workers what has changed in the states of servers, gives servers that have come back more of their
-    /// weight and those whose agents say so another, and writes down who is down.
+    /// Gives the workers what has changed in the states of servers, and gives servers that have come back more of their
+    /// weight and those whose agents say so another: on a thread of its own, because no disk and no request may keep
+    /// clients at a server that has failed.
     async fn keep_standings(self: Arc<Self>) {
+        let lane = Lane::open("publish");
+        if let Err(error) = &lane {
+            error!("what changes waits for requests: no thread of its own: {error}");
+        }
         let mut looks = interval(RAMP);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut falls = 0;
         loop {
-            let changed = tokio::select! {
+            let is_due = tokio::select! {
                 () = self.states.changed() => true,
                 _ = looks.tick() => self.compiler.is_ramping(),
             };
+            if !is_due {
+                continue;
+            }
             let node = Arc::clone(&self);
-            let kept = helped(move || {
-                if changed {
-                    node.restate();
+            match &lane {
+                Ok(lane) => lane.run(move || node.restate()).await,
+                Err(_) => drop(spawn_blocking(move || node.restate()).await),
+            }
+        }
+    }
+
+    /// Writes down who is down: what there is at the time, once after another, and again if it could not be written.
+    async fn keep_memory(self: Arc<Self>) {
+        let mut looks = interval(RAMP);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut written, mut is_told) = (0, false);
+        loop {
+            looks.tick().await;
+            let node = Arc::clone(&self);
+            let write = move || match node.states.memory(written) {
+                Some((memory, falls)) => Ok(memory.write(&node.store).map(|()| falls)),
+                None => Ok(Ok(written)),
+            };
+            match on_helper(write).await {
+                Ok(Ok(falls)) => (written, is_told) = (falls, false),
+                Ok(Err(error)) if !is_told => {
+                    error!("who is down cannot be written down, and is tried again: {error}");
+                    is_told = true;
                 }
-                if let Some(memory) = node.states.memory(&mut falls)
-                    && let Err(error) = memory.write(&node.store)
-                {
-                    error!("who is down could not be written down: {error}");
-                }
-                Ok(falls)
-            });
-            falls = kept.await.unwrap_or(falls); // it cannot be refused; if it failed, the log says so
+                _ => {} // told already
+            }
         }
     }
 
@@ -328,11 +358,9 @@ impl Node {
 
     /// The servers whose agents ask for new flows to stay away.
     fn drained_by_agents(&self, view: &View) -> HashSet<ServerId> {
-        let asking = view.services().filter(|service| service.config.agent.is_some());
-        let drained = asking.flat_map(|service| {
-            service.servers().filter(move |(_, server)| {
-                server.weight > 0 && self.agents.weight(service.config, server) == 0
-            })
+        let drained = view.services().flat_map(|service| {
+            let servers = service.servers();
+            servers.filter(move |(_, server)| self.agents.ask_for_drain(service.config, server))
         });
         drained.map(|(id, _)| id).collect()
     }
@@ -395,6 +423,11 @@ impl Node {
         &self.states
     }
 
+    /// Waits until the whole configuration has been replaced, if it has not been since the last time.
+    pub async fn replaced(&self) {
+        self.replaced.notified().await;
+    }
+
     /// How much servers have been asked.
     pub fn asked(&self) -> &engine::Totals {
         &self.asked
@@ -440,16 +473,6 @@ impl Node {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Runs what may take long on a helper thread.
-pub(crate) async fn helped<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
-    spawn_blocking(work).await.unwrap_or_else(|failure| {
-        error!("a request could not be completed: {failure}");
-        Err(Refusal::Failed)
-    })
 }
 
 impl Inner {

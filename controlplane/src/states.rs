@@ -6,8 +6,8 @@
 //! - [`questions`]: what is asked of whom, made from the configuration
 //!
 //! A change is recorded the moment it is known, whoever tells of it: the engine of health checks
-//! ([`States::hear`]), a new configuration ([`States::follow`]), whoever watches the flows ([`States::eject`]), or the
-//! look at neighbours and connections once a second ([`States::review`]). Those that concern new flows wake who
+//! ([`States::hear`]), a new configuration ([`States::follow`]), whoever watches the flows ([`States::judge_flows`]), or
+//! the look at neighbours and connections once a second ([`States::review`]). Those that concern new flows wake who
 //! publishes ([`States::changed`]).
 
 pub mod table;
@@ -29,7 +29,7 @@ use tokio::sync::{Notify, mpsc};
 use self::questions::{Answers, Keyed, questions};
 use self::service::{Checked, Server, Service};
 use crate::config::{self, Config, Kind};
-use crate::events::Events;
+use crate::events::{Change, Events};
 use crate::health::engine::{News, Order};
 use crate::health::memory::Memory;
 
@@ -48,6 +48,8 @@ pub struct States {
     /// What the engine has found and nobody has taken in yet.
     news: Mutex<Vec<News>>,
     changed: Notify,
+    /// There are first states that nobody has been told.
+    untold: Notify,
     events: Events,
     orders: mpsc::UnboundedSender<Vec<Order>>,
 }
@@ -152,8 +154,8 @@ impl States {
         let (orders, taken) = mpsc::unbounded_channel();
         let inner = Inner { answers: Answers::new(memory), ..Inner::default() };
         let (inner, news, version) = (Mutex::new(inner), Mutex::default(), AtomicU64::new(0));
-        let changed = Notify::new();
-        (Self { inner, version, news, changed, events, orders }, taken)
+        let (changed, untold) = (Notify::new(), Notify::new());
+        (Self { inner, version, news, changed, untold, events, orders }, taken)
     }
 
     /// Takes up another configuration: what is asked now and was before goes on as it was.
@@ -221,15 +223,15 @@ impl States {
         }
     }
 
-    /// Takes a server out because its flows fare badly, or lets it back in. Its check goes on.
-    pub fn eject(&self, server: ServerId, reason: Option<String>) {
-        let mut inner = self.inner();
-        if let Some(&(service, position)) = inner.places.get(&server) {
-            let before = &mut inner.services[service].servers[position].ejected;
-            if *before != reason {
-                *before = reason;
-                self.judge(&mut inner, service, SystemTime::now());
-            }
+    /// Has somebody look at how flows fare, and takes servers out or lets them back in as that finds. Their checks
+    /// go on. Skipped while somebody else is at the states.
+    pub fn judge_flows(&self, look: impl FnOnce(&mut Flows<'_>)) {
+        let Ok(mut inner) = self.inner.try_lock() else { return };
+        let mut flows = Flows { inner: &mut inner, services: BTreeSet::new() };
+        look(&mut flows);
+        let now = SystemTime::now();
+        for position in flows.services {
+            self.judge(&mut inner, position, now);
         }
         drop(inner);
         self.take_in();
@@ -256,15 +258,6 @@ impl States {
         }
         drop(inner);
         self.take_in();
-    }
-
-    /// Whether it would take new flows, but for what its flows tell.
-    pub fn is_available(&self, server: ServerId) -> bool {
-        let inner = self.inner();
-        let place = inner.places.get(&server);
-        place.is_some_and(|&(service, position)| {
-            inner.services[service].servers[position].is_available()
-        })
     }
 
     /// How things stand with a server.
@@ -348,6 +341,21 @@ impl States {
         self.changed.notified().await;
     }
 
+    /// Waits until there are first states to be told.
+    pub async fn untold(&self) {
+        self.untold.notified().await;
+    }
+
+    /// Records the states that servers and services had when they first became known, as changes from `unknown`: those
+    /// that `matter` to somebody. A start is no change, and makes no thousand events.
+    pub fn tell_first(&self, matter: impl Fn(&Change) -> bool) {
+        let mut inner = self.inner();
+        let untold = inner.services.iter_mut().flat_map(Service::take_untold);
+        untold.filter(matter).for_each(|change| self.events.record(change));
+        drop(inner);
+        self.take_in();
+    }
+
     /// All states in words.
     pub fn words(&self) -> Words {
         let inner = self.inner();
@@ -358,14 +366,10 @@ impl States {
         }
     }
 
-    /// Who is down now, for the next start, if that has changed since `falls`.
-    pub fn memory(&self, falls: &mut u64) -> Option<Memory> {
+    /// Who is down now, for the next start, and how often that has changed; `None` if that is no more than `falls`.
+    pub fn memory(&self, falls: u64) -> Option<(Memory, u64)> {
         let inner = self.inner();
-        if inner.falls == *falls {
-            return None;
-        }
-        *falls = inner.falls;
-        Some(inner.answers.memory())
+        (inner.falls != falls).then(|| (inner.answers.memory(), inner.falls))
     }
 
     /// Works out the state of a service and its servers, and records what has changed.
@@ -378,6 +382,9 @@ impl States {
             self.version.store(inner.version, Ordering::Release);
             self.changed.notify_one();
         }
+        if judged.has_untold {
+            self.untold.notify_one();
+        }
         inner.falls = inner.falls.max(inner.answers.falls());
     }
 
@@ -387,6 +394,33 @@ impl States {
 
     fn news(&self) -> MutexGuard<'_, Vec<News>> {
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The servers in the hands of whoever looks at how flows fare.
+pub struct Flows<'s> {
+    inner: &'s mut Inner,
+    /// Those with something new, by position.
+    services: BTreeSet<usize>,
+}
+
+impl Flows<'_> {
+    /// Whether a server would take new flows and answer them, but for what its flows tell.
+    pub fn is_available(&self, server: ServerId) -> bool {
+        let place = self.inner.places.get(&server);
+        place.is_some_and(|&(service, position)| {
+            self.inner.services[service].servers[position].is_available()
+        })
+    }
+
+    /// Takes a server out because its flows fare badly, or lets it back in.
+    pub fn eject(&mut self, server: ServerId, reason: Option<String>) {
+        let Some(&(service, position)) = self.inner.places.get(&server) else { return };
+        let before = &mut self.inner.services[service].servers[position].ejected;
+        if *before != reason {
+            *before = reason;
+            self.services.insert(service);
+        }
     }
 }
 

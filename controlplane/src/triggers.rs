@@ -1,21 +1,30 @@
 //! Does what the operator wants done when something changes: in one task, one thing after the other, each
 //! trigger once for each change (TR-01). What is wanted of servers is changed as the API does it, so that it
 //! is kept, and what is so already is no change and no mistake (TR-08).
+//!
+//! A trigger that names a state holds for the first state of a server as well, which is no change: one that was dead
+//! when the program started is not heard of otherwise. And when the whole configuration is replaced, what the triggers
+//! want of it that hold is put right again.
 
 mod script;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use crate::alerts::reach::Networks;
 use crate::alerts::{Pace, webhook};
-use crate::config::Happening;
 use crate::config::trigger::{Action, On, Trigger};
+use crate::config::{Actual, Happening};
 use crate::events::{Change, Event, Events, Heard, Subject};
-use crate::node::{Guard, Node, Wish};
+use crate::node::{Guard, Node, View, Wish};
+use crate::states::Words;
+
+/// What came of something that needed no change.
+const ALREADY: &str = "so already";
 
 /// Begins to run triggers, from the first event that is kept.
 pub fn start(node: &Arc<Node>, networks: &Networks, pace: Pace) {
@@ -26,7 +35,17 @@ async fn run(node: Arc<Node>, networks: Networks, period: Duration) {
     let mut follower = node.events().follow_after(0);
     let mut runs: HashMap<String, Runs> = HashMap::new();
     loop {
-        let Heard { missed, event } = follower.next().await;
+        let Heard { missed, event } = tokio::select! {
+            heard = follower.next() => heard,
+            () = node.states().untold() => {
+                tell_first(&node).await;
+                continue;
+            }
+            () = node.replaced() => {
+                renew(&node, &networks).await;
+                continue;
+            }
+        };
         if missed > 0 {
             warn!(
                 "triggers: {missed} events came faster than triggers could run, and set off none"
@@ -53,8 +72,72 @@ async fn run(node: Arc<Node>, networks: Networks, period: Duration) {
     }
 }
 
+/// Records first states that set off a trigger.
+async fn tell_first(node: &Arc<Node>) {
+    let node = Arc::clone(node);
+    let tell = move || {
+        let view = node.view();
+        let naming = || view.config.triggers.iter().filter(|trigger| trigger.on.state.is_some());
+        node.states().tell_first(|change| naming().any(|trigger| trigger.on.holds(change)));
+    };
+    let _ = spawn_blocking(tell).await; // it does not panic
+}
+
+/// Has what the triggers that hold want of the configuration be so again. Nobody is told anything: nothing has happened
+/// to what they look at.
+async fn renew(node: &Arc<Node>, networks: &Networks) {
+    let view = node.view();
+    let (of, from) = (Arc::clone(&view), Arc::clone(node));
+    let holding = spawn_blocking(move || holding(&of, &from.states().words())).await;
+    for (position, change) in holding.unwrap_or_default() {
+        let trigger = &view.config.triggers[position];
+        let begin =
+            format!("the configuration was replaced, and {} is {}", change.subject, change.new);
+        let event = Event { number: 0, time: SystemTime::now(), change };
+        let mut done = Vec::new();
+        for action in &trigger.actions {
+            if !matches!(action, Action::Script { .. } | Action::Webhook(_)) {
+                done.push(act(node, networks, action, &event).await);
+            }
+        }
+        done.retain(|(_, result)| result.as_deref() != Ok(ALREADY));
+        if !done.is_empty() {
+            conclude(node.events(), trigger, begin, done);
+        }
+    }
+}
+
+/// The triggers, by position, that name a state which something is in now, and what is.
+fn holding(view: &View, words: &Words) -> Vec<(usize, Change)> {
+    let mut now = Vec::new();
+    let change = |subject, new: &str| Change {
+        subject,
+        old: String::new(),
+        new: new.to_owned(),
+        reason: String::new(),
+    };
+    for service in view.services() {
+        let name = &service.config.name;
+        for (id, server) in service.servers() {
+            let Some(told) = words.servers.get(&id) else { continue };
+            let (service, server) = (name.clone(), server.name.clone());
+            now.push(change(Subject::Server { service, server }, told.actual.name()));
+        }
+        if let Some(told) = words.services.get(&service.id) {
+            now.push(change(Subject::Service { service: name.clone() }, told.state.name()));
+        }
+    }
+    let holds = |(position, trigger): (usize, &Trigger)| {
+        trigger.on.state?;
+        let change = now.iter().find(|change| trigger.on.holds(change))?;
+        Some((position, change.clone()))
+    };
+    view.config.triggers.iter().enumerate().filter_map(holds).collect()
+}
+
 impl On {
-    /// Whether this change is one of those.
+    /// Whether this change is one of those. A server that fails is `closing` even if it has no connections that could
+    /// go on: it was not known, or took none.
     fn holds(&self, change: &Change) -> bool {
         let is = |wanted: &Option<String>, name: &str| wanted.as_ref().is_none_or(|it| it == name);
         let is_there = match (self.event, &change.subject) {
@@ -67,7 +150,11 @@ impl On {
             | (Happening::Configuration, Subject::Configuration) => true,
             _ => false,
         };
-        is_there && self.state.is_none_or(|state| change.new == state.name())
+        let begins = |state: Actual| {
+            let fails = change.new == "down" && change.old != "closing";
+            change.new == state.name() || state == Actual::Closing && fails
+        };
+        is_there && self.state.is_none_or(begins)
     }
 }
 
@@ -109,10 +196,18 @@ impl Runs {
 /// Does everything that the trigger does, even if some of it fails.
 async fn pull(node: &Arc<Node>, networks: &Networks, trigger: &Trigger, event: &Event) {
     let Change { subject, new, .. } = &event.change;
-    let mut told = format!("event {}, {subject} {new}", event.number);
-    let mut outcome = "done";
+    let begin = format!("event {}, {subject} {new}", event.number);
+    let mut done = Vec::new();
     for action in &trigger.actions {
-        let (what, done) = act(node, networks, action, event).await;
+        done.push(act(node, networks, action, event).await);
+    }
+    conclude(node.events(), trigger, begin, done);
+}
+
+/// Records what came of a run: of each part, what was to be done and what came of it.
+fn conclude(events: &Events, trigger: &Trigger, mut told: String, parts: Vec<Done>) {
+    let mut outcome = "done";
+    for (what, done) in parts {
         match done {
             Ok(result) => told += &format!("; {what}: {result}"),
             Err(reason) => {
@@ -122,7 +217,7 @@ async fn pull(node: &Arc<Node>, networks: &Networks, trigger: &Trigger, event: &
             }
         }
     }
-    record(node.events(), trigger, outcome, told);
+    record(events, trigger, outcome, told);
 }
 
 fn record(events: &Events, trigger: &Trigger, outcome: &str, reason: String) {
@@ -131,12 +226,9 @@ fn record(events: &Events, trigger: &Trigger, outcome: &str, reason: String) {
 }
 
 /// What was to be done, and what came of it.
-async fn act(
-    node: &Arc<Node>,
-    networks: &Networks,
-    action: &Action,
-    event: &Event,
-) -> (String, Result<String, String>) {
+type Done = (String, Result<String, String>);
+
+async fn act(node: &Arc<Node>, networks: &Networks, action: &Action, event: &Event) -> Done {
     match action {
         Action::Want { service, server, state, .. } => {
             let what = format!("{service}/{server} {}", state.name());
@@ -182,7 +274,7 @@ async fn act(
 async fn fulfil(node: &Arc<Node>, wish: Wish) -> Result<String, String> {
     let before = node.view();
     match node.want(Guard::any(), wish).await {
-        Ok((after, _)) if after.etag == before.etag => Ok("so already".into()),
+        Ok((after, _)) if after.etag == before.etag => Ok(ALREADY.into()),
         Ok(_) => Ok("done".into()),
         Err(refusal) => Err(refusal.to_string()),
     }
@@ -191,7 +283,6 @@ async fn fulfil(node: &Arc<Node>, wish: Wish) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Actual;
 
     #[test]
     fn a_trigger_pauses_once_it_runs_too_often_and_says_so_once() {
@@ -226,6 +317,10 @@ mod tests {
         {
             assert!(!on.holds(&change(service, server, new)), "{service} {server} {new}");
         }
+        let from =
+            |old: &str, new: &str| Change { old: old.into(), ..change("sftp", "sftp1", new) };
+        assert!(on.holds(&from("unknown", "down")), "it failed without having had connections");
+        assert!(!on.holds(&from("closing", "down")), "that was told already");
         let any = On::default();
         assert!(any.holds(&change("web", "web1", "down")));
         let whole = Subject::Service { service: "sftp".into() };

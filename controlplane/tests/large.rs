@@ -1,6 +1,7 @@
 //! A node with as many services and servers as a large installation, in a process of its own.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use controlplane::testing::Manner;
@@ -12,6 +13,10 @@ use serde_json::{Value, json};
 mod rig;
 
 use crate::rig::{CONFIGURATION, Rig, Worker, wait_until};
+
+/// How late the control thread may be where it has no core of its own, and no priority; what is demanded where it has,
+/// the end-to-end tests show.
+const LATE: f64 = 0.1; // seconds
 
 /// What a worker knows of the service at this address.
 fn service<T>(worker: &mut Worker, address: [u8; 4], of: impl FnOnce(&Service) -> T) -> T {
@@ -50,6 +55,9 @@ fn open(worker: &mut Worker) -> usize {
     })
 }
 
+/// One large node at a time: what is measured is time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// A node with all of that, whose servers have been asked.
 fn started() -> Rig {
     let mut rig = Rig::with_workers_and(1, &large());
@@ -61,9 +69,11 @@ fn started() -> Rig {
 
 #[test]
 fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_late() {
+    let _alone = ALONE.lock();
     let mut rig = started();
     let gap = rig.node().status().control_longest_gap;
     println!("longest gap while all were asked for the first time: {gap} s");
+    assert!(gap < LATE, "{gap} s");
     // Server 3 of service 7.
     let stopped = SocketAddr::from(([10, 0, 150, 73], 80));
     rig.script.set(stopped, Manner::Refuses);
@@ -71,7 +81,9 @@ fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_l
     let asked = *rig.script.asked(stopped).last().unwrap();
     let took = asked.elapsed();
     println!("from the answer to the worker: {took:?}");
-    println!("longest gap: {} s", rig.node().status().control_longest_gap);
+    let gap = rig.node().status().control_longest_gap;
+    println!("longest gap: {gap} s");
+    assert!(gap < LATE, "{gap} s");
     assert!(took < Duration::from_millis(100), "{took:?}");
 }
 
@@ -92,6 +104,7 @@ fn soon(
 
 #[test]
 fn among_ten_thousand_servers_the_workers_know_at_once_what_is_wanted_of_one() {
+    let _alone = ALONE.lock();
     const SERVER: &str = "/api/v1/services/s7/servers/r4";
     let mut rig = started();
     let whole = |state: &str| {

@@ -206,12 +206,16 @@ async fn weights_follow_the_answers_and_return_after_too_many_misses() {
     let agents = Agents::default();
     let compiler = Compiler::new(1).with_agents(agents.clone());
     let live = [LiveInterface { mac: Default::default(), mtu: 1500, quiet: false }];
-    let compiled = || {
-        let identities = identities.of(&config);
+    let compiled = |config: &Config| {
+        let identities = identities.of(config);
         let (states, _) = States::new(Events::default(), Memory::default());
-        states.follow(&config, &identities);
+        states.follow(config, &identities);
+        states.review(|_| None, |_| false);
+        let servers = service.servers.iter().zip(&identities[0].1);
+        let draining = servers.filter(|(server, _)| agents.ask_for_drain(service, server));
+        states.heed(&draining.map(|(_, &id)| id).collect());
         let standings = states.standings();
-        let compiled = compiler.compile(&config, &identities, &standings, &live, Moment::START);
+        let compiled = compiler.compile(config, &identities, &standings, &live, Moment::START);
         compiled.snapshot(&Neighbours::default(), 1)
     };
     let weight = |position: usize| agents.weight(service, &service.servers[position]);
@@ -222,7 +226,7 @@ async fn weights_follow_the_answers_and_return_after_too_many_misses() {
 
     until("an answer", || weight(0) == 5).await;
     assert!(compiler.is_ramping(), "there is something to compile");
-    assert_eq!(candidates(&compiled(), &identities), [5]);
+    assert_eq!(candidates(&compiled(&config), &identities), [5]);
     assert!(!compiler.is_ramping(), "and it has been");
 
     manner.send(Manner::Says(b"0".into())).unwrap();
@@ -233,21 +237,24 @@ async fn weights_follow_the_answers_and_return_after_too_many_misses() {
     until("the first again", || weight(0) == 5).await;
 
     manner.send(Manner::Says(b"drain".into())).unwrap();
-    until("a wish to drain", || weight(0) == 0).await;
-    let snapshot = compiled();
+    until("a wish to drain", || agents.ask_for_drain(service, &service.servers[0])).await;
+    assert_eq!(candidates(&compiled(&config), &identities), [50], "the last goes on");
+    let mut with_another = config.clone();
+    with_another.services[0].servers[1].weight = 7;
+    let snapshot = compiled(&with_another);
     let server = snapshot.server(identities.server("web", "x").unwrap()).unwrap();
     assert_eq!(server.admission, Admission::Draining, "its connections go on");
-    assert_eq!(candidates(&snapshot, &identities), [0_u16; 0]);
+    assert_eq!(candidates(&snapshot, &identities), [7]);
 
     manner.send(Manner::Says(b"10".into())).unwrap();
     until("an end of that", || weight(0) == 5).await;
     manner.send(Manner::Says(b"abc".into())).unwrap();
     until("a miss", || standing(0).missed == 1).await;
     assert_eq!(weight(0), 5, "one miss changes nothing");
-    compiled();
+    compiled(&config);
     until("a second miss", || standing(0).missed >= 2).await;
     assert_eq!(weight(0), 50);
-    assert_eq!(candidates(&compiled(), &identities), [50]);
+    assert_eq!(candidates(&compiled(&config), &identities), [50]);
 
     drop(manner);
     until(
@@ -278,6 +285,35 @@ async fn an_agent_that_is_not_wanted_any_more_is_not_asked_any_more() {
     sleep(Duration::from_millis(1200)).await; // longer than the interval
     assert!(agents.standing(service, &service.servers[0]).is_none());
     asking.abort();
+}
+
+#[test]
+fn what_an_agent_said_counts_on_when_it_is_asked_at_another_pace() {
+    let wanted = |interval: &str| json!({ "method": "agent", "interval": interval, "misses": 2 });
+    let agents = Agents::default();
+    let follow = |agent: &Value| {
+        let (config, _) = setup(agent);
+        agents.follow(&config);
+        config.services[0].clone()
+    };
+    let service = follow(&wanted("5s"));
+    let question = |service: &config::Service| {
+        Question::to(&service.servers[0], service.agent.as_ref().unwrap())
+    };
+    agents.hear(&question(&service), Ok(Answer::Idle(10)));
+    assert_eq!(agents.weight(&service, &service.servers[0]), 5);
+    let service = follow(&wanted("9s"));
+    assert_eq!(agents.weight(&service, &service.servers[0]), 5);
+    agents.hear(&question(&service), Ok(Answer::Drain));
+    agents.hear(&question(&service), Err("nobody answers".into()));
+    let service = follow(&wanted("5s"));
+    assert!(agents.ask_for_drain(&service, &service.servers[0]));
+    agents.hear(&question(&service), Err("nobody answers".into()));
+    assert!(!agents.ask_for_drain(&service, &service.servers[0]), "the miss before counts, too");
+    assert_eq!(agents.standings().len(), 2, "and nobody is asked twice");
+    agents.hear(&question(&service), Ok(Answer::Drain));
+    let service = follow(&json!({ "method": "agent", "interval": "5s", "port": 3334 }));
+    assert!(!agents.ask_for_drain(&service, &service.servers[0]), "that is another agent");
 }
 
 #[test]

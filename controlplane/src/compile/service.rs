@@ -73,7 +73,7 @@ impl Compiling<'_> {
     }
 
     /// Which flows a server takes. The fallback, which is the last, keeps those that it has when the others come
-    /// back. A server whose weight is not 0 and has become 0 drains: its agent asks for that.
+    /// back.
     fn admission(&self, position: usize) -> Admission {
         if position == self.service.servers.len() {
             return match self.standings.falls_back(self.id) {
@@ -81,10 +81,7 @@ impl Compiling<'_> {
                 false => Admission::Draining,
             };
         }
-        match self.standings.server(self.servers[position]).admission {
-            Admission::Open if self.weight(position) == 0 => Admission::Draining,
-            admission => admission,
-        }
+        self.standings.server(self.servers[position]).admission
     }
 
     fn weight(&self, position: usize) -> u16 {

@@ -20,7 +20,7 @@ use crate::config::Passive;
 pub struct ServerSignals {
     /// Who it is, whatever its place in the list.
     pub server: ServerId,
-    /// Whether it takes new connections, but for what is decided here: it is wanted online, and well.
+    /// Whether it takes new connections, but for what is decided here: it is wanted online, well, and reachable.
     pub available: bool,
     /// Connections of which the first SYN was answered.
     pub handshakes: u64,

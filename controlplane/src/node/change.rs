@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde_json::Value;
 use tracing::info;
 
-use super::{Node, Place, Refusal, View, Wish, helped};
+use super::helpers::on_helper;
+use super::{Node, Place, Refusal, View, Wish};
 use crate::config::Config;
 use crate::events::{self, Subject};
 use crate::field::Invalid;
@@ -48,6 +49,8 @@ pub(super) struct Change<T> {
     pub config: Arc<Config>,
     /// The operator's FILE, if that is where it comes from.
     pub file: Option<Digest>,
+    /// Whether it was given as a whole.
+    pub is_whole: bool,
     /// What a [`Wish`] is about, if it is no more than that.
     pub wished: Option<Place>,
     /// What its maker wants to know of it afterwards.
@@ -56,7 +59,7 @@ pub(super) struct Change<T> {
 
 impl<T> Change<T> {
     fn to(config: Config, edited: T) -> Self {
-        Self { config: Arc::new(config), file: None, wished: None, edited }
+        Self { config: Arc::new(config), file: None, is_whole: false, wished: None, edited }
     }
 }
 
@@ -71,7 +74,8 @@ impl Node {
         guard: Guard,
         next: impl FnOnce() -> Result<Config, Refusal> + Send + 'static,
     ) -> Result<Arc<View>, Refusal> {
-        let (view, ()) = self.change(guard, |_| Ok(Change::to(next()?, ()))).await?;
+        let next = |_: &View| Ok(Change { is_whole: true, ..Change::to(next()?, ()) });
+        let (view, ()) = self.change(guard, next).await?;
         Ok(view)
     }
 
@@ -125,7 +129,9 @@ impl Node {
     pub async fn reload(self: &Arc<Self>) -> Result<Arc<View>, Refusal> {
         let node = Arc::clone(self);
         let next = move |_: &View| match node.store.reread() {
-            Ok((config, file)) => Ok(Change { file: Some(file), ..Change::to(config, ()) }),
+            Ok((config, file)) => {
+                Ok(Change { file: Some(file), is_whole: true, ..Change::to(config, ()) })
+            }
             Err(store::Error::Refused { mistakes, .. }) => Err(Refusal::Invalid(mistakes)),
             Err(error) => Err(error.into()),
         };
@@ -151,7 +157,7 @@ impl Node {
     ) -> Result<(Arc<View>, T), Refusal> {
         let mut identities = Arc::clone(&self.changing).lock_owned().await;
         let node = Arc::clone(self);
-        helped(move || {
+        on_helper(move || {
             let view = node.view();
             guard.check(&view.etag)?;
             let next = next(&view)?;
@@ -173,7 +179,7 @@ impl Node {
     fn reconfigure<T>(
         &self,
         view: &View,
-        Change { config, file, edited, .. }: Change<T>,
+        Change { config, file, is_whole, edited, .. }: Change<T>,
         identities: &mut Identities,
     ) -> Result<(Arc<View>, T), Refusal> {
         let needed = view.config.restart_needed(&config);
@@ -187,6 +193,9 @@ impl Node {
         self.store.save(&next.json, file)?;
         self.take_up(&next);
         self.note(view, &next);
+        if is_whole {
+            self.replaced.notify_one();
+        }
         *identities = assigned;
         Ok((next, edited))
     }

@@ -54,6 +54,6 @@ impl Wish {
             }
         };
         let config = Arc::new(config);
-        Ok(Change { config, file: None, wished: Some(place), edited: place })
+        Ok(Change { config, file: None, is_whole: false, wished: Some(place), edited: place })
     }
 }

@@ -34,12 +34,16 @@ pub struct Server {
     pub ejected: Option<String>,
     /// Whether its agent asks for new flows to stay away.
     pub drained_by_agent: bool,
+    /// Whether it drains for that.
+    heeds_agent: bool,
     /// `None` while nobody has looked.
     unreachable: Option<Option<Unreachable>>,
     /// Whether flows from when it was well may go on.
     busy: bool,
     /// What was last recorded; `None` before the first look.
     actual: Option<Actual>,
+    /// Whether that is its first state, and nobody has been told.
+    is_untold: bool,
     admission: Admission,
     health: Health,
     reason: Option<String>,
@@ -62,9 +66,11 @@ impl Server {
             checked,
             ejected: None,
             drained_by_agent: false,
+            heeds_agent: false,
             unreachable: None,
             busy: false,
             actual: None,
+            is_untold: false,
             admission: Admission::Draining,
             health: Health::Unknown,
             reason: None,
@@ -133,8 +139,24 @@ impl Server {
         self.wanted == Wanted::Online && self.checked != Checked::Off
     }
 
+    /// Whether it would take new flows and answer them, but for what its flows tell.
     pub fn is_available(&self) -> bool {
-        self.is_wanted() && matches!(self.health, Health::Unasked | Health::Well | Health::Ejected)
+        self.is_wanted()
+            && !self.heeds_agent
+            && self.is_reachable()
+            && matches!(self.health, Health::Unasked | Health::Well | Health::Ejected)
+    }
+
+    /// Whether it takes new flows and answers them, whatever agents ask for, its own included.
+    fn is_open_anyway(&self) -> bool {
+        self.is_wanted()
+            && !self.drained_by_agent
+            && self.is_reachable()
+            && matches!(self.health, Health::Unasked | Health::Well)
+    }
+
+    fn is_reachable(&self) -> bool {
+        !matches!(self.unreachable, Some(Some(_)))
     }
 
     fn is_failing(&self) -> bool {
@@ -215,6 +237,8 @@ pub struct Service {
     pub falls_back: bool,
     /// What was last recorded; `None` before the first look.
     state: Option<ServiceState>,
+    /// Whether that is its first state, and nobody has been told.
+    is_untold: bool,
     reason: Option<String>,
     since: SystemTime,
 }
@@ -223,6 +247,7 @@ pub struct Service {
 pub struct Before {
     pub id: ServiceId,
     state: Option<ServiceState>,
+    is_untold: bool,
     reason: Option<String>,
     since: SystemTime,
     falls_back: bool,
@@ -234,6 +259,8 @@ pub struct Judged {
     pub changes: Vec<Change>,
     /// Whether other servers take new flows now, or other flows.
     pub is_another_standing: bool,
+    /// Whether something has its first state, and nobody has been told.
+    pub has_untold: bool,
 }
 
 impl Service {
@@ -248,6 +275,7 @@ impl Service {
         let before = before.unwrap_or(Before {
             id,
             state: None,
+            is_untold: false,
             reason: None,
             since: now,
             falls_back: false,
@@ -262,14 +290,15 @@ impl Service {
             servers,
             falls_back: before.falls_back,
             state: before.state,
+            is_untold: before.is_untold,
             reason: before.reason,
             since: before.since,
         }
     }
 
     pub fn into_before(self) -> (Before, Vec<Server>) {
-        let Self { id, state, reason, since, falls_back, servers, .. } = self;
-        (Before { id, state, reason, since, falls_back }, servers)
+        let Self { id, state, is_untold, reason, since, falls_back, servers, .. } = self;
+        (Before { id, state, is_untold, reason, since, falls_back }, servers)
     }
 
     /// Works out all states anew.
@@ -285,21 +314,22 @@ impl Service {
             failed.push(server.failed_at(answers));
         }
         let kept = self.kept(&failed);
+        let others = self.servers.iter().any(Server::is_open_anyway);
         let mut changes = Vec::new();
         let mut is_another_standing = false;
         for (position, server) in self.servers.iter_mut().enumerate() {
             let facts = Facts {
-                wanted: match server.wanted {
-                    Wanted::Online if server.drained_by_agent => Wanted::Drain,
-                    wanted => wanted,
-                },
+                wanted: server.wanted,
+                drained_by_agent: server.drained_by_agent,
+                others,
                 enabled: self.enabled,
                 health: server.health,
                 quiescent: self.quiescent,
                 kept: kept == Some(position),
                 busy: server.busy,
-                reachable: !matches!(server.unreachable, Some(Some(_))),
+                reachable: server.is_reachable(),
             };
+            server.heeds_agent = facts.heeds_agent();
             let (actual, admission) = outcome(facts);
             is_another_standing |= admission != server.admission;
             server.admission = admission;
@@ -310,10 +340,27 @@ impl Service {
         is_another_standing |= falls_back != self.falls_back;
         self.falls_back = falls_back;
         changes.extend(self.become_now(now));
-        Judged { changes, is_another_standing }
+        let has_untold = self.is_untold || self.servers.iter().any(|server| server.is_untold);
+        Judged { changes, is_another_standing, has_untold }
     }
 
-    /// The server that failed last, if no other takes new flows and the last one is to stay (ST-05).
+    /// The first states of the servers and its own that nobody has been told, as changes from `unknown`. Only once.
+    pub fn take_untold(&mut self) -> Vec<Change> {
+        let name = &self.name;
+        let first = |server: &mut Server| {
+            let is_untold = std::mem::take(&mut server.is_untold);
+            let actual = server.actual.filter(|_| is_untold)?;
+            Some(server.change(Actual::Unknown, actual, name))
+        };
+        let mut changes: Vec<_> = self.servers.iter_mut().filter_map(first).collect();
+        if std::mem::take(&mut self.is_untold) {
+            changes.extend(self.state.map(|state| self.change(ServiceState::Unknown, state)));
+        }
+        changes
+    }
+
+    /// The server that failed last, if no other takes new flows and the last one is to stay (ST-05). One that drains
+    /// because its agent asks for it counts as one that does not: it takes them once no other does.
     fn kept(&self, failed: &[Option<SystemTime>]) -> Option<usize> {
         if self.last_server == LastServer::Fail || !self.enabled {
             return None;
@@ -383,11 +430,15 @@ impl Service {
             return None;
         }
         self.since = now;
+        self.is_untold = before.is_none() && state != ServiceState::Unknown;
+        Some(self.change(before?, state))
+    }
+
+    fn change(&self, old: ServiceState, new: ServiceState) -> Change {
         let reason = self.reason.clone();
         let reason = reason.unwrap_or_else(|| "all its servers take new connections".into());
         let subject = Subject::Service { service: self.name.clone() };
-        let (old, new) = (before?.name().into(), state.name().into());
-        Some(Change { subject, old, new, reason })
+        Change { subject, old: old.name().into(), new: new.name().into(), reason }
     }
 
     pub fn told(&self) -> ServiceTold {
@@ -414,8 +465,9 @@ impl Server {
     /// Says why it is not what is wanted.
     fn explain(&mut self, actual: Actual, kept: bool) {
         self.reason = match actual {
-            Actual::Drain if self.wanted == Wanted::Online && self.drained_by_agent => {
-                Some("its agent asks for drain".into())
+            Actual::Drain if self.heeds_agent => Some("its agent asks for drain".into()),
+            Actual::Up if self.drained_by_agent => {
+                Some("its agent asks for drain, but no other server takes new connections".into())
             }
             Actual::Up | Actual::Halt | Actual::Drain => self
                 .reason
@@ -440,14 +492,18 @@ impl Server {
             return None;
         }
         self.since = now;
-        let reason = match (&self.reason, actual, self.checked) {
+        self.is_untold = before.is_none() && actual != Actual::Unknown;
+        Some(self.change(before?, actual, service))
+    }
+
+    fn change(&self, old: Actual, new: Actual, service: &str) -> Change {
+        let reason = match (&self.reason, new, self.checked) {
             (Some(reason), ..) => reason.clone(),
             (None, Actual::Drain | Actual::Halt, _) => "as wanted".into(),
             (None, _, Checked::Asked { .. }) => "it passes its check".into(),
             (None, ..) => "as wanted, and it can be reached".into(),
         };
         let subject = Subject::Server { service: service.to_owned(), server: self.name.clone() };
-        let (old, new) = (before?.name().into(), actual.name().into());
-        Some(Change { subject, old, new, reason })
+        Change { subject, old: old.name().into(), new: new.name().into(), reason }
     }
 }

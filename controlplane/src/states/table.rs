@@ -27,8 +27,12 @@ pub enum Health {
 /// What a server's state depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Facts {
-    /// What is wanted of the server; `Drain` at weight 0, too.
+    /// What the operator wants of the server; `Drain` at weight 0, too.
     pub wanted: Wanted,
+    /// Whether its agent asks for new flows to stay away.
+    pub drained_by_agent: bool,
+    /// Whether a server of the service takes new flows whose agent does not ask for that.
+    pub others: bool,
     /// Whether its service takes new flows at all (VS-20).
     pub enabled: bool,
     /// What checks say.
@@ -41,6 +45,13 @@ pub struct Facts {
     pub busy: bool,
     /// Whether the hardware address of the next station on the way to it is known.
     pub reachable: bool,
+}
+
+impl Facts {
+    /// Whether the server drains because its agent asks for it. No agent takes the last one offline (AG-05).
+    pub fn heeds_agent(&self) -> bool {
+        self.wanted == Wanted::Online && self.drained_by_agent && self.others
+    }
 }
 
 /// What there is (C-19).
@@ -101,7 +112,8 @@ pub fn outcome(facts: Facts) -> (Actual, Admission) {
     const YES: bool = true;
     const NO: bool = false;
 
-    let Facts { wanted, enabled, health, quiescent, kept, busy, reachable } = facts;
+    let Facts { enabled, health, quiescent, kept, busy, reachable, .. } = facts;
+    let wanted = if facts.heeds_agent() { W::Drain } else { facts.wanted };
     match (wanted, enabled, health, quiescent, kept, busy, reachable) {
         //wanted    enabled  health                    quiescent kept busy reachable
         // What is wanted at once comes first.
@@ -139,6 +151,8 @@ mod tests {
     /// A server that is well, in a service as it comes.
     const WELL: Facts = Facts {
         wanted: Wanted::Online,
+        drained_by_agent: false,
+        others: true,
         enabled: true,
         health: Well,
         quiescent: true,
@@ -161,6 +175,32 @@ mod tests {
             ("drained", Facts { wanted: drain, ..well }, Actual::Drain, Draining),
             ("halted", Facts { wanted: halt, ..well }, Actual::Halt, Halted),
             ("halted and failing", Facts { wanted: halt, ..failing }, Actual::Halt, Halted),
+            // AG-05.
+            ("its agent drains", Facts { drained_by_agent: true, ..well }, Actual::Drain, Draining),
+            (
+                "its agent drains, and no other is open",
+                Facts { drained_by_agent: true, others: false, ..well },
+                Actual::Up,
+                Open,
+            ),
+            (
+                "its agent drains, and it is halted",
+                Facts { drained_by_agent: true, wanted: halt, ..well },
+                Actual::Halt,
+                Halted,
+            ),
+            (
+                "its agent drains, and it fails",
+                Facts { drained_by_agent: true, ..failing },
+                Actual::Closing,
+                Draining,
+            ),
+            (
+                "its agent drains, and it fails and is the last, kept",
+                Facts { drained_by_agent: true, others: false, kept: true, ..failing },
+                Actual::Closing,
+                Open,
+            ),
             // HC-18, C-19.
             ("failing, with flows", failing, Actual::Closing, Draining),
             ("failing, without", Facts { busy: false, ..failing }, Actual::Down, Draining),
@@ -260,7 +300,7 @@ mod tests {
     fn all() -> impl Iterator<Item = Facts> {
         let wanted = [Wanted::Online, Wanted::Drain, Wanted::Halt];
         let health = [Unasked, Off, Unknown, Well, Failing, Ejected];
-        (0..3 * 6 * 32).map(move |number| {
+        (0..3 * 6 * 128).map(move |number| {
             let bit = |position: usize| number >> position & 1 == 1;
             Facts {
                 enabled: bit(0),
@@ -268,8 +308,10 @@ mod tests {
                 kept: bit(2),
                 busy: bit(3),
                 reachable: bit(4),
-                wanted: wanted[number / 32 % 3],
-                health: health[number / 96],
+                drained_by_agent: bit(5),
+                others: bit(6),
+                wanted: wanted[number / 128 % 3],
+                health: health[number / 384],
             }
         })
     }
@@ -283,6 +325,14 @@ mod tests {
                     || facts.kept && matches!(facts.health, Failing | Ejected));
             assert!(may || admission != Open, "{facts:?}");
             assert!(actual != Actual::Up || admission == Open, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn an_agent_changes_nothing_where_no_other_server_is_open() {
+        for facts in all().filter(|facts| !facts.others) {
+            let silent = Facts { drained_by_agent: false, ..facts };
+            assert_eq!(outcome(facts), outcome(silent), "{facts:?}");
         }
     }
 

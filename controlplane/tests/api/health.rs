@@ -1,17 +1,38 @@
 //! Health checks from the operator's side: what is told of servers, and what workers are given.
 
+use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use controlplane::testing::Manner;
 use dataplane::snapshot::{Admission, Protocol, Service};
 use serde_json::{Value, json};
 
-use crate::rig::{Rig, Worker, wait_until};
+use crate::rig::{CONFIGURATION, Rig, Worker, wait_until};
 
 const WEB: &str = "/api/v1/services/web";
 const WEB1: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 11)), 80);
 const WEB2: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 12)), 80);
+
+/// A pipe that nobody reads, in the place of a file that is to be written: a disk that hangs until this is dropped.
+struct HangingFile(PathBuf);
+
+impl HangingFile {
+    fn new(path: PathBuf) -> Self {
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        Self(path)
+    }
+}
+
+impl Drop for HangingFile {
+    fn drop(&mut self) {
+        let reader = File::options().read(true).write(true).open(&self.0); // which never waits
+        let _ = fs::remove_file(&self.0);
+        drop(reader); // whoever was waiting for one fails now
+    }
+}
 
 /// Every 100 ms, and two answers count.
 fn quick() -> Value {
@@ -20,7 +41,10 @@ fn quick() -> Value {
 
 /// The configuration with its servers asked.
 fn checked(settings: &Value) -> Rig {
-    let rig = Rig::start();
+    asking(Rig::start(), settings)
+}
+
+fn asking(rig: Rig, settings: &Value) -> Rig {
     let mut change = json!({ "check": quick() });
     change.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
     let answer = rig.tell("PATCH", WEB, &change);
@@ -131,6 +155,33 @@ fn who_was_down_before_a_restart_is_down_after_it() {
         event.change.subject.to_string().contains("web1") && event.change.new == "up"
     });
     assert_eq!(up.unwrap().change.old, "down");
+}
+
+#[test]
+fn a_server_that_fails_is_out_in_time_while_the_disk_hangs_and_is_written_down_afterwards() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    fs::create_dir(&state).unwrap();
+    let hanging = HangingFile::new(state.join("health.json.new"));
+    let mut rig = asking(Rig::in_directory(directory, CONFIGURATION), &json!({}));
+    wait_until("both take new flows", || candidates(&mut rig) == 2);
+    let file = state.join("health.json");
+    // Longer than it takes until something is to be written down.
+    std::thread::sleep(Duration::from_millis(1500));
+    for (server, left) in [(WEB2, 1), (WEB1, 0)] {
+        rig.script.set(server, Manner::Refuses);
+        let stopped = Instant::now();
+        wait_until("it takes no new flows", || candidates(&mut rig) == left);
+        let took = stopped.elapsed();
+        assert!(took < Duration::from_millis(2 * 100 + 200), "{took:?}");
+    }
+    assert!(!file.exists());
+
+    drop(hanging);
+    wait_until("it is written down", || {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        text.contains("10.0.0.11") && text.contains("10.0.0.12")
+    });
 }
 
 /// ST-06, ST-08: the page is the control plane's, and only where servers fail.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use controlplane::testing::Manner;
 use serde_json::{Value, json};
 
 use crate::rig::{CONFIGURATION, Rig, wait_until};
@@ -61,21 +62,82 @@ on = { service = "web", server = "web1", state = "up" }
 do = [{ action = "disable", service = "web", server = "web2" }]
 "#;
 
+/// Both servers of `web` are asked.
+fn asked(configuration: &str) -> String {
+    let check = "ports = \"80,443\"\ncheck = { type = \"connect\", interval = \"100ms\", \
+                 timeout = \"50ms\", port = 80 }";
+    let halted = "address = \"10.0.0.12\"\n  state = \"halt\"";
+    configuration.replacen("ports = \"80,443\"", check, 1).replacen(
+        "address = \"10.0.0.12\"",
+        halted,
+        1,
+    )
+}
+
+/// ST-12 after a restart: a server that was dead before, or died meanwhile, fails without having had connections.
+#[test]
+fn a_server_that_is_dead_at_the_start_sets_off_what_is_done_when_it_fails() {
+    let directory = tempfile::tempdir().unwrap();
+    let rig =
+        Rig::in_directory(directory, &asked(&(CONFIGURATION.to_owned() + PRIMARY_AND_BACKUP)));
+    wait_until("it is up", || {
+        rig.ask("GET", "/api/v1/status").json()["services"][0]["servers"][0]["actual"] == "up"
+    });
+    let told = ran(&rig, 1);
+    assert_eq!(told[0].0, "backup-off");
+    assert_eq!(state(&rig, "web/servers/web2"), "halt");
+    rig.script.set("10.0.0.11:80".parse().unwrap(), Manner::Refuses);
+    ran(&rig, 2);
+    wait_until("web2 stands in", || state(&rig, "web/servers/web2") == "online");
+    let file = rig.state().join("health.json");
+    wait_until("it is written down", || {
+        fs::read_to_string(&file).is_ok_and(|text| text.contains("10.0.0.11"))
+    });
+
+    // As in a file that is read again: the whole configuration, with web2 as it was.
+    let mut config = rig.ask("GET", "/api/v1/config").json();
+    config["service"][0]["server"][1]["state"] = json!("halt");
+    assert_eq!(rig.tell("PUT", "/api/v1/config", &config).status, 200);
+    let told = ran(&rig, 3);
+    let (name, outcome, reason) = &told[2];
+    assert_eq!((name.as_str(), outcome.as_str()), ("backup-on", "done"));
+    assert_eq!(
+        reason,
+        "the configuration was replaced, and server web/web1 is down; web/web2 online: done"
+    );
+    assert_eq!(state(&rig, "web/servers/web2"), "online");
+    // But not against a word about web2 itself.
+    assert_eq!(rig.ask("POST", "/api/v1/services/web/servers/web2/halt").status, 200);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!((runs(&rig).len(), state(&rig, "web/servers/web2")), (3, json!("halt")));
+
+    // The script of servers is new, and they all answer; so web1 is what it was only at first.
+    let (directory, port) = rig.stop();
+    let rig = Rig::restarted(directory, port);
+    let told = ran(&rig, 2);
+    let of: Vec<_> = told.iter().map(|(name, ..)| name.as_str()).collect();
+    assert_eq!(of, ["backup-on", "backup-off"]);
+    assert!(told[0].2.contains("server web/web1 down; web/web2 online: done"), "{told:?}");
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(runs(&rig).len(), 2, "each once");
+}
+
 #[test]
 fn a_server_that_fails_brings_up_another_and_takes_it_down_when_it_is_back() {
     let rig = rig(&[], PRIMARY_AND_BACKUP);
-    assert_eq!(rig.ask("POST", "/api/v1/services/web/servers/web2/halt").status, 200);
+    ran(&rig, 1); // web1 is up from the start
+    assert_eq!(state(&rig, "web/servers/web2"), "halt");
     rig.server_is("web", "web1", "up", "closing", "refused");
     rig.server_is("web", "web2", "halt", "up", "another server is of no interest");
-    ran(&rig, 1);
+    ran(&rig, 2);
     assert_eq!(state(&rig, "web/servers/web2"), "online");
     rig.server_is("web", "web1", "closing", "up", "well");
-    let told = ran(&rig, 2);
+    let told = ran(&rig, 3);
     assert_eq!(state(&rig, "web/servers/web2"), "halt");
-    assert_eq!(told[0].0, "backup-on");
-    assert_eq!(told[1].0, "backup-off");
+    assert_eq!(told[1].0, "backup-on");
+    assert_eq!(told[2].0, "backup-off");
     let reason = ", server web/web1 closing; web/web2 online: done";
-    assert!(told[0].1 == "done" && told[0].2.ends_with(reason), "{told:?}");
+    assert!(told[1].1 == "done" && told[1].2.ends_with(reason), "{told:?}");
     // It is kept like any other change, and shown as one.
     let config = rig.ask("GET", "/api/v1/config").json();
     assert_eq!(config["service"][0]["server"][1]["state"], "halt");
@@ -87,18 +149,20 @@ fn a_server_that_fails_brings_up_another_and_takes_it_down_when_it_is_back() {
 #[test]
 fn each_change_is_answered_once_in_order_and_what_is_so_already_is_no_mistake() {
     let rig = rig(&[], PRIMARY_AND_BACKUP);
+    ran(&rig, 1); // web1 is up from the start
     for _ in 0..10 {
         rig.server_is("web", "web1", "up", "closing", "refused");
         rig.server_is("web", "web1", "closing", "up", "well");
     }
     rig.server_is("web", "web1", "up", "up", "once more"); // disabled already
-    let told = ran(&rig, 21);
+    let told = ran(&rig, 22);
     let names: Vec<_> = told.iter().map(|(name, ..)| name.as_str()).collect();
-    let expected = [["backup-on", "backup-off"].repeat(10), vec!["backup-off"]].concat();
+    let off = || vec!["backup-off"];
+    let expected = [off(), ["backup-on", "backup-off"].repeat(10), off()].concat();
     assert_eq!(names, expected);
     assert!(told.iter().all(|(_, outcome, _)| outcome == "done"), "{told:?}");
-    assert!(told[0].2.ends_with("web/web2 online: so already"), "{told:?}");
-    assert!(told[20].2.ends_with("web/web2 halt: so already"), "{told:?}");
+    assert!(told[0].2.ends_with("web/web2 halt: done"), "{told:?}");
+    assert!(told[21].2.ends_with("web/web2 halt: so already"), "{told:?}");
     assert_eq!(state(&rig, "web/servers/web2"), "halt");
 }
 
