@@ -679,33 +679,6 @@ fn a_script_that_does_not_end_is_killed_with_all_that_it_started() {
 }
 
 #[test]
-fn at_most_eight_scripts_run_at_once_and_waiting_costs_none_its_time() {
-    runtime().block_on(async {
-        let folder = tempfile::tempdir().unwrap();
-        let text = "mkdir \"$5/$$\"; ls \"$5\" | wc -l >> \"$5.most\"; sleep 0.2; rmdir \"$5/$$\"";
-        let (_kept, path) = script(text);
-        let inside = folder.path().join("running");
-        std::fs::create_dir(&inside).unwrap();
-        let check = check(json!({ "type": "script", "path": path, "arguments": [inside] }));
-        let tools = Tools::default();
-        let mut all = JoinSet::new();
-        for _ in 0..24 {
-            let (tools, check) = (tools.clone(), check.clone());
-            all.spawn(async move {
-                let at = SocketAddr::from(([127, 0, 0, 1], 1));
-                ask(&Sockets, &tools, &target(at), &check, 0).await
-            });
-        }
-        while let Some(done) = all.join_next().await {
-            assert_eq!(done.unwrap(), Ok(()));
-        }
-        let seen = std::fs::read_to_string(folder.path().join("running.most")).unwrap();
-        let most = seen.lines().map(|line| line.trim().parse::<u32>().unwrap()).max();
-        assert!((2..=8).contains(&most.unwrap()), "{seen}");
-    });
-}
-
-#[test]
 fn a_ping_that_comes_back_with_an_error_is_a_failure() {
     runtime().block_on(async {
         let check = check(json!({ "type": "ping" }));
