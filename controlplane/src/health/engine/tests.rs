@@ -512,10 +512,15 @@ async fn two_thousand_checks_a_second_cost_a_small_part_of_one_core() {
     }
     pass(300).await; // the first of each come at once
     let (asked, cpu) = (bench.totals.asked(), cpu_time());
-    pass(3000).await;
+    for _ in 0..300 {
+        if bench.totals.asked() >= asked + 5000 {
+            break;
+        }
+        pass(100).await; // three seconds, or more where the machine has other things to do
+    }
     let (asked, cpu) = (bench.totals.asked() - asked, cpu_time() - cpu);
     let each = cpu / u32::try_from(asked).unwrap();
-    println!("{asked} checks in 3 s took {cpu:?} of a core, {each:?} each");
+    println!("{asked} checks took {cpu:?} of a core, {each:?} each");
     assert!(asked >= 5000, "{asked}");
     assert!(each < Duration::from_micros(50), "{each:?}");
 }
