@@ -153,7 +153,13 @@ fn asked(rig: &Rig) -> u64 {
 /// question.
 fn a_server_that_goes_silent_is_out_as_soon_as_one_that_refuses(rig: &mut Rig) {
     const SILENCE: &str = "nft -f - <<END
-        table inet silence { chain all { type filter hook prerouting priority -300; drop; } }\nEND";
+        table inet silence {
+            chain early {
+                type filter hook prerouting priority -300;
+                drop
+            }
+        }
+END";
     let [first, second, _] = rig.translated();
     let _webs = [first, second].map(|server| Web::start(rig, server, "*"));
     for kind in ["connect", "http"] {
