@@ -1,8 +1,9 @@
 //! What goes wrong with servers, and what their clients notice: real nginx, killed and started again.
 
 use std::fs;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -15,6 +16,8 @@ use sluice_tests::service::{Service, direct, nat};
 
 sluice_tests::cases! {
     a_killed_server_gets_no_new_connections_and_the_others_keep_theirs,
+    a_server_that_goes_silent_is_out_as_soon_as_one_that_refuses,
+    another_interval_counts_from_the_next_question_on,
     a_drain_over_rest_is_known_at_once,
     a_page_answers_when_all_servers_have_failed_and_only_then,
     the_last_server_goes_on_where_that_is_asked_for,
@@ -138,6 +141,89 @@ fn a_killed_server_gets_no_new_connections_and_the_others_keep_theirs(rig: &mut 
     assert_eq!(answers.iter().filter(|name| **name == first.name).count(), 10, "{answers:?}");
     assert_eq!(ask_again(&mut kept).as_deref(), Some(second.name.as_str()));
     drop((again, other));
+}
+
+/// How many checks have been answered, or not in time.
+fn asked(rig: &Rig) -> u64 {
+    let metrics = rig.appliance.request("GET", "/metrics", None).expect("an answer").text();
+    let line = metrics.lines().find_map(|line| line.strip_prefix("sluice_checks_total "));
+    line.and_then(|number| number.parse().ok()).expect("it is counted")
+}
+
+/// HC-01. Packets to the server vanish right after it was found well, which is the longest that can pass until its last
+/// question.
+fn a_server_that_goes_silent_is_out_as_soon_as_one_that_refuses(rig: &mut Rig) {
+    const SILENCE: &str = "nft -f - <<END
+        table inet silence {
+            chain early {
+                type filter hook prerouting priority -300;
+                drop
+            }
+        }
+END";
+    let [first, second, _] = rig.translated();
+    let _webs = [first, second].map(|server| Web::start(rig, server, "*"));
+    for kind in ["connect", "http"] {
+        let check = json!({
+            "type": kind, "interval": "1s", "timeout": "500ms", "rise": 2, "fall": 2, "port": PORT,
+        });
+        let unasked = json!({ "port": PORT, "check": { "type": "on" } });
+        let service = nat("web", TRANSLATED, "80").with("check", check);
+        let service = service.to_with(first, json!({ "port": PORT })).to_with(second, unasked);
+        rig.serve([&service]);
+        wait_for(rig, first, &["up"]);
+        let before = asked(rig);
+        eventually(Duration::from_secs(10), || (asked(rig) > before).then_some(())).expect("it is");
+        first.namespace.shell(SILENCE);
+        let silent = Instant::now();
+        let out = || (state(rig, first)["actual"] != "up").then(|| silent.elapsed());
+        let took = eventually(Duration::from_secs(10), out);
+        let others: Vec<_> = (0..20).filter_map(|_| who(rig)).collect();
+        let told = state(rig, first);
+        first.namespace.shell("nft flush ruleset");
+        let took = took.expect("it is noticed");
+        assert!(took < Duration::from_millis(2200), "{kind}: {took:?}");
+        assert_eq!(others, vec![second.name.clone(); 20], "{kind}");
+        let reason = format!("no answer from {} within 500 ms, 2 of 2", at(first.address, PORT));
+        assert_eq!(told["reason"], reason.as_str(), "{kind}");
+        wait_for(rig, first, &["up"]);
+    }
+}
+
+/// HC-13.
+fn another_interval_counts_from_the_next_question_on(rig: &mut Rig) {
+    const OWN_PORT: u16 = 8082;
+    let [first, ..] = rig.translated();
+    let address = first.address;
+    let (tell, times) = mpsc::channel();
+    let server = first.namespace.spawn(move || {
+        let listener = TcpListener::bind((address, OWN_PORT)).expect("the port is free");
+        while let Ok(_stream) = listener.accept()
+            && tell.send(Instant::now()).is_ok()
+        {}
+    });
+    let check = json!({ "type": "connect", "interval": "3s", "port": OWN_PORT });
+    rig.serve([&nat("web", TRANSLATED, "80").to(first).with("check", check)]);
+    let next = || times.recv_timeout(Duration::from_secs(20)).expect("it is asked");
+    let (mut last, mut pause) = (next(), Duration::ZERO);
+    while pause < Duration::from_secs(2) {
+        let now = next(); // the first ones come at once, whatever the interval
+        (last, pause) = (now, now - last);
+    }
+    assert!(pause > Duration::from_millis(2900), "{pause:?}");
+    let changed = json!({ "check": { "interval": "1s" } });
+    rig.appliance.rest("PATCH", "/services/web", Some(changed));
+    let mut pauses = Vec::new();
+    let is_right =
+        |pause: &Duration| pause.abs_diff(Duration::from_secs(1)) <= Duration::from_millis(50);
+    while pauses.len() < 20 && pauses.iter().filter(|it| is_right(it)).count() < 2 {
+        let now = next(); // the machine may be busy: the best two count
+        pauses.push(now - last);
+        last = now;
+    }
+    assert_eq!(pauses.iter().filter(|it| is_right(it)).count(), 2, "{pauses:?}");
+    drop(times);
+    server.join().expect("it has been asked once more");
 }
 
 /// HC-21.

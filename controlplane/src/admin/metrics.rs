@@ -27,6 +27,10 @@ pub fn text(node: &Node) -> String {
     page.sample("checks_total", &[], node.asked().asked());
     page.counter("checks_failed_total", "Checks that servers have failed.");
     page.sample("checks_failed_total", &[], node.asked().failed());
+    page.gauge("checks_waiting", "Checks that are due and wait for others to end.");
+    page.sample("checks_waiting", &[], node.asked().waiting());
+    page.gauge("checks_late_seconds", "How long the first of those has waited.");
+    page.sample("checks_late_seconds", &[], node.asked().late().as_secs_f64());
     page.gauge("buffers", "Packet buffers.");
     page.sample("buffers", &[], status.buffers.capacity);
     page.gauge("buffers_available", "Packet buffers that are free.");

@@ -498,6 +498,20 @@ impl Kind {
         !matches!(self, Self::On | Self::Off | Self::Ping | Self::Script { .. })
     }
 
+    /// Whether one packet answers it, or a connection that opens; the others are conversations.
+    fn is_brief(&self) -> bool {
+        match self {
+            Self::Connect | Self::Ping | Self::Udp { .. } | Self::Dns { .. } => true,
+            Self::Sip { tcp, .. } => !tcp,
+            _ => false,
+        }
+    }
+
+    /// How long all of it may take.
+    pub fn limit(&self, pace: &Pace) -> Duration {
+        if self.is_brief() { pace.timeout } else { pace.negotiate_timeout }
+    }
+
     /// The port that servers of this kind usually have.
     fn usual_port(&self) -> Option<u16> {
         let with = |tls: &Option<Tls>, plain, inside| if tls.is_some() { inside } else { plain };
@@ -564,18 +578,26 @@ impl Service {
 }
 
 impl Check {
-    /// What an operator should know about its pace, if there is something (HC-20).
+    /// What an operator should know about its pace, if there is something (HC-20): the health engine can only ask a server
+    /// that hangs often enough within `interval` times `fall` where the answers may not take longer.
     pub fn advice(&self) -> Option<String> {
-        let Pace { interval, timeout, fall, .. } = self.pace;
-        let in_vain = timeout * fall;
-        (self.kind.asks() && in_vain >= interval).then(|| {
-            format!(
-                "timeout times fall ({}) is not below interval ({}): \
-                 servers may be taken out though nothing is wrong with them",
-                read::shown(in_vain),
-                read::shown(interval)
-            )
-        })
+        let Pace { interval, fall, .. } = self.pace;
+        let limit = self.kind.limit(&self.pace);
+        if !self.kind.asks() || limit * fall < interval {
+            return None;
+        }
+        let name = if self.kind.is_brief() { "timeout" } else { "negotiate_timeout" };
+        let out = interval + limit * fall;
+        let usual = interval * fall;
+        let instead = match out > usual {
+            true => format!("{}, not {}", read::shown(out), read::shown(usual)),
+            false => read::shown(usual),
+        };
+        Some(format!(
+            "{name} times fall ({}) is not below interval ({}): a server that hangs may get new connections for up to {instead}",
+            read::shown(limit * fall),
+            read::shown(interval)
+        ))
     }
 
     /// As operators write it, without what is as usual for its kind.

@@ -16,7 +16,7 @@ pub struct Check {
     /// `5` and `10`: what is asked after so many connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub negotiate: Option<CheckKind>,
-    /// The time between two questions: 100 ms to 1 h; 5 s if absent.
+    /// The time between two questions, less while a server may have stopped answering: 100 ms to 1 h; 5 s if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "5s", default = "5s")]
     pub interval: Option<String>,

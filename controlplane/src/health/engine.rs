@@ -1,33 +1,29 @@
 //! Asks every question at its pace and counts the answers. One task has the clock and all the questions; each
 //! question under way is a task of its own. A question is asked once, however many servers it is about.
 //!
-//! Questions that hang hold a connection each: at most [`MOST_UNDER_WAY`] are under way, and of those at most
-//! [`MOST_IN_VAIN`] to servers that are not well anyway, so that they cannot keep the others waiting.
+//! Questions that hang hold a connection each, and scripts a process: [`gates`] says how many are under way.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
+mod gates;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
+use self::gates::{Gates, Place};
 use super::probe::{self, Failure, Target};
 use super::tally::{Tally, Verdict};
-use crate::config::{Check, Pace};
+use crate::config::{Check, Kind, Pace};
 use crate::net::Net;
 
-/// How many questions are under way at once.
-pub const MOST_UNDER_WAY: usize = 1024;
-/// How many of those to servers that are not well.
-pub const MOST_IN_VAIN: usize = 256;
 /// How many answers are heard before others get their turn on the control thread.
 const BURST: usize = 16;
 /// The longest pause before somebody is asked again of whom nothing is known.
 const IMPATIENCE: Duration = Duration::from_secs(1);
-/// How much longer than its own limits a question may take. Those are for it to keep; a script may wait for others first.
-const GRACE: Duration = Duration::from_secs(60);
 
 /// What is asked of whom.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -69,11 +65,14 @@ pub struct News {
     pub reason: Option<String>,
 }
 
-/// How much has been asked.
+/// How much has been asked, and how much is late.
 #[derive(Debug, Default)]
 pub struct Totals {
     asked: AtomicU64,
     failed: AtomicU64,
+    waiting: AtomicU64,
+    /// Since when the one waits that waits longest.
+    first: Mutex<Option<Instant>>,
 }
 
 impl Totals {
@@ -85,6 +84,22 @@ impl Totals {
     /// Those of them that found a server not well.
     pub fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Questions that are due and wait until fewer others are under way.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How long the one has waited that has waited longest.
+    pub fn late(&self) -> Duration {
+        let first = *self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        first.map(|since| since.elapsed()).unwrap_or_default()
+    }
+
+    fn tell(&self, (waiting, first): (usize, Option<Instant>)) {
+        self.waiting.store(waiting as u64, Ordering::Relaxed);
+        *self.first.lock().unwrap_or_else(PoisonError::into_inner) = first;
     }
 
     fn count(&self, passed: bool) {
@@ -109,13 +124,10 @@ pub struct Engine<N: Net, T> {
     asked: HashMap<QuestionId, Asked>,
     /// Questions that are not due yet, the next one first.
     waiting: BTreeSet<(Instant, QuestionId)>,
-    /// Questions that are due: to servers that may be well, and to those that are not.
-    due: VecDeque<QuestionId>,
-    due_in_vain: VecDeque<QuestionId>,
+    /// Questions that are due or under way.
+    gates: Gates,
     /// When the next ones may be begun.
     resumes: Instant,
-    under_way: usize,
-    in_vain: usize,
     answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
     random: Random,
 }
@@ -128,20 +140,22 @@ struct Asked {
     turn: u64,
     /// Failures in a row since the server counts as not well.
     failures: u32,
+    /// By how much sooner it has been asked since it was last found well.
+    hurried: Duration,
     reason: Option<String>,
     stage: Stage,
 }
 
 enum Stage {
     Waiting(Instant),
-    Due,
+    Due(Instant),
     UnderWay { since: Instant, task: AbortHandle },
 }
 
 /// What one question came to.
 struct Answer {
     id: QuestionId,
-    in_vain: bool,
+    place: Place,
     result: Result<(), Failure>,
 }
 
@@ -186,11 +200,8 @@ impl<N: Net, T: Fn(News)> Engine<N, T> {
             totals,
             asked: HashMap::new(),
             waiting: BTreeSet::new(),
-            due: VecDeque::new(),
-            due_in_vain: VecDeque::new(),
+            gates: Gates::default(),
             resumes: Instant::now(),
-            under_way: 0,
-            in_vain: 0,
             answers: mpsc::unbounded_channel(),
             random: Random(seed | 1),
         }
@@ -201,6 +212,7 @@ impl<N: Net, T: Fn(News)> Engine<N, T> {
         loop {
             self.call(Instant::now());
             let has_more = self.begin(Instant::now());
+            self.totals.tell(self.gates.waiting());
             let next = self.waiting.first().map(|&(at, _)| at);
             tokio::select! {
                 biased;
@@ -220,40 +232,33 @@ impl<N: Net, T: Fn(News)> Engine<N, T> {
         for order in orders {
             match order {
                 Order::Begin { id, question, known } => {
-                    let tally = Tally::beginning_with(known);
-                    let (failures, reason, stage) = (0, None, Stage::Due);
-                    let asked = Asked { question, tally, turn: 0, failures, reason, stage };
-                    self.queue(&asked).push_back(id);
+                    let now = Instant::now();
+                    let asked = Asked::new(question, known, now);
+                    self.gates.line_up(asked.place(), now, id);
                     self.asked.insert(id, asked);
                 }
                 Order::End(id) => {
                     let Some(asked) = self.asked.remove(&id) else { continue };
-                    asked.give_up();
-                    if let Stage::Waiting(at) = asked.stage {
-                        self.waiting.remove(&(at, id));
+                    match asked.stage {
+                        Stage::Waiting(at) => drop(self.waiting.remove(&(at, id))),
+                        Stage::Due(since) => self.gates.leave(asked.place(), since, id),
+                        Stage::UnderWay { .. } => asked.give_up(),
                     }
                 }
             }
         }
     }
 
-    /// Puts the questions that have become due into their queues.
+    /// Lines up the questions that have become due.
     fn call(&mut self, now: Instant) {
         while let Some(&(at, id)) = self.waiting.first()
             && at <= now
         {
             self.waiting.pop_first();
             let Some(asked) = self.asked.get_mut(&id) else { continue };
-            asked.stage = Stage::Due;
-            match asked.is_in_vain() {
-                true => self.due_in_vain.push_back(id),
-                false => self.due.push_back(id),
-            }
+            asked.stage = Stage::Due(at);
+            self.gates.line_up(asked.place(), at, id);
         }
-    }
-
-    fn queue(&mut self, asked: &Asked) -> &mut VecDeque<QuestionId> {
-        if asked.is_in_vain() { &mut self.due_in_vain } else { &mut self.due }
     }
 
     /// Asks some of the questions that are due, and says whether there may be more to ask in a moment.
@@ -261,40 +266,28 @@ impl<N: Net, T: Fn(News)> Engine<N, T> {
         if now < self.resumes {
             return true;
         }
-        let mut begun = 0;
-        while begun < TOGETHER && self.under_way < MOST_UNDER_WAY {
-            let next = match self.due.pop_front() {
-                None if self.in_vain < MOST_IN_VAIN => self.due_in_vain.pop_front(),
-                next => next,
-            };
-            let Some(id) = next else { return false };
-            begun += usize::from(self.ask(id, now));
+        for _ in 0..TOGETHER {
+            let Some(id) = self.gates.next() else { return false };
+            self.ask(id, now);
         }
         self.resumes = now + APART;
-        begun == TOGETHER
+        true
     }
 
-    /// Whether there still is such a question.
-    fn ask(&mut self, id: QuestionId, now: Instant) -> bool {
-        let Some(asked) = self.asked.get_mut(&id) else { return false };
-        let in_vain = asked.is_in_vain();
+    fn ask(&mut self, id: QuestionId, now: Instant) {
+        // One that has ended has left its line.
+        let Some(asked) = self.asked.get_mut(&id) else { return };
         let fault = Failure("the check itself failed".into());
-        let answer = Answer { id, in_vain, result: Err(fault) };
+        let answer = Answer { id, place: asked.place(), result: Err(fault) };
         let promise = Promise { to: self.answers.0.clone(), answer: Some(answer) };
         let (net, tools) = (self.net.clone(), Arc::clone(&self.tools));
         let (question, turn) = (Arc::clone(&asked.question), asked.turn);
         let task = tokio::spawn(async move {
             let Question { target, check } = &*question;
-            let asking = probe::ask(&net, &tools, target, check, turn);
-            let answered = timeout(limit(&check.pace), asking).await;
-            let silent = |_| Err(Failure(format!("no answer from {}", target.at)));
-            promise.keep(answered.unwrap_or_else(silent));
+            promise.keep(probe::ask(&net, &tools, target, check, turn).await);
         });
         asked.turn += 1;
         asked.stage = Stage::UnderWay { since: now, task: task.abort_handle() };
-        self.under_way += 1;
-        self.in_vain += usize::from(in_vain);
-        true
     }
 
     /// Hears an answer, and some more that are there.
@@ -306,25 +299,34 @@ impl<N: Net, T: Fn(News)> Engine<N, T> {
         }
     }
 
-    fn hear(&mut self, Answer { id, in_vain, result }: Answer) {
-        self.under_way -= 1;
-        self.in_vain -= usize::from(in_vain);
+    fn hear(&mut self, Answer { id, place, result }: Answer) {
+        self.gates.finish(place);
         let Some(asked) = self.asked.get_mut(&id) else { return };
         self.totals.count(result.is_ok());
         if let Some(news) = asked.hear(id, result) {
             (self.tell)(news);
         }
         let Stage::UnderWay { since, .. } = asked.stage else { return };
-        let at = (since + asked.pause(&mut self.random)).max(Instant::now());
+        let now = Instant::now();
+        let pause = asked.pause(&mut self.random);
+        let sooner = asked.hurry(now - since, pause);
+        let at = (since + pause.saturating_sub(sooner)).max(now);
         asked.stage = Stage::Waiting(at);
         self.waiting.insert((at, id));
     }
 }
 
 impl Asked {
-    /// Whether the server is known not to be well.
-    fn is_in_vain(&self) -> bool {
-        self.tally.verdict() == Verdict::Failing
+    /// Due since `now`.
+    fn new(question: Arc<Question>, known: Verdict, now: Instant) -> Self {
+        let tally = Tally::beginning_with(known);
+        let (hurried, stage) = (Duration::ZERO, Stage::Due(now));
+        Self { question, tally, turn: 0, failures: 0, hurried, reason: None, stage }
+    }
+
+    fn place(&self) -> Place {
+        let is_script = matches!(self.question.check.kind, Kind::Script { .. });
+        Place { is_script, in_vain: self.tally.verdict() == Verdict::Failing }
     }
 
     fn give_up(&self) {
@@ -353,6 +355,19 @@ impl Asked {
         is_news.then_some(News { id, verdict, reason })
     }
 
+    /// By how much sooner than after `pause` it is asked again after an answer that `took` so long. A server that has
+    /// stopped answering keeps us waiting for its last failure; as much sooner it is asked after those before, so that it
+    /// is out after as many intervals as one that refuses.
+    fn hurry(&mut self, took: Duration, pause: Duration) -> Duration {
+        if self.tally.verdict() != Verdict::Well || self.tally.failures() == 0 {
+            self.hurried = Duration::ZERO;
+            return Duration::ZERO;
+        }
+        let more = took.saturating_sub(self.hurried).min(pause.saturating_sub(took));
+        self.hurried += more;
+        more
+    }
+
     /// How long after it was last asked it is asked again.
     fn pause(&self, random: &mut Random) -> Duration {
         let Pace { interval, back_off, jitter, .. } = self.question.check.pace;
@@ -367,11 +382,6 @@ impl Asked {
         };
         pause.mul_f64(1.0 + f64::from(jitter) / 100.0 * random.between_minus_one_and_one())
     }
-}
-
-/// How long a question may take at most.
-fn limit(pace: &Pace) -> Duration {
-    pace.timeout.max(pace.negotiate_timeout) + GRACE
 }
 
 /// Marsaglia's xorshift: enough to keep questions apart.

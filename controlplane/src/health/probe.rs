@@ -1,6 +1,6 @@
 //! One question to one server, over any [`Net`]: one file for each kind under `probe/`.
 //!
-//! 1. [`connect`]: a connection that opens, inside [`tls`] where that is wanted
+//! 1. [`connect`]: a connection that opens, inside [`tls`] where that is wanted, with [`certificates`] that are trusted
 //! 2. [`ping`], [`udp`], [`dns`]: one packet, and its answer
 //! 3. [`http`] and [`grpc`]: a request, and its answer
 //! 4. [`chat`]: what is said line by line, by [`ftp`], [`mail`] (IMAP, POP3 and SMTP), [`nntp`], [`redis`],
@@ -15,6 +15,8 @@
 mod connect;
 
 mod tls;
+
+mod certificates;
 
 mod ping;
 
@@ -63,7 +65,7 @@ use std::time::Duration;
 
 use tokio::time;
 
-use crate::config::{Check, Kind, Pace};
+use crate::config::{Check, Kind};
 use crate::net::{Net, Way};
 
 pub use tools::Tools;
@@ -92,8 +94,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Asks a server the question of `check`, of which there have been `turn` before. Ends within the check's time,
-/// but for a script, which may have to wait for its turn first.
+/// Asks a server the question of `check`, of which there have been `turn` before. Ends within the check's time.
 ///
 /// # Errors
 ///
@@ -106,11 +107,7 @@ pub async fn ask<N: Net>(
     turn: u64,
 ) -> Result<(), Failure> {
     let kind = question(&check.kind, turn);
-    let _permit = match kind {
-        Kind::Script { .. } => Some(tools.script().await),
-        _ => None,
-    };
-    let within = time_for(kind, &check.pace);
+    let within = kind.limit(&check.pace);
     let asking = Asking { net, tools, target, timeout: check.pace.timeout };
     match time::timeout(within, asking.once(kind)).await {
         Ok(outcome) => outcome,
@@ -125,15 +122,6 @@ fn question(kind: &Kind, turn: u64) -> &Kind {
     let Kind::Mixed { connects, negotiate } = kind else { return kind };
     let connects = u64::from(*connects);
     if turn % (connects + 1) < connects { &Kind::Connect } else { negotiate }
-}
-
-/// How long all of it may take.
-fn time_for(kind: &Kind, pace: &Pace) -> Duration {
-    match kind {
-        Kind::Connect | Kind::Ping | Kind::Udp { .. } | Kind::Dns { .. } => pace.timeout,
-        Kind::Sip { tcp: false, .. } => pace.timeout,
-        _ => pace.negotiate_timeout,
-    }
 }
 
 /// A question and its answer.

@@ -292,6 +292,8 @@ fn the_control_threads_longest_gap_is_told() {
         "sluice_control_longest_gap_seconds ",
         "sluice_checks_total ",
         "sluice_checks_failed_total ",
+        "sluice_checks_waiting ",
+        "sluice_checks_late_seconds ",
     ] {
         assert!(metrics.text().contains(name), "{name}");
     }

@@ -297,15 +297,42 @@ fn only_servers_that_have_the_virtual_address_are_asked_there() {
 }
 
 #[test]
-fn a_pace_that_may_take_good_servers_out_is_accepted_with_advice() {
+fn a_pace_at_which_servers_that_hang_are_noticed_late_is_accepted_with_advice() {
     let advice = |written: Value| accepted(&written, server()).advice();
-    assert_eq!(advice(json!({ "type": "connect" })), Vec::<String>::new());
-    assert_eq!(advice(json!({ "type": "on", "interval": "1s" })), Vec::<String>::new());
-    assert_eq!(
-        advice(json!({ "type": "connect", "interval": "4s" })),
-        ["service s: check: timeout times fall (4s) is not below interval (4s): \
-          servers may be taken out though nothing is wrong with them"]
-    );
+    let table = [
+        (json!({ "type": "connect" }), None),
+        (json!({ "type": "on", "interval": "1s" }), None),
+        (json!({ "type": "http", "negotiate_timeout": "2s" }), None),
+        (json!({ "type": "dns", "query": "a.test" }), None),
+        (
+            json!({ "type": "connect", "interval": "4s" }),
+            Some(
+                "timeout times fall (4s) is not below interval (4s): a server that hangs may get new connections for up to 8s",
+            ),
+        ),
+        (
+            json!({ "type": "connect", "timeout": "5s" }),
+            Some(
+                "timeout times fall (10s) is not below interval (5s): a server that hangs may get new connections for up to 15s, not 10s",
+            ),
+        ),
+        (
+            json!({ "type": "http" }),
+            Some(
+                "negotiate_timeout times fall (10s) is not below interval (5s): a server that hangs may get new connections for up to 15s, not 10s",
+            ),
+        ),
+        (
+            json!({ "type": "5", "negotiate": "smtp", "fall": 3, "negotiate_timeout": "2s" }),
+            Some(
+                "negotiate_timeout times fall (6s) is not below interval (5s): a server that hangs may get new connections for up to 15s",
+            ),
+        ),
+    ];
+    for (written, told) in table {
+        let told: Vec<_> = told.map(|it| format!("service s: check: {it}")).into_iter().collect();
+        assert_eq!(advice(written), told);
+    }
 }
 
 #[test]

@@ -1,6 +1,12 @@
 //! Greeting and login of a MySQL or MariaDB server (protocol 10).
+//!
+//! MySQL 8 and later log in by `caching_sha2_password`: a server that remembers the password is content with a proof that
+//! we know it; one that does not wants the password itself, which it gets encrypted for its RSA key.
 
 use aws_lc_rs::digest::{self, Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
+use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
+use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::pki_types::pem::PemObject;
 
 use super::chat::Chat;
 use super::{Asking, Failure, quoted};
@@ -18,6 +24,11 @@ const OK: u8 = 0;
 const MORE: u8 = 1;
 const SWITCH: u8 = 0xfe;
 const ERROR: u8 = 0xff;
+
+/// What follows [`MORE`], and our question for the server's key.
+const REMEMBERED: u8 = 3;
+const FORGOTTEN: u8 = 4;
+const KEY: u8 = 2;
 
 const QUIT: u8 = 1;
 const PING: u8 = 14;
@@ -43,7 +54,7 @@ pub(super) async fn ask<N: Net>(
 
     let response = response(&greeting, login);
     send(&mut chat, number.wrapping_add(1), &response).await?;
-    log_in(&mut chat, login).await?;
+    log_in(&mut chat, login, greeting.scramble).await?;
     send(&mut chat, 0, &[PING]).await?;
     match answer(&mut chat).await? {
         (_, packet) if packet.first() == Some(&OK) => {}
@@ -125,21 +136,31 @@ fn proof(method: &str, password: &str, scramble: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Until the server is satisfied; it may want another method first, and say how it goes.
-async fn log_in(chat: &mut Chat, login: &Login) -> Result<(), Failure> {
+async fn log_in(chat: &mut Chat, login: &Login, mut scramble: Vec<u8>) -> Result<(), Failure> {
+    let password = login.password.reveal();
     for _ in 0..4 {
         let (number, packet) = answer(chat).await?;
         match packet[..] {
             [OK, ..] => return Ok(()),
-            [MORE, 3, ..] => {} // it remembers the password, and says OK next
-            [MORE, ..] => {
-                return Err(chat.failure("wants the password itself, which takes TLS"));
+            [MORE, REMEMBERED, ..] => {} // it says OK next
+            [MORE, FORGOTTEN, ..] => {
+                send(chat, number.wrapping_add(1), &[KEY]).await?;
+                let (number, packet) = answer(chat).await?;
+                let sealed = match packet[..] {
+                    [MORE, ref key @ ..] => sealed(key, password, &scramble),
+                    _ => None,
+                };
+                let Some(sealed) = sealed else {
+                    return Err(chat.failure("gave no key that a password can be encrypted for"));
+                };
+                send(chat, number.wrapping_add(1), &sealed).await?;
             }
             [SWITCH, ref rest @ ..] => {
                 let method = up_to_zero(rest);
-                let scramble = rest.get(method.len() + 1..).unwrap_or_default();
-                let scramble = scramble.strip_suffix(&[0]).unwrap_or(scramble);
+                let fresh = rest.get(method.len() + 1..).unwrap_or_default();
+                scramble = fresh.strip_suffix(&[0]).unwrap_or(fresh).to_vec();
                 let method = String::from_utf8_lossy(method).into_owned();
-                let Some(proof) = proof(&method, login.password.reveal(), scramble) else {
+                let Some(proof) = proof(&method, password, &scramble) else {
                     let method = quoted(method.as_bytes());
                     return Err(chat.failure(format_args!("wants authentication by {method}")));
                 };
@@ -149,6 +170,19 @@ async fn log_in(chat: &mut Chat, login: &Login) -> Result<(), Failure> {
         }
     }
     Err(chat.failure("did not come to an end with the login"))
+}
+
+/// The password and a zero under the scramble, for the eyes of whoever has the other half of `key` (PEM).
+fn sealed(key: &[u8], password: &str, scramble: &[u8]) -> Option<Vec<u8>> {
+    let key = SubjectPublicKeyInfoDer::from_pem_slice(key).ok()?;
+    let key = PublicEncryptingKey::from_der(&key).ok()?;
+    let key = OaepPublicEncryptingKey::new(key).ok()?;
+    let plain = password.bytes().chain([0]).zip(scramble.iter().cycle());
+    let masked: Vec<u8> = plain.map(|(byte, mask)| byte ^ mask).collect();
+    let mut sealed = vec![0; key.ciphertext_size()];
+    let length = key.encrypt(&OAEP_SHA1_MGF1SHA1, &masked, &mut sealed, None).ok()?.len();
+    sealed.truncate(length);
+    Some(sealed)
 }
 
 /// An error has its number, then perhaps a state of six letters, then a text.

@@ -1,5 +1,9 @@
-//! Each kind of question, put to servers that misbehave in every way we could think of, over real sockets; and
-//! to any bytes at all.
+//! Each kind of question, put to servers that misbehave in every way we could think of, over real sockets, also inside
+//! TLS and in the midst of a conversation; and to any bytes at all.
+
+mod mysql;
+
+mod trusted;
 
 use std::future::Future;
 use std::io;
@@ -9,13 +13,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::config::Config;
@@ -87,6 +95,51 @@ fn mysql(number: u8, packet: &[u8]) -> Vec<u8> {
     [&[packet.len() as u8, 0, 0, number], packet].concat()
 }
 
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+
+/// A frame of HTTP/2 (RFC 9113 section 4.1). Flag 1 ends a stream, 4 headers.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// The cases whose conversation can be inside TLS, there.
+fn cases_inside_tls() -> Vec<Case> {
+    let inside = |case: Case| {
+        let check = match case.check["type"].as_str().unwrap() {
+            "http" => with(case.check.clone(), "type", json!("https")),
+            "imap" | "pop" | "smtp" | "ldap" | "nntp" | "redis" | "amqp" | "tcp" | "http2"
+            | "grpc" => with(case.check.clone(), "tls", json!(true)),
+            _ => return None,
+        };
+        Some(Case { check, ..case })
+    };
+    cases().into_iter().filter_map(inside).collect()
+}
+
+/// All of them, and whether they are inside TLS.
+fn all_cases() -> impl Iterator<Item = (bool, Case)> {
+    let plain = cases().into_iter().map(|case| (false, case));
+    plain.chain(cases_inside_tls().into_iter().map(|case| (true, case)))
+}
+
+/// A server's side of TLS, with a certificate that nobody vouches for, and that certificate.
+fn tls_server() -> (TlsAcceptor, String) {
+    let names = vec!["a.test".to_owned(), "127.0.0.1".to_owned()];
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).unwrap();
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    (TlsAcceptor::from(Arc::new(config)), cert.pem())
+}
+
 fn cases() -> Vec<Case> {
     let amqp = |method: u8| {
         let payload = [0, 10, 0, method, 0, 9];
@@ -98,7 +151,7 @@ fn cases() -> Vec<Case> {
             good: vec![step("GET /check.txt HTTP/1.1\r\n", &page("200 OK", "it is OK"))],
             wrong: vec![step("\r\n\r\n", &page("503 Unavailable", "OK"))],
             reason: "/check.txt answered 503, expected 200",
-            flood: b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\nnot what is looked for",
+            flood: b"HTTP/1.1 200 Fine\r\nContent-Length: 100000000\r\n\r\nnot what is looked for",
         },
         Case {
             check: json!({ "type": "http", "host": "a.test", "status": "301-302" }),
@@ -203,8 +256,8 @@ fn cases() -> Vec<Case> {
         Case {
             check: json!({ "type": "telnet", "expect": "login:" }),
             good: vec![
-                (b"", b"\xff\xfd\x18lo\xff\xfa\x18\x01\xff\xf0gin".to_vec()),
-                (b"\xff\xfc\x18", b": ".to_vec()),
+                (b"", b"\xff\xfd\x18l\xff\xfa\x18\x01\xff\xf0o".to_vec()),
+                (b"\xff\xfc\x18", b"gin: ".to_vec()),
             ],
             wrong: vec![step("", "closed for the night\r\n")],
             reason: "",
@@ -229,7 +282,7 @@ fn cases() -> Vec<Case> {
         },
         Case {
             check: json!({ "type": "tcp", "send": "hello\r\n", "expect": "world" }),
-            good: vec![step("hello\r\n", "the wo"), step("", "rld is round")],
+            good: vec![step("hello\r\n", "the "), step("", "world")],
             wrong: vec![step("hello\r\n", "the moon")],
             reason: "",
             flood: b"the moon ",
@@ -243,10 +296,42 @@ fn cases() -> Vec<Case> {
         },
         Case {
             check: json!({ "type": "http2", "expect": "OK" }),
+            good: vec![
+                (b"PRI * HTTP/2.0", frame(SETTINGS, 0, 0, b"")),
+                // The headers of a request without a body, on the first stream.
+                (b"\x01\x05\0\0\0\x01", frame(HEADERS, 4, 1, b"\x88")),
+                (b"", frame(DATA, 1, 1, b"it is OK")),
+            ],
+            wrong: vec![
+                (b"PRI * HTTP/2.0", frame(SETTINGS, 0, 0, b"")),
+                (b"\x01\x05\0\0\0\x01", frame(HEADERS, 5, 1, b"\x08\x03503")),
+            ],
+            reason: "/ answered 503, expected 200",
+            flood: b"\0\0\x08\0\0\0\0\0\x01a lot of",
+        },
+        Case {
+            check: json!({ "type": "http2", "expect": "OK" }),
             good: Vec::new(),
             wrong: vec![step("PRI * HTTP/2.0", &page("400 Bad Request", "1.1 only"))],
             reason: "gave no answer",
             flood: b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x06\0\0\0\0\0aaaaaaaa",
+        },
+        Case {
+            check: json!({ "type": "grpc" }),
+            good: vec![
+                (b"PRI * HTTP/2.0", frame(SETTINGS, 0, 0, b"")),
+                // The headers of a request with a body.
+                (b"\x01\x04\0\0\0\x01", frame(HEADERS, 4, 1, b"\x88")),
+                (b"", frame(DATA, 0, 1, b"\0\0\0\0\x02\x08\x01")),
+                (b"", frame(HEADERS, 5, 1, b"\0\x0bgrpc-status\x010")),
+            ],
+            wrong: vec![
+                (b"PRI * HTTP/2.0", frame(SETTINGS, 0, 0, b"")),
+                (b"\x01\x04\0\0\0\x01", frame(HEADERS, 4, 1, b"\x88")),
+                (b"", frame(DATA, 1, 1, b"\0\0\0\0\x02\x08\x02")),
+            ],
+            reason: "answered NOT_SERVING",
+            flood: b"\0\0\x08\0\0\0\0\0\x01a lot of",
         },
         Case {
             check: json!({ "type": "grpc" }),
@@ -259,9 +344,11 @@ fn cases() -> Vec<Case> {
 }
 
 /// What a server does to whoever connects.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Conduct {
     Plays,
+    /// The same, but slowly.
+    Drags,
     Hangs,
     Dribbles,
     ClosesAtOnce,
@@ -271,94 +358,144 @@ enum Conduct {
     Babbles,
 }
 
-/// A server that does it to the first who connects; how much it could say is counted.
-async fn serve(
+/// A server that does it to whoever connects, when it has played its part as far as step `after`.
+struct Act {
     conduct: Conduct,
+    tls: Option<TlsAcceptor>,
+    after: usize,
     steps: Vec<Step>,
     flood: &'static [u8],
+    /// How much it could say without end.
     said: Arc<AtomicUsize>,
-) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let at = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let _ = misbehave(conduct, &steps, flood, stream, &said).await;
-        }
-    });
-    at
 }
 
-async fn misbehave(
-    conduct: Conduct,
-    steps: &[Step],
-    flood: &[u8],
-    mut stream: TcpStream,
-    said: &AtomicUsize,
-) -> io::Result<()> {
-    let first = steps.first().map_or(&b""[..], |(_, say)| say);
-    match conduct {
-        Conduct::Plays => {
-            play(&mut stream, steps).await?;
-            sleep(Duration::from_secs(1)).await;
-        }
-        Conduct::Hangs => sleep(Duration::from_secs(60)).await,
-        Conduct::Dribbles => {
-            for byte in first {
-                stream.write_all(&[*byte]).await?;
-                sleep(Duration::from_millis(150)).await;
+impl Act {
+    fn new(conduct: Conduct, tls: bool, steps: Vec<Step>, flood: &'static [u8]) -> Self {
+        let tls = tls.then(|| tls_server().0);
+        Self { conduct, tls, after: 0, steps, flood, said: Arc::default() }
+    }
+
+    async fn begin(self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let act = Arc::new(self);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(Arc::clone(&act).meet(stream));
             }
-            sleep(Duration::from_secs(60)).await;
-        }
-        Conduct::ClosesAtOnce => {}
-        Conduct::ClosesHalfway => stream.write_all(&first[..first.len() / 2]).await?,
-        Conduct::Resets => {
-            stream.write_all(&first[..first.len() / 2]).await?;
+        });
+        at
+    }
+
+    async fn meet(self: Arc<Self>, stream: TcpStream) -> io::Result<()> {
+        if self.conduct == Conduct::Resets {
             SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         }
-        Conduct::Floods => {
-            let piece = flood.repeat(16_384 / flood.len());
-            while said.load(Ordering::Relaxed) < 100 << 20 {
-                stream.write_all(&piece).await?;
-                said.fetch_add(piece.len(), Ordering::Relaxed);
+        match &self.tls {
+            None => self.misbehave(stream).await,
+            Some(tls) => self.misbehave(tls.accept(stream).await?).await,
+        }
+    }
+
+    async fn misbehave(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+        let mut heard = Vec::new();
+        for step in &self.steps[..self.after] {
+            play(&mut stream, &mut heard, step).await?;
+        }
+        let (wait, say) =
+            self.steps.get(self.after).map_or((&b""[..], &b""[..]), |it| (it.0, &it.1[..]));
+        if self.after > 0 {
+            hear(&mut stream, &mut heard, wait).await?;
+        }
+        match self.conduct {
+            Conduct::Plays => {
+                for step in &self.steps {
+                    play(&mut stream, &mut heard, step).await?;
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+            Conduct::Drags => {
+                for (wait, say) in &self.steps {
+                    hear(&mut stream, &mut heard, wait).await?;
+                    sleep(Duration::from_millis(150)).await;
+                    for piece in say.chunks(7) {
+                        tell(&mut stream, piece).await?;
+                        sleep(Duration::from_millis(15)).await;
+                    }
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+            Conduct::Hangs => sleep(Duration::from_secs(60)).await,
+            Conduct::Dribbles => {
+                for byte in say {
+                    tell(&mut stream, &[*byte]).await?;
+                    sleep(Duration::from_millis(150)).await;
+                }
+                sleep(Duration::from_secs(60)).await;
+            }
+            Conduct::ClosesAtOnce => {}
+            Conduct::ClosesHalfway | Conduct::Resets => {
+                tell(&mut stream, &say[..say.len() / 2]).await?;
+            }
+            Conduct::Floods => {
+                let piece = self.flood.repeat(16_384 / self.flood.len());
+                while self.said.load(Ordering::Relaxed) < 100 << 20 {
+                    tell(&mut stream, &piece).await?;
+                    self.said.fetch_add(piece.len(), Ordering::Relaxed);
+                }
+            }
+            Conduct::Babbles => {
+                let noise: Vec<u8> =
+                    (0_u32..20_000).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+                tell(&mut stream, &noise).await?;
+                sleep(Duration::from_secs(60)).await;
             }
         }
-        Conduct::Babbles => {
-            let noise: Vec<u8> =
-                (0_u32..20_000).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-            stream.write_all(&noise).await?;
-            sleep(Duration::from_secs(60)).await;
+        Ok(())
+    }
+}
+
+async fn tell(stream: &mut (impl AsyncWrite + Unpin), what: &[u8]) -> io::Result<()> {
+    stream.write_all(what).await?;
+    stream.flush().await
+}
+
+/// Reads until `wait` stands somewhere in what has been heard.
+async fn hear(
+    stream: &mut (impl AsyncRead + Unpin),
+    heard: &mut Vec<u8>,
+    wait: &[u8],
+) -> io::Result<()> {
+    while !wait.is_empty() && !heard.windows(wait.len()).any(|it| it == wait) {
+        if stream.read_buf(heard).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
     Ok(())
 }
 
-async fn play(stream: &mut TcpStream, steps: &[Step]) -> io::Result<()> {
-    let mut heard = Vec::new();
-    for (wait, say) in steps {
-        while !wait.is_empty() && !heard.windows(wait.len()).any(|it| it == *wait) {
-            if stream.read_buf(&mut heard).await? == 0 {
-                return Ok(());
-            }
-        }
-        stream.write_all(say).await?;
-        stream.flush().await?;
-        sleep(Duration::from_millis(5)).await;
-    }
+async fn play(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    heard: &mut Vec<u8>,
+    (wait, say): &Step,
+) -> io::Result<()> {
+    hear(stream, heard, wait).await?;
+    tell(stream, say).await?;
+    sleep(Duration::from_millis(5)).await;
     Ok(())
 }
 
 #[test]
 fn every_kind_is_content_with_a_good_answer_and_says_what_is_wrong_with_another() {
     runtime().block_on(async {
-        for case in cases() {
+        for (tls, case) in all_cases() {
             let check = check(case.check.clone());
-            let said = Arc::default();
             if !case.good.is_empty() {
-                let at = serve(Conduct::Plays, case.good, case.flood, Arc::clone(&said)).await;
+                let at = Act::new(Conduct::Plays, tls, case.good, case.flood).begin().await;
                 let outcome = ask(&Kernel, &Tools::default(), &target(at), &check, 0).await;
                 assert_eq!(outcome, Ok(()), "{}", case.check);
             }
-            let at = serve(Conduct::Plays, case.wrong, case.flood, said).await;
+            let at = Act::new(Conduct::Plays, tls, case.wrong, case.flood).begin().await;
             let started = Instant::now();
             let outcome = ask(&Kernel, &Tools::default(), &target(at), &check, 0).await;
             let Failure(reason) = outcome.expect_err("the answer is wrong");
@@ -370,8 +507,30 @@ fn every_kind_is_content_with_a_good_answer_and_says_what_is_wrong_with_another(
 }
 
 #[test]
+fn a_server_that_is_slow_and_answers_in_time_is_well() {
+    runtime().block_on(async {
+        let mut all = JoinSet::new();
+        for (tls, case) in all_cases().filter(|(_, case)| !case.good.is_empty()) {
+            all.spawn(async move {
+                let check = check(with(case.check.clone(), "negotiate_timeout", json!("30s")));
+                let steps = case.good.len() as u32;
+                let at = Act::new(Conduct::Drags, tls, case.good, case.flood).begin().await;
+                let started = Instant::now();
+                let outcome = ask(&Kernel, &Tools::default(), &target(at), &check, 0).await;
+                let taken = started.elapsed();
+                assert_eq!(outcome, Ok(()), "{} after {taken:?}", case.check);
+                assert!(taken >= Duration::from_millis(150) * steps, "{} {taken:?}", case.check);
+            });
+        }
+        while let Some(done) = all.join_next().await {
+            done.unwrap();
+        }
+    });
+}
+
+/// At the start of the conversation and at its last step.
+#[test]
 fn however_a_server_misbehaves_it_is_a_failure_in_time_and_within_bounds() {
-    const WITHIN: Duration = Duration::from_millis(400);
     let conducts = [
         Conduct::Hangs,
         Conduct::Dribbles,
@@ -381,36 +540,41 @@ fn however_a_server_misbehaves_it_is_a_failure_in_time_and_within_bounds() {
         Conduct::Floods,
         Conduct::Babbles,
     ];
-    runtime().block_on(async {
-        let mut all = JoinSet::new();
-        for conduct in conducts {
-            for case in cases() {
-                let pace = json!("400ms");
-                let written = with(case.check.clone(), "negotiate_timeout", pace);
-                all.spawn(async move {
-                    let steps = if case.good.is_empty() { case.wrong } else { case.good };
-                    let said = Arc::new(AtomicUsize::new(0));
-                    let at = serve(conduct, steps, case.flood, Arc::clone(&said)).await;
-                    let started = Instant::now();
-                    let outcome =
-                        ask(&Kernel, &Tools::default(), &target(at), &check(written), 0).await;
-                    let taken = started.elapsed();
-                    let told = format!("{conduct:?} {}: {outcome:?} in {taken:?}", case.check);
-                    let Err(Failure(reason)) = outcome else { panic!("{told}") };
-                    assert!(taken < WITHIN + Duration::from_secs(2), "{told}");
-                    assert!(reason.len() < 400 && !reason.chars().any(char::is_control), "{told}");
-                    if matches!(conduct, Conduct::Hangs) {
-                        assert_eq!(reason, format!("no answer from {at} within 400 ms"));
-                    }
-                    // What the sockets' buffers take, and what we read: far from all of it.
-                    assert!(said.load(Ordering::Relaxed) < 40 << 20, "{told}");
-                });
+    for conduct in conducts {
+        runtime().block_on(async {
+            let mut all = JoinSet::new();
+            for (tls, case) in all_cases() {
+                let steps = if case.good.is_empty() { case.wrong } else { case.good };
+                let last = steps.len() - 1;
+                for after in if last == 0 { vec![0] } else { vec![0, last] } {
+                    let act = Act::new(conduct, tls, steps.clone(), case.flood);
+                    all.spawn(fails(case.check.clone(), Act { after, ..act }));
+                }
             }
-        }
-        while let Some(done) = all.join_next().await {
-            done.unwrap();
-        }
-    });
+            while let Some(done) = all.join_next().await {
+                done.unwrap();
+            }
+        });
+    }
+}
+
+async fn fails(written: Value, act: Act) {
+    const WITHIN: Duration = Duration::from_millis(400);
+    let check = check(with(written.clone(), "negotiate_timeout", json!("400ms")));
+    let (conduct, after, said) = (act.conduct, act.after, Arc::clone(&act.said));
+    let at = act.begin().await;
+    let started = Instant::now();
+    let outcome = ask(&Kernel, &Tools::default(), &target(at), &check, 0).await;
+    let taken = started.elapsed();
+    let told = format!("{conduct:?} after step {after}, {written}: {outcome:?} in {taken:?}");
+    let Err(Failure(reason)) = outcome else { panic!("{told}") };
+    assert!(taken < WITHIN + Duration::from_secs(2), "{told}");
+    assert!(reason.len() < 400 && !reason.chars().any(char::is_control), "{told}");
+    if conduct == Conduct::Hangs {
+        assert_eq!(reason, format!("no answer from {at} within 400 ms"));
+    }
+    // What the sockets' buffers take, and what we read: far from all of it.
+    assert!(said.load(Ordering::Relaxed) < 40 << 20, "{told}");
 }
 
 #[test]
@@ -638,33 +802,6 @@ fn a_script_that_does_not_end_is_killed_with_all_that_it_started() {
             sleep(Duration::from_millis(20)).await;
         }
         panic!("{:?}", state());
-    });
-}
-
-#[test]
-fn at_most_eight_scripts_run_at_once_and_waiting_costs_none_its_time() {
-    runtime().block_on(async {
-        let folder = tempfile::tempdir().unwrap();
-        let text = "mkdir \"$5/$$\"; ls \"$5\" | wc -l >> \"$5.most\"; sleep 0.2; rmdir \"$5/$$\"";
-        let (_kept, path) = script(text);
-        let inside = folder.path().join("running");
-        std::fs::create_dir(&inside).unwrap();
-        let check = check(json!({ "type": "script", "path": path, "arguments": [inside] }));
-        let tools = Tools::default();
-        let mut all = JoinSet::new();
-        for _ in 0..24 {
-            let (tools, check) = (tools.clone(), check.clone());
-            all.spawn(async move {
-                let at = SocketAddr::from(([127, 0, 0, 1], 1));
-                ask(&Kernel, &tools, &target(at), &check, 0).await
-            });
-        }
-        while let Some(done) = all.join_next().await {
-            assert_eq!(done.unwrap(), Ok(()));
-        }
-        let seen = std::fs::read_to_string(folder.path().join("running.most")).unwrap();
-        let most = seen.lines().map(|line| line.trim().parse::<u32>().unwrap()).max();
-        assert!((2..=8).contains(&most.unwrap()), "{seen}");
     });
 }
 

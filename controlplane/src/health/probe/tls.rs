@@ -1,18 +1,15 @@
 //! TLS to a server, whose certificate is looked at only where the operator wants it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::{fs, io};
 
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
 use super::connect::{Alpn, Wire};
-use super::tools::Roots;
 use super::{Asking, Failure};
 use crate::config::Tls;
 use crate::net::Net;
@@ -20,8 +17,6 @@ use crate::trust::Anybody;
 
 /// Whom the system trusts.
 const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// The longest file of certificates that is read, in bytes.
-const LONGEST_FILE: u64 = 4 << 20;
 
 /// A conversation inside `stream`.
 pub(super) async fn inside<N: Net>(
@@ -73,37 +68,9 @@ async fn client<N>(
     Ok(config)
 }
 
-/// Who may have signed the certificate; the file is read again when it has changed.
+/// Who may have signed the certificate.
 async fn roots<N>(asking: &Asking<'_, N>, wanted: &Tls) -> Result<Arc<RootCertStore>, Failure> {
-    let file = wanted.ca.clone().unwrap_or_else(|| SYSTEM.into());
-    let failed = |why: String| Failure(format!("certificates in {} {why}", file.display()));
-    let since = fs::metadata(&file).map_err(|error| failed(format!("cannot be read: {error}")))?;
-    let since = since.modified().ok();
-    if let Some(known) = asking.tools.roots(&file).filter(|known| known.since == since) {
-        return Ok(known.store);
-    }
-    let reading = tokio::task::spawn_blocking({
-        let file: PathBuf = file.clone();
-        move || read(&file)
-    });
-    let store = match reading.await {
-        Ok(Ok(store)) => Arc::new(store),
-        Ok(Err(error)) => return Err(failed(format!("cannot be read: {error}"))),
-        Err(_) => return Err(failed("were not read".into())),
-    };
-    if store.is_empty() {
-        return Err(failed("are none".into()));
-    }
-    asking.tools.remember(file, Roots { since, store: store.clone() });
-    Ok(store)
-}
-
-fn read(file: &Path) -> io::Result<RootCertStore> {
-    if fs::metadata(file)?.len() > LONGEST_FILE {
-        return Err(io::Error::other("it is too long"));
-    }
-    let bytes = fs::read(file)?;
-    let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(CertificateDer::pem_slice_iter(&bytes).filter_map(Result::ok));
-    Ok(store)
+    let file = wanted.ca.as_deref().unwrap_or_else(|| Path::new(SYSTEM));
+    let failed = |why| Failure(format!("certificates in {} {why}", file.display()));
+    asking.tools.roots(file).await.map_err(failed)
 }

@@ -2,32 +2,25 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
-use rustls::RootCertStore;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-/// How many scripts run at once.
-const SCRIPTS: usize = 8;
+use super::certificates::{Certificates, Said};
+
 /// How many files of certificates are remembered.
 const MOST_FILES: usize = 64;
+/// How many of them are looked at at once, each in a thread that may hang.
+const MOST_READERS: usize = 16;
 
 /// What questions to all servers share; copies are the same tools.
 #[derive(Clone)]
 pub struct Tools {
-    scripts: Arc<Semaphore>,
     script_user: Arc<Mutex<Option<String>>>,
-    roots: Arc<Mutex<HashMap<PathBuf, Roots>>>,
+    certificates: Arc<Mutex<HashMap<Box<Path>, Arc<Certificates>>>>,
+    readers: Arc<Semaphore>,
     random: fn(&mut [u8]),
-}
-
-/// Who may have signed a certificate, as a file said when it was written at `since`.
-#[derive(Clone)]
-pub(super) struct Roots {
-    pub since: Option<SystemTime>,
-    pub store: Arc<RootCertStore>,
 }
 
 impl fmt::Debug for Tools {
@@ -39,9 +32,9 @@ impl fmt::Debug for Tools {
 impl Default for Tools {
     fn default() -> Self {
         Self {
-            scripts: Arc::new(Semaphore::new(SCRIPTS)),
             script_user: Arc::default(),
-            roots: Arc::default(),
+            certificates: Arc::default(),
+            readers: Arc::new(Semaphore::new(MOST_READERS)),
             random: |bytes| aws_lc_rs::rand::fill(bytes).expect("the system has random bytes"),
         }
     }
@@ -64,23 +57,21 @@ impl Tools {
         bytes
     }
 
-    /// Leave to run a script, when there is room for one.
-    pub(super) async fn script(&self) -> Option<OwnedSemaphorePermit> {
-        // It is never closed, so there always is one.
-        self.scripts.clone().acquire_owned().await.ok()
+    /// Who may have signed a certificate, as a file says.
+    pub(super) async fn roots(&self, file: &Path) -> Said {
+        let certificates = self.certificates_in(file);
+        let reader = || Arc::clone(&self.readers).try_acquire_owned().ok();
+        certificates.store(file.to_owned(), reader).await
     }
 
-    /// What is remembered of a file of certificates.
-    pub(super) fn roots(&self, file: &PathBuf) -> Option<Roots> {
-        self.roots.lock().unwrap_or_else(PoisonError::into_inner).get(file).cloned()
-    }
-
-    /// Remembers it.
-    pub(super) fn remember(&self, file: PathBuf, roots: Roots) {
-        let mut all = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
+    fn certificates_in(&self, file: &Path) -> Arc<Certificates> {
+        let mut all = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(file) {
+            return Arc::clone(known);
+        }
         if all.len() >= MOST_FILES {
             all.clear(); // a configuration with so many is rare, and only slower
         }
-        all.insert(file, roots);
+        Arc::clone(all.entry(file.into()).or_default())
     }
 }
