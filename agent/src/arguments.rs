@@ -459,7 +459,10 @@ mod tests {
         assert_eq!(given.idle.service.ports, [80, 443]);
         assert_eq!(given.idle.service.addresses, given.fix.addresses);
         assert_eq!(given.fix.addresses.len(), 2);
-        assert_eq!((given.drain, given.settle), (Duration::from_secs(300), Duration::from_secs(10)));
+        assert_eq!(
+            (given.drain, given.settle),
+            (Duration::from_secs(300), Duration::from_secs(10))
+        );
         assert_eq!(given.tunnels.from, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
         assert!(given.decapsulate);
         assert_eq!(run("run --listen stdin").listen, Listen::Stdin);

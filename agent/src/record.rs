@@ -183,10 +183,9 @@ impl Record {
     /// When they cannot be read.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let lock = lock_file(folder, LOCK)?;
-        lock.as_ref().map_or(Ok(()), File::lock).map_err(|why| Error::Record {
-            path: folder.join(LOCK).display().to_string(),
-            why,
-        })?;
+        lock.as_ref()
+            .map_or(Ok(()), File::lock)
+            .map_err(|why| Error::Record { path: folder.join(LOCK).display().to_string(), why })?;
         let file = folder.join(FILE);
         let text = match fs::read_to_string(&file) {
             Ok(text) => text,

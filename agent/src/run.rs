@@ -85,8 +85,7 @@ pub fn run(wanted: Run, tell: fn(&str)) -> Result<(), Error> {
 /// As for [`run`].
 pub fn decapsulate(fix: &Fix, tunnels: &Tunnels, tell: fn(&str)) -> Result<(), Error> {
     let signals = signals()?;
-    let (decapsulator, _reliance) =
-        prepared(fix, tell, |record| open(fix, tunnels, record, tell))?;
+    let (decapsulator, _reliance) = prepared(fix, tell, |record| open(fix, tunnels, record, tell))?;
     tell("taking packets out of tunnels");
     decapsulator.run(Some(signals.as_fd())).map_err(Error::System)
 }
@@ -168,12 +167,7 @@ fn stdin() -> Result<TcpListener, Error> {
     }
 }
 
-fn serve(
-    mut desk: Desk,
-    wanted: &Run,
-    signals: &SignalFd,
-    tell: fn(&str),
-) -> Result<(), Error> {
+fn serve(mut desk: Desk, wanted: &Run, signals: &SignalFd, tell: fn(&str)) -> Result<(), Error> {
     let proc = Path::new(PROC);
     let Idle { mix, service } = &wanted.idle;
     let mut sampler = Sampler::new(mix.clone(), service.clone(), proc);
