@@ -288,6 +288,24 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_comes_in_bits_is_answered_at_its_end() {
+        let desk = Running::saying(Saying::Idle(95), &[]);
+        let mut stream = TcpStream::connect(desk.http).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let mut answer = [0; 512];
+        for byte in b"GET / HTTP/1.0\r\n\r" {
+            stream.write_all(&[*byte]).unwrap();
+            let early = stream.read(&mut answer).expect_err("no answer yet").kind();
+            assert!(matches!(early, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut));
+        }
+        stream.write_all(b"\n").unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        assert!(stream.read(&mut answer).is_ok_and(|length| length > 0));
+        desk.end();
+    }
+
+    #[test]
     fn a_server_that_drains_says_so() {
         let desk = Running::saying(Saying::Drain, &[]);
         assert_eq!(answer(desk.plain, b""), "drain\n");

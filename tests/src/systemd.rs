@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::appliance::program_called;
 use crate::process::{self, Background, eventually};
 use crate::server::Server;
@@ -23,6 +25,7 @@ const START: &str = r#"
     mount -t tmpfs none /etc/default
     echo "OPTIONS=\"$4\"" > /etc/default/sluice-agent
     export HOME="$2" XDG_CONFIG_HOME="$2/config" XDG_RUNTIME_DIR=/run
+    export SYSTEMD_UNIT_PATH="$XDG_CONFIG_HOME/systemd/user" # and none of this machine's
     /lib/systemd/systemd --user --unit=basic.target --log-target=console
 "#;
 
@@ -46,13 +49,15 @@ impl Systemd {
         let folder = laboratory.join("systemd").join(&server.name);
         fs::create_dir_all(folder.join("run")).expect("the laboratory's directory can be written");
         let place = folder.join("config/systemd/user");
-        for (name, text) in units {
+        for (name, text) in units.iter().chain(&[("basic.target", "[Unit]\n")]) {
             let file = place.join(name);
             fs::create_dir_all(file.parent().expect("it is in a folder")).expect("as above");
             fs::write(file, text).expect("as above");
         }
-        let mut command = server.namespace.command("unshare");
-        command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        // Not by `ip netns exec`, which hides the control groups.
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", server.namespace.name()));
+        command.args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
         command.args(["sh", "-ec", START, "sh"]).arg(laboratory).arg(&folder);
         command.arg(program_called("sluice-agent", "sluice-agent")).arg(options);
         process::say_to(&mut command, &folder.join("log"));
@@ -72,9 +77,17 @@ impl Systemd {
     }
 
     /// What `systemctl` says.
+    ///
+    /// # Panics
+    /// If the manager has ended.
     pub fn output(&self, words: &[&str]) -> Output {
-        let mut command = Command::new("systemctl");
-        command.arg("--user").args(words).env("XDG_RUNTIME_DIR", self.folder.join("run"));
+        // It answers nobody whose process number it cannot see. `unshare` has one child.
+        let id = self.running.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+        let child = children.unwrap_or_else(|why| panic!("unshare: {why}: {}", self.log()));
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--target={}", child.trim())).args(["--mount", "--pid"]);
+        command.args(["systemctl", "--user"]).args(words).env("XDG_RUNTIME_DIR", "/run");
         process::output(&mut command)
     }
 
@@ -92,6 +105,7 @@ impl Systemd {
 
     /// Ends it and all that it started.
     pub fn stop(mut self) {
+        self.running.signal(Signal::SIGKILL); // unshare hears nothing else, and takes the others with it
         self.running.stop();
     }
 }

@@ -26,6 +26,7 @@ sluice_tests::cases! {
     after_the_fix_the_server_serves_over_ipv6,
     what_a_running_agent_fixes_stays_until_it_is_undone_when_nobody_relies_on_it,
     an_agent_that_goes_on_is_nobody,
+    where_kernel_parameters_are_read_only_the_fix_says_so_and_changes_nothing,
     a_server_with_a_redirect_by_iptables_serves,
     a_server_with_a_redirect_by_nftables_serves,
     a_server_behind_a_tunnel_needs_the_agent_alone,
@@ -220,6 +221,39 @@ fn an_agent_that_goes_on_is_nobody(rig: &mut Rig) {
             assert_eq!(running.status(kind), ["0000000000000000"], "{line}");
         }
     }
+}
+
+/// As in a container.
+fn where_kernel_parameters_are_read_only_the_fix_says_so_and_changes_nothing(rig: &mut Rig) {
+    let server = &rig.direct()[0];
+    let agent = agent(rig, server);
+    let read_only = |line: &str| {
+        let script = "mount --bind /proc/sys /proc/sys
+                      mount -o remount,bind,ro /proc/sys
+                      exec \"$@\"";
+        let mut command = server.namespace.command("unshare");
+        command.args(["--mount", "sh", "-ec", script, "sh"]);
+        let own = agent.command(line);
+        command.args(own.get_args().skip_while(|word| !word.as_encoded_bytes().starts_with(b"/")));
+        process::output(&mut command)
+    };
+    forget(server, DIRECT);
+    let before = agent.surroundings();
+    let line = format!("fix --virtual {DIRECT}");
+
+    let refused = read_only(&line);
+
+    let complaint = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{complaint}");
+    let wanted = "cannot set net.ipv4.conf.all.arp_ignore to 1: Read-only file system (os error 30); in a \
+                  container it is for the host to set";
+    assert!(complaint.contains(wanted), "{complaint}");
+    assert_eq!(agent.surroundings(), before);
+    assert_eq!(agent.run("unfix"), (String::new(), true), "nothing was noted");
+    server.stop_answering_arp_for_virtual_addresses();
+    assert!(read_only(&line).status.success(), "where the host has set them");
+    assert!(agent.run("unfix").1);
+    prepare(server, DIRECT);
 }
 
 /// AR-04.
@@ -504,7 +538,7 @@ fn clients_notice_nothing_when_systemd_stops_and_starts_a_server(rig: &mut Rig) 
         ("sluice-agent.service", UNIT),
         ("sluice-agent.service.d/nginx.conf", FOR_NGINX),
         ("nginx.service", &format!("[Service]\nExecStart={nginx}\n")),
-        ("multi-user.target", ""),
+        ("multi-user.target", "[Unit]\n"),
     ];
     let options = format!("--virtual {DIRECT} --ports 80");
     let systemd = Systemd::start(server, rig.lab.directory(), &options, &units);
