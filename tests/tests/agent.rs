@@ -588,7 +588,8 @@ fn clients_notice_nothing_when_systemd_stops_and_starts_a_server(rig: &mut Rig) 
     serves();
 
     systemd.stop();
-    prepare_again(server);
+    server.namespace.shell(&format!("ip addr del {DIRECT}/32 dev lo"));
+    prepare(server, DIRECT);
     rig.lab.direct[0].serve();
 }
 
