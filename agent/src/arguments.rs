@@ -17,7 +17,7 @@ Commands:
   run          say how idle this server is, until SIGTERM
   once         say it once on standard output (inetd, xinetd)
   fix          solve the ARP problem for virtual addresses
-  unfix        undo exactly what fix did
+  unfix        undo exactly what fix, run and decapsulate did
   verify       say whether it is solved; status 0 or 1
   decapsulate  fix, and take packets out of tunnels, until SIGTERM
 
@@ -28,8 +28,9 @@ What it says:
                number alone. A load balancer that understands it gives the server a share of new
                connections to match.
   drain        after SIGTERM: no new connections, please; Sluice keeps those that there are. Said
-               for --drain-time, or until the service (--ports, --virtual) has none any more and
-               somebody has been told. A second SIGTERM ends at once.
+               for --drain-time at most: until everybody who asks regularly has been told, and the
+               service (--ports, --virtual) has had no connections for --settle. A second SIGTERM
+               ends at once.
 
 Files:
   /run/sluice-agent/   what was changed on this machine, to be undone
@@ -47,7 +48,7 @@ const COMMANDS: &[(&str, &str, &[&str])] = &[
     ),
     ("once", "Says how idle this server is, once, on standard output.", &[METRIC_HELP]),
     ("fix", "Solves the ARP problem for virtual addresses.", &[FIX_HELP]),
-    ("unfix", "Undoes exactly what fix did.", &[STATE_HELP]),
+    ("unfix", "Undoes exactly what fix, run and decapsulate did.", &[STATE_HELP]),
     ("verify", "Says whether the ARP problem is solved; status 0 or 1.", &[FIX_HELP]),
     (
         "decapsulate",
@@ -71,6 +72,8 @@ To whom:
   --http WHERE         a port or ADDRESS:PORT that speaks HTTP besides
   --drain-time TIME    how long to ask for drain before the end, such as 30s or 5m; 30s unless
                        told, 0 for not at all
+  --settle TIME        how long no connection is to be seen after everybody was told; 3s unless
+                       told
   --decapsulate        take packets out of tunnels besides; this needs --virtual
 ";
 
@@ -83,7 +86,7 @@ The ARP problem:
 ";
 
 const STATE_HELP: &str = "
-  --state FOLDER       where fix noted what it changed; /run/sluice-agent unless told
+  --state FOLDER       where was noted what was changed; /run/sluice-agent unless told
 ";
 
 const TUNNEL_HELP: &str = "
@@ -177,8 +180,10 @@ pub struct Run {
     pub listen: Listen,
     /// Where it is said by HTTP.
     pub http: Option<SocketAddr>,
-    /// How long drain is asked for.
+    /// How long drain is asked for at most.
     pub drain: Duration,
+    /// How long no connection is to be seen before the end.
+    pub settle: Duration,
     /// What the ARP problem is solved for; nothing if it has no addresses.
     pub fix: Fix,
     /// Whether packets are taken out of tunnels, and how; who may send may also ask.
@@ -194,7 +199,7 @@ struct Given(Vec<(String, String)>);
 const METRICS: &[&str] = &["metric", "mix", "max-connections", "ports"];
 const FIXING: &[&str] = &["virtual", "device", "state"];
 const TUNNELS: &[&str] = &["from", "gue-port", "method"];
-const RUNNING: &[&str] = &["listen", "http", "drain-time", "decapsulate"];
+const RUNNING: &[&str] = &["listen", "http", "drain-time", "settle", "decapsulate"];
 /// Those without a value.
 const FLAGS: &[&str] = &["decapsulate"];
 
@@ -353,6 +358,10 @@ impl Given {
             text => place(text).map(Listen::At),
         };
         let usual = Listen::At(any(3333));
+        let duration = |name: &str, usual: u64| {
+            let expected = "a time of at most 24h, such as 30s or 5m";
+            self.one(name, Duration::from_secs(usual), expected, time)
+        };
         let fix = self.fix(self.last("decapsulate").is_some())?;
         let mut idle = self.idle()?;
         idle.service.addresses.clone_from(&fix.addresses);
@@ -360,12 +369,8 @@ impl Given {
             idle,
             listen: self.one("listen", usual, &format!("{expected}, or stdin"), listen)?,
             http: self.one("http", None, expected, |text| place(text).map(Some))?,
-            drain: self.one(
-                "drain-time",
-                Duration::from_secs(30),
-                "a time of at most 24h, such as 30s or 5m",
-                time,
-            )?,
+            drain: duration("drain-time", 30)?,
+            settle: duration("settle", 3)?,
             fix,
             tunnels: self.tunnels()?,
             decapsulate: self.last("decapsulate").is_some(),
@@ -435,7 +440,8 @@ mod tests {
         let usual = run("run");
         assert_eq!(usual.listen, Listen::At("[::]:3333".parse().unwrap()));
         assert_eq!(usual.idle.mix, Mix(vec![(Metric::Cpu, 1)]));
-        assert_eq!((usual.http, usual.drain), (None, Duration::from_secs(30)));
+        assert_eq!(usual.http, None);
+        assert_eq!((usual.drain, usual.settle), (Duration::from_secs(30), Duration::from_secs(3)));
         assert!(usual.fix.addresses.is_empty() && !usual.decapsulate);
     }
 
@@ -444,7 +450,7 @@ mod tests {
         let given =
             run("run --listen 10.0.0.11:3334 --metric cpu,ram,conns --mix=50,30,20 --http 8888 \
              --virtual 10.0.0.100 --virtual 2001:db8::100 --ports 80,443 --drain-time 5m \
-             --from 10.0.0.2 --decapsulate");
+             --settle 10 --from 10.0.0.2 --decapsulate");
         assert_eq!(given.listen, Listen::At("10.0.0.11:3334".parse().unwrap()));
         assert_eq!(
             given.idle.mix,
@@ -453,7 +459,10 @@ mod tests {
         assert_eq!(given.idle.service.ports, [80, 443]);
         assert_eq!(given.idle.service.addresses, given.fix.addresses);
         assert_eq!(given.fix.addresses.len(), 2);
-        assert_eq!(given.drain, Duration::from_secs(300));
+        assert_eq!(
+            (given.drain, given.settle),
+            (Duration::from_secs(300), Duration::from_secs(10))
+        );
         assert_eq!(given.tunnels.from, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
         assert!(given.decapsulate);
         assert_eq!(run("run --listen stdin").listen, Listen::Stdin);

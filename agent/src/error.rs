@@ -29,7 +29,7 @@ pub enum Error {
         why: io::Error,
     },
     /// A kernel parameter cannot be set.
-    #[error("cannot set {path} to {value}: {why}; this needs root (CAP_NET_ADMIN)")]
+    #[error("cannot set {path} to {value}: {why}; {}", parameter_remedy(.why))]
     Parameter {
         /// Its file.
         path: String,
@@ -66,6 +66,9 @@ pub enum Error {
         /// The kernel's word.
         why: io::Error,
     },
+    /// What was done is not undone under the feet of others.
+    #[error("a sluice-agent that runs relies on what would be undone: stop it first")]
+    InUse,
     /// A note cannot be understood.
     #[error("{path}, line {line}: not written by this program: {text:?}")]
     Foreign {
@@ -91,6 +94,15 @@ pub enum Error {
     /// Something that cannot fail on a sound system.
     #[error("{0}")]
     System(Errno),
+}
+
+fn parameter_remedy(why: &io::Error) -> &'static str {
+    match why.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "in a container it is for the host to set, such as with --sysctl"
+        }
+        _ => "this needs root (CAP_NET_ADMIN)",
+    }
 }
 
 fn remedy(address: &IpAddr, why: Errno) -> &'static str {

@@ -149,12 +149,12 @@ fn places(address: IpAddr, own: &[Own]) -> Vec<String> {
     told
 }
 
-/// Undoes what was done under that name, and tells what that was.
+/// Undoes what was done, and tells what that was.
 ///
 /// # Errors
-/// At the first change that cannot be undone.
-pub fn unfix(folder: &Path, name: &str, tell: impl FnMut(&Change)) -> Result<(), Error> {
-    Record::open(folder, name)?.undo(tell)
+/// When a process relies on it, or at the first change that cannot be undone.
+pub fn unfix(folder: &Path, tell: impl FnMut(&Change)) -> Result<(), Error> {
+    Record::open(folder)?.undo(tell)
 }
 
 #[cfg(test)]

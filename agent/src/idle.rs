@@ -20,6 +20,12 @@ pub enum Metric {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mix(pub Vec<(Metric, u32)>);
 
+/// A state of TCP as the kernel's tables have it (`net/tcp_states.h`).
+const ESTABLISHED: &str = "01";
+/// Those in which bytes may still be under way to a client: ESTABLISHED, SYN_RECV, FIN_WAIT1, CLOSE_WAIT,
+/// LAST_ACK and CLOSING.
+const ALIVE: &[&str] = &[ESTABLISHED, "03", "04", "08", "09", "0B"];
+
 /// Which connections are counted, and how many there may be.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Service {
@@ -39,24 +45,35 @@ impl Service {
 
     /// How many connections there are now.
     pub fn connections(&self, proc: &Path) -> u32 {
-        let count = |name: &str| {
-            let Ok(file) = File::open(proc.join("net").join(name)) else { return 0 };
-            let lines = BufReader::new(file).lines().map_while(Result::ok);
-            lines.filter(|line| self.counts(line)).count()
-        };
-        u32::try_from(count("tcp") + count("tcp6")).unwrap_or(u32::MAX)
+        let count = lines(proc).filter(|line| self.counts(line, &[ESTABLISHED])).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// Whether a line of the kernel's table is an established connection to the service.
-    fn counts(&self, line: &str) -> bool {
+    /// Whether something could still be lost by an end of the service.
+    pub fn has_connections(&self, proc: &Path) -> bool {
+        lines(proc).any(|line| self.counts(&line, ALIVE))
+    }
+
+    /// Whether a line of the kernel's table is a connection to the service in one of these states.
+    fn counts(&self, line: &str, states: &[&str]) -> bool {
         let mut columns = line.split_ascii_whitespace().skip(1);
-        let (Some(local), Some("01")) = (columns.next(), columns.nth(1)) else { return false };
+        let (Some(local), Some(state)) = (columns.next(), columns.nth(1)) else { return false };
+        if !states.contains(&state) {
+            return false;
+        }
         let Some((address, port)) = local.split_once(':') else { return false };
         let Ok(port) = u16::from_str_radix(port, 16) else { return false };
         let Some(address) = table_address(address) else { return false };
         (self.ports.is_empty() || self.ports.contains(&port))
             && (self.addresses.is_empty() || self.addresses.contains(&address))
     }
+}
+
+/// The kernel's tables of TCP connections.
+fn lines(proc: &Path) -> impl Iterator<Item = String> {
+    let files = ["tcp", "tcp6"].map(|name| File::open(proc.join("net").join(name)));
+    let read = |file| BufReader::new(file).lines().map_while(Result::ok);
+    files.into_iter().flatten().flat_map(read)
 }
 
 /// An address as the kernel's tables have it: words of 32 bits, each in the host's own order.

@@ -5,8 +5,10 @@
 //! 2. [`run`]: an agent from its start to its end
 //! 3. [`idle`]: how idle this server is
 //! 4. [`serve`]: whoever asks is told
-//! 5. [`fix`]: the ARP problem solved, judged and undone
-//! 6. [`decapsulate`]: packets taken out of tunnels
+//! 5. [`askers`]: who that is, and who of them knows that this server drains
+//! 6. [`drain`]: when it has
+//! 7. [`fix`]: the ARP problem solved, judged and undone
+//! 8. [`decapsulate`]: packets taken out of tunnels
 //!
 //! Beneath them, [`netlink`] is how the kernel is told, and [`record`] remembers every change on disk *before*
 //! it is made.
@@ -20,6 +22,10 @@ mod run;
 mod idle;
 
 mod serve;
+
+mod askers;
+
+mod drain;
 
 mod fix;
 
@@ -36,9 +42,6 @@ use std::process::ExitCode;
 use self::arguments::{Command, Fix};
 use self::error::Error;
 use self::record::{Change, Record};
-
-/// Under what name `fix` notes its changes.
-const FIXED: &str = "fix";
 
 fn main() -> ExitCode {
     let words: Vec<_> =
@@ -65,10 +68,10 @@ fn carry_out(command: Command) -> Result<ExitCode, Error> {
         Command::Run(wanted) => run::run(wanted, tell)?,
         Command::Once(idle) => print!("{}", run::once(idle)),
         Command::Fix(Fix { addresses, devices, state }) => {
-            fix::fix(&addresses, &devices, &mut Record::open(&state, FIXED)?, told)?;
+            fix::fix(&addresses, &devices, &mut Record::open(&state)?, told)?;
         }
         Command::Unfix(state) => {
-            fix::unfix(&state, FIXED, |change| println!("undone: {}", change.told()))?;
+            fix::unfix(&state, |change| println!("undone: {}", change.told()))?;
         }
         Command::Verify(wanted) => return verify(&wanted),
         Command::Decapsulate(fix, tunnels) => run::decapsulate(&fix, &tunnels, tell)?,

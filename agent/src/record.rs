@@ -1,8 +1,9 @@
 //! What was changed on this machine, noted before it is changed, so that exactly that can be undone: also
-//! after this program was killed. One line each, newest last.
+//! after this program was killed. One line each, newest last. All processes of this program share one record;
+//! it is undone when none of them relies on it any more. The kernel's locks end with the processes that hold them.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -124,20 +125,68 @@ fn set_parameter(path: &str, value: &str) -> Result<(), Error> {
     })
 }
 
-/// The changes made under one name.
+/// The name of the record in its folder.
+const FILE: &str = "changes";
+/// Held by whoever reads or writes the record.
+const LOCK: &str = "lock";
+/// Held by everybody who relies on what was changed.
+const IN_USE: &str = "in-use";
+
+/// A file to hold a lock on. None where this process may not write: it cannot note anything there, and so
+/// changes nothing.
+fn lock_file(folder: &Path, name: &str) -> Result<Option<File>, Error> {
+    let path = folder.join(name);
+    let opened = match File::open(&path) {
+        Err(why) if why.kind() == io::ErrorKind::NotFound => fs::create_dir_all(folder)
+            .and_then(|()| File::options().append(true).create(true).open(&path)),
+        opened => opened,
+    };
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(why) if matches!(why.kind(), PermissionDenied | ReadOnlyFilesystem) => Ok(None),
+        Err(why) => Err(Error::Record { path: path.display().to_string(), why }),
+    }
+}
+
+/// Has what was changed stay until this value goes out of scope, or its process ends.
+pub struct Reliance(#[expect(dead_code, reason = "the lock ends with it")] Option<File>);
+
+impl Reliance {
+    /// On the changes noted in `folder`.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn on(folder: &Path) -> Result<Self, Error> {
+        let file = lock_file(folder, IN_USE)?;
+        match file.as_ref().map_or(Ok(()), File::lock_shared) {
+            Ok(()) => Ok(Self(file)),
+            Err(why) => Err(Error::Record { path: folder.join(IN_USE).display().to_string(), why }),
+        }
+    }
+}
+
+/// The changes made, which nobody else reads or writes as long as this value lives.
 #[derive(Debug)]
 pub struct Record {
+    folder: PathBuf,
     file: PathBuf,
     changes: Vec<Change>,
+    #[expect(dead_code, reason = "the lock ends with it")]
+    lock: Option<File>,
 }
 
 impl Record {
-    /// The changes noted in `folder` under `name`, which may be none.
+    /// The changes noted in `folder`, which may be none. Waits while another process makes some.
     ///
     /// # Errors
     /// When they cannot be read.
-    pub fn open(folder: &Path, name: &str) -> Result<Self, Error> {
-        let file = folder.join(name);
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let lock = lock_file(folder, LOCK)?;
+        lock.as_ref()
+            .map_or(Ok(()), File::lock)
+            .map_err(|why| Error::Record { path: folder.join(LOCK).display().to_string(), why })?;
+        let file = folder.join(FILE);
         let text = match fs::read_to_string(&file) {
             Ok(text) => text,
             Err(why) if why.kind() == io::ErrorKind::NotFound => String::new(),
@@ -154,14 +203,17 @@ impl Record {
         };
         let changes: Result<_, _> = (1..).zip(whole.lines()).map(read).collect();
         let changes = changes?;
-        Ok(Self { file, changes })
+        Ok(Self { folder: folder.to_owned(), file, changes, lock })
     }
 
-    /// Makes a change, and notes it before.
+    /// Makes a change, and notes it before, once however often it is made.
     ///
     /// # Errors
     /// When it cannot be noted or made; it is not noted then.
     pub fn make(&mut self, change: Change) -> Result<(), Error> {
+        if self.changes.contains(&change) {
+            return change.make();
+        }
         self.changes.push(change);
         self.write()?;
         let made = self.changes.last().map_or(Ok(()), Change::make);
@@ -175,8 +227,17 @@ impl Record {
     /// Undoes every change, the newest first; says what it was.
     ///
     /// # Errors
-    /// When one cannot be undone: that one and those before it stay noted.
+    /// When somebody relies on them. When one cannot be undone: that one and those before it stay noted.
     pub fn undo(mut self, mut tell: impl FnMut(&Change)) -> Result<(), Error> {
+        let users = lock_file(&self.folder, IN_USE)?;
+        match users.as_ref().map_or(Ok(()), File::try_lock) {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse),
+            Err(TryLockError::Error(why)) => {
+                let path = self.folder.join(IN_USE).display().to_string();
+                return Err(Error::Record { path, why });
+            }
+        }
         while let Some(change) = self.changes.last() {
             change.undo()?;
             tell(change);
@@ -238,17 +299,21 @@ mod tests {
         }
     }
 
+    fn read(folder: &Path) -> Vec<Change> {
+        Record::open(folder).unwrap().changes
+    }
+
     #[test]
     fn a_line_without_its_end_is_of_no_change_and_a_foreign_one_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(Record::open(folder.path(), "fix").unwrap().changes, []);
-        fs::write(folder.path().join("fix"), "address 10.0.0.100\naddress 10.0.0.1").unwrap();
-        let record = Record::open(folder.path(), "fix").unwrap();
-        assert_eq!(record.changes, [Change::Address("10.0.0.100".parse().unwrap())]);
-        fs::write(folder.path().join("fix"), "address 10.0.0.100\nrm -rf\n").unwrap();
-        let refused = Record::open(folder.path(), "fix").unwrap_err().to_string();
+        assert_eq!(read(folder.path()), []);
+        let file = folder.path().join("changes");
+        fs::write(&file, "address 10.0.0.100\naddress 10.0.0.1").unwrap();
+        assert_eq!(read(folder.path()), [Change::Address("10.0.0.100".parse().unwrap())]);
+        fs::write(&file, "address 10.0.0.100\nrm -rf\n").unwrap();
+        let refused = Record::open(folder.path()).unwrap_err().to_string();
         assert!(
-            refused.ends_with("fix, line 2: not written by this program: \"rm -rf\""),
+            refused.ends_with("changes, line 2: not written by this program: \"rm -rf\""),
             "{refused}"
         );
     }
@@ -256,9 +321,41 @@ mod tests {
     #[test]
     fn a_change_that_fails_is_not_noted() {
         let folder = tempfile::tempdir().unwrap();
-        let mut record = Record::open(folder.path(), "fix").unwrap();
+        let mut record = Record::open(folder.path()).unwrap();
         let change = Change::Link("no-such-link".into());
         assert!(record.make(change).is_err());
-        assert!(!folder.path().join("fix").exists());
+        assert!(!folder.path().join("changes").exists());
+    }
+
+    #[test]
+    fn nothing_is_undone_while_somebody_relies_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("changes");
+        fs::write(&file, "link no-such-link\n").unwrap();
+        let first = Reliance::on(folder.path()).unwrap();
+        let second = Reliance::on(folder.path()).unwrap();
+        let undo = || Record::open(folder.path()).unwrap().undo(|_| {});
+        drop(first);
+        assert!(matches!(undo(), Err(Error::InUse)));
+        assert!(file.exists());
+        drop(second);
+        undo().unwrap();
+        assert!(!file.exists());
+    }
+
+    #[test]
+    fn two_who_note_at_once_lose_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let note = |name: String| {
+            let mut record = Record::open(folder.path()).unwrap();
+            record.changes.push(Change::Link(name));
+            record.write().unwrap();
+        };
+        std::thread::scope(|scope| {
+            for name in 0..16 {
+                scope.spawn(move || note(format!("link{name}")));
+            }
+        });
+        assert_eq!(read(folder.path()).len(), 16);
     }
 }

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
 use crate::arguments::{Fix, Idle, Listen, Run, Tunnels};
 use crate::decapsulate::{Decapsulator, Rules};
+use crate::drain::Drain;
 use crate::error::Error;
-use crate::fix::{fix, unfix};
+use crate::fix::fix;
 use crate::idle::Sampler;
-use crate::record::{Change, Record};
+use crate::record::{Change, Record, Reliance};
 use crate::serve::{Desk, Kind, Saying};
 
 /// How often idleness is measured, and for how long it is looked at.
@@ -23,6 +25,8 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// The same for whoever waits for the answer.
 const SHORT_WINDOW: Duration = Duration::from_millis(300);
 const PROC: &str = "/proc";
+/// The user and the group that own nothing.
+const NOBODY: u32 = 65_534;
 
 /// The number, after a short look.
 pub fn once(idle: Idle) -> String {
@@ -44,37 +48,46 @@ fn signals() -> Result<SignalFd, Error> {
     SignalFd::with_flags(&wanted, flags).map_err(Error::System)
 }
 
-/// Says how idle the server is until it is told to end, and has drained.
+/// Says how idle the server is until it is told to end, and has drained. The server stays prepared.
 ///
 /// # Errors
-/// When a port cannot be had, or the server cannot be prepared. What was changed is undone.
+/// When a port cannot be had, or the server cannot be prepared.
 pub fn run(wanted: Run, tell: fn(&str)) -> Result<(), Error> {
     let signals = signals()?;
     let ports = ports(&wanted)?;
-    let Run { idle, drain, fix, tunnels, decapsulate, .. } = wanted;
-    prepared(&fix, "run", tell, |record| {
-        if decapsulate {
-            let decapsulator = open(&fix, &tunnels, record, tell)?;
-            // Until this process ends; if it cannot wait any more, packets are lost and checks say so.
-            thread::spawn(move || decapsulator.run(None));
+    let Run { fix, tunnels, decapsulate, .. } = &wanted;
+    let _reliance = match fix.addresses.is_empty() {
+        true => {
+            give_up_root(tell);
+            None
         }
-        let desk = Desk::new(ports, tunnels.from);
-        let desk = desk.map_err(|why| Error::Kernel { path: "socket".into(), why })?;
-        serve(desk, idle, drain, &signals, tell)
-    })
+        false => {
+            let open = |record: &mut Record| match decapsulate {
+                true => open(fix, tunnels, record, tell).map(Some),
+                false => Ok(None),
+            };
+            let (decapsulator, reliance) = prepared(fix, tell, open)?;
+            if let Some(decapsulator) = decapsulator {
+                // Until this process ends; if it cannot wait any more, packets are lost and checks say so.
+                thread::spawn(move || decapsulator.run(None));
+            }
+            Some(reliance)
+        }
+    };
+    let desk = Desk::new(ports, wanted.tunnels.from.clone());
+    let desk = desk.map_err(|why| Error::Kernel { path: "socket".into(), why })?;
+    serve(desk, &wanted, &signals, tell)
 }
 
-/// Takes packets out of tunnels until it is told to end.
+/// Takes packets out of tunnels until it is told to end. The server stays prepared.
 ///
 /// # Errors
 /// As for [`run`].
 pub fn decapsulate(fix: &Fix, tunnels: &Tunnels, tell: fn(&str)) -> Result<(), Error> {
     let signals = signals()?;
-    prepared(fix, "decapsulate", tell, |record| {
-        let decapsulator = open(fix, tunnels, record, tell)?;
-        tell("taking packets out of tunnels");
-        decapsulator.run(Some(signals.as_fd())).map_err(Error::System)
-    })
+    let (decapsulator, _reliance) = prepared(fix, tell, |record| open(fix, tunnels, record, tell))?;
+    tell("taking packets out of tunnels");
+    decapsulator.run(Some(signals.as_fd())).map_err(Error::System)
 }
 
 fn open(
@@ -89,23 +102,36 @@ fn open(
     Decapsulator::open(rules, tunnels.gue_port, tunnels.method, record, told)
 }
 
-/// Solves the ARP problem, works, and undoes what was done, also when the work failed, or when an earlier
-/// process under that name was killed.
-fn prepared(
+/// Solves the ARP problem and does `more` that needs root; what that makes, and what keeps others from undoing
+/// it. Nothing is undone at the end: an address that goes while clients are still sent here, or does not come
+/// back with the service, is a server that swallows packets.
+fn prepared<T>(
     wanted: &Fix,
-    name: &str,
     tell: fn(&str),
-    work: impl FnOnce(&mut Record) -> Result<(), Error>,
-) -> Result<(), Error> {
-    if wanted.addresses.is_empty() {
-        return work(&mut Record::open(&wanted.state, name)?);
-    }
-    let mut record = Record::open(&wanted.state, name)?;
+    more: impl FnOnce(&mut Record) -> Result<T, Error>,
+) -> Result<(T, Reliance), Error> {
+    let reliance = Reliance::on(&wanted.state)?;
+    let mut record = Record::open(&wanted.state)?;
     let told = |change: &Change| tell(&change.told());
-    let outcome =
-        fix(&wanted.addresses, &wanted.devices, &mut record, told).and_then(|()| work(&mut record));
-    let undone = unfix(&wanted.state, name, |change| tell(&format!("undone: {}", change.told())));
-    outcome.and(undone)
+    fix(&wanted.addresses, &wanted.devices, &mut record, told)?;
+    let made = more(&mut record)?;
+    give_up_root(tell);
+    Ok((made, reliance))
+}
+
+/// For good, if this is root: what is left to do needs nothing of it, and speaks with strangers. To be called
+/// before any thread is started.
+fn give_up_root(tell: fn(&str)) {
+    if !geteuid().is_root() {
+        return;
+    }
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    let given_up = setgroups(&[])
+        .and_then(|()| setresgid(group, group, group))
+        .and_then(|()| setresuid(user, user, user));
+    if let Err(why) = given_up {
+        tell(&format!("stays root: {why}"));
+    }
 }
 
 fn ports(wanted: &Run) -> Result<Vec<(TcpListener, Kind)>, Error> {
@@ -141,45 +167,36 @@ fn stdin() -> Result<TcpListener, Error> {
     }
 }
 
-fn serve(
-    mut desk: Desk,
-    idle: Idle,
-    drain: Duration,
-    signals: &SignalFd,
-    tell: fn(&str),
-) -> Result<(), Error> {
-    let service = idle.service.clone();
-    let mut sampler = Sampler::new(idle.mix, idle.service, Path::new(PROC));
+fn serve(mut desk: Desk, wanted: &Run, signals: &SignalFd, tell: fn(&str)) -> Result<(), Error> {
+    let proc = Path::new(PROC);
+    let Idle { mix, service } = &wanted.idle;
+    let mut sampler = Sampler::new(mix.clone(), service.clone(), proc);
     let mut measured = sampler.idle();
     let mut next = Instant::now() + WINDOW;
-    let mut ends: Option<Instant> = None;
+    let mut drain: Option<Drain<'_>> = None;
     loop {
-        let saying = if ends.is_some() { Saying::Drain } else { Saying::Idle(measured) };
-        let until = ends.map_or(next, |end| end.min(next));
+        let saying = if drain.is_some() { Saying::Drain } else { Saying::Idle(measured) };
+        let until = drain.as_ref().map_or(next, |drain| drain.next_look().min(next));
         let patience = until.saturating_duration_since(Instant::now());
         let alarmed = desk.turn(signals.as_fd(), patience, || saying).map_err(Error::System)?;
         let now = Instant::now();
         if alarmed && signals.read_signal().map_err(Error::System)?.is_some() {
-            if ends.is_some() {
+            if drain.is_some() {
                 tell("told twice to end");
                 return Ok(());
             }
-            ends = Some(now + drain);
-            if !drain.is_zero() {
-                tell(&format!("asking for drain for at most {} s", drain.as_secs()));
+            drain = Some(Drain::start(service, proc, now, wanted.drain, wanted.settle));
+            if !wanted.drain.is_zero() {
+                tell(&format!("asking for drain for at most {} s", wanted.drain.as_secs()));
             }
         }
-        if ends.is_some_and(|end| end <= now) {
+        if let Some(why) = drain.as_mut().and_then(|drain| drain.over(now, desk.askers())) {
+            tell(why);
             return Ok(());
         }
         if next <= now {
             next = now + WINDOW;
             measured = sampler.idle();
-            let told = ends.is_some() && desk.has_told() && service.is_known();
-            if told && service.connections(Path::new(PROC)) == 0 {
-                tell("the service has no connections any more");
-                return Ok(());
-            }
         }
     }
 }

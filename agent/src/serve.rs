@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::askers::{Askers, Way};
+
 /// How many guests there can be at once.
 const GUESTS: usize = 64;
 /// How many are let in at a time.
@@ -66,12 +68,12 @@ pub struct Desk {
     guests: Vec<Guest>,
     /// Who is answered; everybody if there is none.
     from: Vec<IpAddr>,
-    /// How many have been told to drain.
-    told: usize,
+    askers: Askers,
 }
 
 struct Guest {
     stream: TcpStream,
+    way: Way,
     kind: Kind,
     said: Vec<u8>,
     until: Instant,
@@ -86,12 +88,12 @@ impl Desk {
         for (port, _) in &ports {
             port.set_nonblocking(true)?;
         }
-        Ok(Self { ports, guests: Vec::new(), from, told: 0 })
+        Ok(Self { ports, guests: Vec::new(), from, askers: Askers::default() })
     }
 
-    /// Whether somebody knows that this server wants to drain.
-    pub fn has_told(&self) -> bool {
-        self.told > 0
+    /// Who asks, and who of them knows that this server wants to drain.
+    pub fn askers(&self) -> &Askers {
+        &self.askers
     }
 
     /// Waits until somebody comes or says something, or `alarm` can be read, for at most `patience`; lets
@@ -109,7 +111,7 @@ impl Desk {
         let now = Instant::now();
         if ready {
             let saying = saying();
-            self.receive(saying);
+            self.receive(now, saying);
             self.let_in(now, saying);
         }
         self.guests.retain(|guest| guest.until > now);
@@ -135,16 +137,19 @@ impl Desk {
         for (port, kind) in &self.ports {
             for _ in 0..AT_A_TIME {
                 let Ok((stream, who)) = port.accept() else { break };
-                let known = self.from.is_empty() || self.from.contains(&who.ip().to_canonical());
+                let from = who.ip().to_canonical();
+                let known = self.from.is_empty() || self.from.contains(&from);
+                let Ok(to) = stream.local_addr() else { continue };
                 if !known || stream.set_nonblocking(true).is_err() {
                     continue;
                 }
                 if self.guests.len() == GUESTS {
                     self.guests.remove(0); // the oldest
                 }
-                let mut guest = Guest { stream, kind: *kind, said: Vec::new(), until: now + STAY };
+                let (way, said, until) = (Way { from, to }, Vec::new(), now + STAY);
+                let mut guest = Guest { stream, way, kind: *kind, said, until };
                 if *kind == Kind::Plain {
-                    self.told += guest.answer(saying);
+                    guest.answer(now, saying, &mut self.askers);
                 }
                 self.guests.push(guest);
             }
@@ -152,12 +157,12 @@ impl Desk {
     }
 
     /// Reads what guests say, answers those with a whole request, and lets go who has gone.
-    fn receive(&mut self, saying: Saying) {
-        let told = &mut self.told;
+    fn receive(&mut self, now: Instant, saying: Saying) {
+        let askers = &mut self.askers;
         self.guests.retain_mut(|guest| match guest.hear() {
             Heard::Nothing => true,
             Heard::Request => {
-                *told += guest.answer(saying);
+                guest.answer(now, saying, askers);
                 true
             }
             Heard::End => false,
@@ -181,7 +186,9 @@ impl Guest {
             Ok(_) if self.kind == Kind::Plain => Heard::Nothing,
             Ok(length) => {
                 self.said.extend_from_slice(&bytes[..length]);
-                let ends = |end: &[u8]| self.said.windows(end.len()).any(|window| window == end);
+                // What was there before has been looked at.
+                let news = &self.said[self.said.len().saturating_sub(length + 3)..];
+                let ends = |end: &[u8]| news.windows(end.len()).any(|window| window == end);
                 match self.said.len() {
                     _ if ends(b"\r\n\r\n") || ends(b"\n\n") => Heard::Request,
                     length if length > LONGEST_REQUEST => Heard::End,
@@ -193,8 +200,8 @@ impl Guest {
         }
     }
 
-    /// How many have been told to drain by that: a short answer always has room in a new connection.
-    fn answer(&mut self, saying: Saying) -> usize {
+    /// A short answer always has room in a new connection.
+    fn answer(&mut self, now: Instant, saying: Saying, askers: &mut Askers) {
         let text = match self.kind {
             Kind::Plain => saying.plain(),
             Kind::Http => saying.response(),
@@ -202,7 +209,7 @@ impl Guest {
         self.kind = Kind::Plain; // what else he says does not count
         let said = self.stream.write_all(text.as_bytes());
         let _ = self.stream.shutdown(Shutdown::Write); // he may have gone already
-        usize::from(said.is_ok() && saying == Saying::Drain)
+        askers.note(self.way, now, said.is_ok() && saying == Saying::Drain);
     }
 }
 
@@ -277,6 +284,24 @@ mod tests {
         assert!(response.starts_with("HTTP/1.0 200 OK\r\n"), "{response}");
         assert!(response.ends_with("\r\n\r\n95\n"), "{response}");
         assert!(response.contains("\r\nContent-Length: 3\r\n"), "{response}");
+        desk.end();
+    }
+
+    #[test]
+    fn a_request_that_comes_in_bits_is_answered_at_its_end() {
+        let desk = Running::saying(Saying::Idle(95), &[]);
+        let mut stream = TcpStream::connect(desk.http).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let mut answer = [0; 512];
+        for byte in b"GET / HTTP/1.0\r\n\r" {
+            stream.write_all(&[*byte]).unwrap();
+            let early = stream.read(&mut answer).expect_err("no answer yet").kind();
+            assert!(matches!(early, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut));
+        }
+        stream.write_all(b"\n").unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        assert!(stream.read(&mut answer).is_ok_and(|length| length > 0));
         desk.end();
     }
 

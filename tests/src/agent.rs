@@ -74,6 +74,18 @@ impl<'s> Agent<'s> {
 pub struct Running(Background);
 
 impl Running {
+    /// A line of `/proc/PID/status`, such as `Uid`.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn status(&self, name: &str) -> Vec<String> {
+        let path = format!("/proc/{}/status", self.0.id());
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{path}: {why}"));
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let words = line.unwrap_or_else(|| panic!("{path} has no {name}")).split_whitespace();
+        words.map(str::to_owned).collect()
+    }
+
     /// Sends `signal`.
     pub fn signal(&self, signal: Signal) {
         self.0.signal(signal);

@@ -27,6 +27,8 @@ pub mod server;
 
 pub mod agent;
 
+pub mod systemd;
+
 pub mod client;
 
 pub mod appliance;

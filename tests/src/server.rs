@@ -194,12 +194,27 @@ impl Server {
         self.programs.drain(..DECAPSULATORS).for_each(drop);
     }
 
+    /// Ends its nginx; how another would be started.
+    ///
+    /// # Panics
+    /// If it has started anything since.
+    pub fn stop_serving(&mut self) -> String {
+        let nginx = self.programs.pop().expect("nginx is the last that it starts");
+        drop(nginx);
+        let [configuration, log] = ["nginx.conf", "log"].map(|name| self.files.join(name));
+        format!("/usr/sbin/nginx -c {} -e {}", configuration.display(), log.display())
+    }
+
     fn start_program(&mut self, program: &mut Command) {
         process::say_to(program, &self.files.join("log"));
         self.programs.push(Background::start(program));
     }
 
-    fn serve(&mut self) {
+    /// Starts nginx.
+    ///
+    /// # Panics
+    /// If it does not answer in time.
+    pub fn serve(&mut self) {
         fs::write(self.files.join("large"), large()).expect("the server's files can be written");
         let configuration = self.files.join("nginx.conf");
         fs::write(&configuration, self.nginx_configuration()).expect("as above");

@@ -1,8 +1,12 @@
 //! The companion of a real server, on servers that nobody has prepared.
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -11,21 +15,27 @@ use sluice_tests::appliance::program_called;
 use sluice_tests::client::server_behind;
 use sluice_tests::lab::{DIRECT, TUNNELLED, ipv6};
 use sluice_tests::namespace::mac_text;
-use sluice_tests::process::{Background, eventually};
+use sluice_tests::process::{self, Background, eventually};
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::server::{Server, large};
 use sluice_tests::service::{Service, direct, tunnel};
+use sluice_tests::systemd::Systemd;
 
 sluice_tests::cases! {
     the_arp_problem_is_seen_solved_and_undone_exactly,
     after_the_fix_one_machine_answers_arp_and_the_server_serves,
     after_the_fix_the_server_serves_over_ipv6,
-    an_agent_that_runs_fixes_at_the_start_and_undoes_at_the_end_even_after_a_crash,
+    what_a_running_agent_fixes_stays_until_it_is_undone_when_nobody_relies_on_it,
+    an_agent_that_goes_on_is_nobody,
+    where_kernel_parameters_are_read_only_the_fix_says_so_and_changes_nothing,
     a_server_behind_a_tunnel_needs_the_agent_alone,
     inner_packets_from_others_than_the_balancers_are_not_let_in,
     the_agent_says_how_idle_the_server_is_in_two_protocols,
     the_agent_answers_under_a_socket_unit_and_under_xinetd,
     an_agent_that_is_told_to_end_asks_for_drain_until_the_service_has_no_connections,
+    an_agent_that_is_told_to_end_waits_for_a_second_balancer_and_goes_at_once_when_told_twice,
+    clients_notice_nothing_when_systemd_stops_and_starts_a_server,
+    the_units_that_come_with_the_agent_are_in_order,
 }
 
 fn agent<'r>(rig: &'r Rig, server: &'r Server) -> Agent<'r> {
@@ -152,7 +162,8 @@ fn after_the_fix_the_server_serves_over_ipv6(rig: &mut Rig) {
     prepare(server, DIRECT);
 }
 
-fn an_agent_that_runs_fixes_at_the_start_and_undoes_at_the_end_even_after_a_crash(rig: &mut Rig) {
+/// Also when it was killed, and when another command came in between.
+fn what_a_running_agent_fixes_stays_until_it_is_undone_when_nobody_relies_on_it(rig: &mut Rig) {
     let server = &rig.direct()[0];
     let agent = agent(rig, server);
     forget(server, DIRECT);
@@ -161,19 +172,84 @@ fn an_agent_that_runs_fixes_at_the_start_and_undoes_at_the_end_even_after_a_cras
     let place = at(server.address, 3333);
     rig.serve([&web(rig)]);
     let is_number = |said: &str| said.ends_with("%\n");
+    let serves = || assert_eq!(rig.client().connect(&at(DIRECT, 80), 3).from(server), 3);
 
     let mut killed = agent.start(&line);
     until_it_says(rig.client(), &place, is_number);
-    assert_eq!(rig.client().connect(&at(DIRECT, 80), 3).from(server), 3);
+    serves();
     killed.signal(Signal::SIGKILL);
     killed.end();
-    assert_ne!(agent.surroundings(), before, "nobody could undo it");
+    serves();
 
     let mut running = agent.start(&line);
     until_it_says(rig.client(), &place, is_number);
+    assert_eq!(agent.run(&format!("fix --virtual {DIRECT}")), (String::new(), true));
+    let (refusal, undone) = agent.run("unfix");
+    assert!(!undone && refusal.contains("relies on"), "{refusal}");
+    let mut second = agent.start(&format!("decapsulate --virtual {DIRECT}"));
     running.signal(Signal::SIGTERM);
     assert!(running.end().success());
+    serves();
+    let refused = || agent.run("unfix").0.contains("relies on");
+    assert!(refused(), "the second does");
+    second.signal(Signal::SIGTERM);
+    assert!(second.end().success());
+    serves();
+
+    let (undone, worked) = agent.run("unfix");
+    assert!(worked && undone.contains(&format!("undone: {DIRECT} added to lo")), "{undone}");
     assert_eq!(agent.surroundings(), before);
+    prepare(server, DIRECT);
+}
+
+/// Whoever gets the better of it by its port has nothing.
+fn an_agent_that_goes_on_is_nobody(rig: &mut Rig) {
+    let server = &rig.direct()[0];
+    let agent = agent(rig, server);
+    let place = at(server.address, 3333);
+    for line in ["", "--virtual 10.1.0.100", "--virtual 10.1.0.100 --decapsulate"] {
+        let running = agent.start(&format!("run --drain-time 0 {line}"));
+        until_it_says(rig.client(), &place, |said| percent(said).is_some());
+        for ids in ["Uid", "Gid"] {
+            assert_eq!(running.status(ids), ["65534"; 4], "{line}");
+        }
+        assert_eq!(running.status("Groups"), [""; 0], "{line}");
+        for kind in ["CapPrm", "CapEff"] {
+            assert_eq!(running.status(kind), ["0000000000000000"], "{line}");
+        }
+    }
+}
+
+/// As in a container.
+fn where_kernel_parameters_are_read_only_the_fix_says_so_and_changes_nothing(rig: &mut Rig) {
+    let server = &rig.direct()[0];
+    let agent = agent(rig, server);
+    let read_only = |line: &str| {
+        let script = "mount --bind /proc/sys /proc/sys
+                      mount -o remount,bind,ro /proc/sys
+                      exec \"$@\"";
+        let mut command = server.namespace.command("unshare");
+        command.args(["--mount", "sh", "-ec", script, "sh"]);
+        let own = agent.command(line);
+        command.args(own.get_args().skip_while(|word| !word.as_encoded_bytes().starts_with(b"/")));
+        process::output(&mut command)
+    };
+    forget(server, DIRECT);
+    let before = agent.surroundings();
+    let line = format!("fix --virtual {DIRECT}");
+
+    let refused = read_only(&line);
+
+    let complaint = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{complaint}");
+    let wanted = "cannot set net.ipv4.conf.all.arp_ignore to 1: Read-only file system (os error 30); in a \
+                  container it is for the host to set";
+    assert!(complaint.contains(wanted), "{complaint}");
+    assert_eq!(agent.surroundings(), before);
+    assert_eq!(agent.run("unfix"), (String::new(), true), "nothing was noted");
+    server.stop_answering_arp_for_virtual_addresses();
+    assert!(read_only(&line).status.success(), "where the host has set them");
+    assert!(agent.run("unfix").1);
     prepare(server, DIRECT);
 }
 
@@ -236,6 +312,7 @@ fn a_server_behind_a_tunnel_needs_the_agent_alone(rig: &mut Rig) {
 
     running.signal(Signal::SIGTERM);
     assert!(running.end().success());
+    assert!(agent.run("unfix").1);
     assert_eq!(agent.surroundings(), before);
 }
 
@@ -317,9 +394,13 @@ fn the_agent_answers_under_a_socket_unit_and_under_xinetd(rig: &mut Rig) {
 
     let shipped = include_str!("../../agent/packaging/lb-feedback.xinetd");
     let file = rig.lab.directory().join("xinetd.conf");
-    let here = shipped
-        .replace("/usr/local/sbin/sluice-agent", &program.display().to_string())
-        .replace("= nobody", "= root"); // who may read what has just been built
+    // Not everybody may read what has just been built.
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("it is ours");
+    let open = folder.path().join("sluice-agent");
+    std::fs::copy(&program, &open).expect("the program can be copied");
+    let here = shipped.replace("/usr/local/sbin/sluice-agent", &open.display().to_string());
+    assert!(here.contains("= nobody"), "{here}");
     std::fs::write(&file, here).expect("the laboratory's directory can be written to");
     let mut xinetd = server.namespace.command("xinetd");
     xinetd.args(["-dontfork", "-filelog", "/dev/null", "-f"]).arg(&file);
@@ -348,4 +429,151 @@ fn an_agent_that_is_told_to_end_asks_for_drain_until_the_service_has_no_connecti
     assert_eq!(said(client, &place).ok().as_deref(), Some("drain\n"));
     drop(held);
     assert!(running.end().success());
+}
+
+fn an_agent_that_is_told_to_end_waits_for_a_second_balancer_and_goes_at_once_when_told_twice(
+    rig: &mut Rig,
+) {
+    let server = &rig.direct()[1];
+    let place = at(server.address, 3333);
+    let balancers = &rig.lab.clients;
+    let mut running = agent(rig, server).start("run --ports 80 --drain-time 5m --settle 1s");
+    for _ in 0..2 {
+        balancers.iter().for_each(|it| drop(until_it_says(it, &place, |it| percent(it).is_some())));
+    }
+
+    running.signal(Signal::SIGTERM);
+
+    until_it_says(&balancers[0], &place, |said| said == "drain\n");
+    std::thread::sleep(Duration::from_secs(3)); // more than it waits when everybody knows
+    assert!(running.runs(), "the second does not know");
+    assert_eq!(said(&balancers[1], &place).ok().as_deref(), Some("drain\n"));
+    assert!(running.end().success());
+
+    let mut running = agent(rig, server).start("run --ports 80 --drain-time 5m");
+    until_it_says(&balancers[0], &place, |said| percent(said).is_some());
+    running.signal(Signal::SIGTERM);
+    until_it_says(&balancers[0], &place, |said| said == "drain\n");
+    running.signal(Signal::SIGTERM);
+    assert!(running.end().success());
+}
+
+// ----------------------------------------------------------------------------------------- systemd
+
+const UNIT: &str = include_str!("../../agent/packaging/sluice-agent.service");
+const FOR_NGINX: &str = include_str!("../../agent/packaging/sluice-agent-nginx.conf");
+
+/// New connections, one after another, while `work` is done; what came of those that failed.
+fn connecting(rig: &Rig, work: impl FnOnce()) -> Vec<String> {
+    let (over, count) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut failures = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                let outcome = rig.client().attempt(&at(DIRECT, 80), 1, Duration::from_secs(3));
+                failures.extend(outcome.into_iter().filter_map(Result::err));
+                count.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            failures.iter().map(ToString::to_string).collect()
+        });
+        work();
+        let seen = count.load(Ordering::Relaxed);
+        let more = || (count.load(Ordering::Relaxed) > seen + 50).then_some(());
+        eventually(Duration::from_secs(20), more).expect("the client goes on");
+        over.store(true, Ordering::Relaxed);
+        client.join().expect("the client does not panic")
+    })
+}
+
+/// The unit and its drop-in as they are delivered, and an nginx that ends at once when it is told to. The server
+/// has not been prepared.
+fn clients_notice_nothing_when_systemd_stops_and_starts_a_server(rig: &mut Rig) {
+    let nginx = rig.lab.direct[0].stop_serving();
+    let [server, second, _] = rig.direct();
+    forget(server, DIRECT);
+    let units = [
+        ("sluice-agent.service", UNIT),
+        ("sluice-agent.service.d/nginx.conf", FOR_NGINX),
+        ("nginx.service", &format!("[Service]\nExecStart={nginx}\n")),
+        ("multi-user.target", "[Unit]\n"),
+    ];
+    let options = format!("--virtual {DIRECT} --ports 80");
+    let systemd = Systemd::start(server, rig.lab.directory(), &options, &units);
+    systemd.ctl(&["enable", "sluice-agent"]);
+    let service = direct("web", DIRECT, "80")
+        .with("agent", json!({ "method": "agent", "interval": "1s", "timeout": "1s" }))
+        .with("check", json!({ "type": "connect", "interval": "500ms", "virtual": true }))
+        .to_all([server, second]);
+    rig.serve([&service]);
+    let standing = |wanted: &str, answers: bool| {
+        rig.appliance.wait_until("/status", wanted, |all| {
+            let it = &all["services"][0]["servers"][0];
+            it["actual"] == wanted && it["agent"]["answer"].is_string() == answers
+        });
+    };
+    let serves = || assert!(rig.client().connect(&at(DIRECT, 80), 4).from(server) > 0);
+    standing("down", false);
+
+    systemd.ctl(&["start", "nginx"]);
+    standing("up", true);
+    serves();
+
+    let started = Instant::now();
+    let failures = connecting(rig, || drop(systemd.ctl(&["stop", "nginx"])));
+    let took = started.elapsed();
+    assert_eq!(failures, [""; 0], "{}", systemd.log());
+    assert!(took < Duration::from_secs(25), "it need not take the whole time: {took:?}");
+    assert_eq!(systemd.output(&["is-active", "sluice-agent"]).stdout, b"inactive\n");
+    let shown = server.namespace.shell("ip -o addr show dev lo");
+    assert!(shown.contains(&DIRECT.to_string()), "{shown}");
+    standing("down", false);
+
+    systemd.ctl(&["start", "nginx"]);
+    standing("up", true);
+    serves();
+
+    let failures = connecting(rig, || drop(systemd.ctl(&["restart", "nginx"])));
+    assert_eq!(failures, [""; 0], "{}", systemd.log());
+    standing("up", true);
+    serves();
+
+    systemd.ctl(&["kill", "--signal=KILL", "nginx"]);
+    standing("down", true);
+    assert_eq!(systemd.ctl(&["is-active", "sluice-agent"]), "active\n");
+    systemd.ctl(&["start", "nginx"]);
+    standing("up", true);
+    serves();
+
+    systemd.stop();
+    server.namespace.shell(&format!("ip addr del {DIRECT}/32 dev lo"));
+    prepare(server, DIRECT);
+    rig.lab.direct[0].serve();
+}
+
+/// By systemd's own judgement, and none of it with a warning.
+fn the_units_that_come_with_the_agent_are_in_order(rig: &mut Rig) {
+    let packaging = concat!(env!("CARGO_MANIFEST_DIR"), "/../agent/packaging");
+    let folder = rig.lab.directory().join("units");
+    let program = program_called("sluice-agent", "sluice-agent").display().to_string();
+    std::fs::create_dir_all(folder.join("sluice-agent.service.d")).expect("a folder can be made");
+    let names =
+        ["sluice-agent.service", "sluice-agent-feedback.service", "sluice-agent-feedback.socket"];
+    for (name, to) in names
+        .map(|name| (name, name))
+        .into_iter()
+        .chain([("sluice-agent-nginx.conf", "sluice-agent.service.d/nginx.conf")])
+    {
+        let text = std::fs::read_to_string(format!("{packaging}/{name}")).expect("it is there");
+        let here = text.replace("/usr/local/sbin/sluice-agent", &program);
+        std::fs::write(folder.join(to), here).expect("the folder can be written to");
+    }
+    let nginx = "[Service]\nExecStart=/usr/sbin/nginx\n";
+    std::fs::write(folder.join("nginx.service"), nginx).expect("as above");
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no"]).args(names);
+    verify.env("SYSTEMD_UNIT_PATH", format!("{}:", folder.display()));
+    let judged = process::output(&mut verify);
+    let said = String::from_utf8_lossy(&judged.stderr);
+    assert!(judged.status.success() && said.is_empty(), "{said}");
 }

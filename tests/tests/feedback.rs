@@ -1,12 +1,16 @@
 //! Weights that follow agents on real servers, as clients notice them.
 
-use std::net::TcpStream;
+use std::io::Write;
+use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sluice_tests::agent::Agent;
 use sluice_tests::client::server_behind;
 use sluice_tests::lab::TRANSLATED;
+use sluice_tests::process::eventually;
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::server::Server;
 use sluice_tests::service::{Service, nat};
@@ -16,6 +20,7 @@ sluice_tests::cases! {
     a_server_that_is_not_idle_at_all_still_gets_some,
     a_server_whose_agent_is_gone_has_its_own_weight_again,
     an_agent_that_speaks_http_is_heard,
+    of_eight_agents_four_are_heard_and_the_others_are_ignored_with_a_line_in_the_log,
     a_server_whose_agent_is_told_to_end_drains,
 }
 
@@ -106,6 +111,64 @@ fn an_agent_that_speaks_http_is_heard(rig: &mut Rig) {
     let http = json!({ "method": "http", "port": 8888, "path": "/idle", "interval": "1s" });
     rig.serve([&service(rig, http)]);
     wait_for(rig, first, "six tenths", |it| it["effective_weight"] == 60);
+}
+
+/// AG-02.
+fn of_eight_agents_four_are_heard_and_the_others_are_ignored_with_a_line_in_the_log(rig: &mut Rig) {
+    let first = &rig.translated()[0];
+    let said = Arc::new(Mutex::new(None));
+    say(first, Arc::clone(&said));
+    let say = |what: Option<&'static str>| *said.lock().expect("no panic") = what;
+    let seventh = "7";
+    say(Some(seventh));
+    let port = json!({ "method": "agent", "port": 3334, "interval": "1s", "timeout": "1s" });
+    rig.serve([&service(rig, port)]);
+    for heard in ["95", "95%", "95\r\n", " 95 %"] {
+        // Something else in between, or the answer before could be taken for this one.
+        say(Some(seventh));
+        wait_for(rig, first, "a seventh", |it| it["effective_weight"] == 7);
+        say(Some(heard));
+        wait_for(rig, first, heard, |it| it["effective_weight"] == 95);
+    }
+    let place = at(first.address, 3334);
+    for (ignored, why) in [
+        (Some(""), "expected a number from 0 to 100, found nothing"),
+        (Some("abc"), "expected a number from 0 to 100, found \"abc\""),
+        (Some("250"), "expected a number from 0 to 100, found \"250\""),
+        (None, "no answer in 1 s"),
+    ] {
+        say(Some("95"));
+        wait_for(rig, first, "an answer", |it| it["agent"]["missed"] == 0);
+        let wanted = format!("agent {place}: ignored: {why}");
+        let lines = || {
+            let is = |line: &str| line.contains("WARN") && line.ends_with(&wanted);
+            rig.appliance.log().lines().filter(|line| is(line)).count()
+        };
+        assert_eq!(lines(), 0, "{wanted}");
+        say(ignored);
+        wait_for(rig, first, "two misses", |it| it["agent"]["missed"] == 2);
+        let told = eventually(Duration::from_secs(5), || (lines() > 0).then(&lines));
+        assert_eq!(told, Some(1), "once, not each time: {wanted}:\n{}", rig.appliance.log());
+        assert_eq!(status(&rig.appliance.get("/status"), first)["effective_weight"], 95);
+    }
+}
+
+/// An agent on port 3334 that says `what` and closes, or says nothing for ever, until this process ends.
+fn say(server: &Server, what: Arc<Mutex<Option<&'static str>>>) {
+    let any = (Ipv6Addr::UNSPECIFIED, 3334);
+    let listener = server.namespace.enter(|| TcpListener::bind(any)).expect("the port is free");
+    std::thread::spawn(move || {
+        let mut silent = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            match *what.lock().expect("no panic") {
+                Some(said) => {
+                    let _ = stream.write_all(said.as_bytes()); // like any agent
+                    let _ = stream.shutdown(Shutdown::Both);
+                }
+                None => silent.push(stream),
+            }
+        }
+    });
 }
 
 fn a_server_whose_agent_is_told_to_end_drains(rig: &mut Rig) {
