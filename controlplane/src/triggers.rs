@@ -158,11 +158,10 @@ async fn act(
         Action::Script { path, arguments, timeout } => {
             let view = node.view();
             let script = script::Run {
-                directory: view.config.scripts.clone(),
+                ground: view.config.ground(),
                 path: path.clone(),
                 arguments: arguments.clone(),
                 input: webhook::body(event, &view),
-                user: view.config.script_user.clone(),
                 patience: Duration::from_secs((*timeout).into()),
             };
             (format!("script {}", path.display()), script.run().await)

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use rustls::RootCertStore;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::script::Ground;
 
 /// How many scripts run at once.
 const SCRIPTS: usize = 8;
@@ -18,7 +20,7 @@ const MOST_FILES: usize = 64;
 #[derive(Clone)]
 pub struct Tools {
     scripts: Arc<Semaphore>,
-    script_user: Arc<Mutex<Option<String>>>,
+    ground: Arc<OnceLock<Ground>>,
     roots: Arc<Mutex<HashMap<PathBuf, Roots>>>,
     random: fn(&mut [u8]),
 }
@@ -40,7 +42,7 @@ impl Default for Tools {
     fn default() -> Self {
         Self {
             scripts: Arc::new(Semaphore::new(SCRIPTS)),
-            script_user: Arc::default(),
+            ground: Arc::default(),
             roots: Arc::default(),
             random: |bytes| aws_lc_rs::rand::fill(bytes).expect("the system has random bytes"),
         }
@@ -48,13 +50,13 @@ impl Default for Tools {
 }
 
 impl Tools {
-    /// Lets scripts run as this user from now on, or as root.
-    pub fn run_scripts_as(&self, user: Option<String>) {
-        *self.script_user.lock().unwrap_or_else(PoisonError::into_inner) = user;
+    /// What scripts have in common; said once.
+    pub fn run_scripts_on(&self, ground: Ground) {
+        let _ = self.ground.set(ground);
     }
 
-    pub(super) fn script_user(&self) -> Option<String> {
-        self.script_user.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn ground(&self) -> Ground {
+        self.ground.get().cloned().unwrap_or_default()
     }
 
     /// Random bytes that a server cannot foretell.
