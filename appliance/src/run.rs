@@ -33,7 +33,13 @@ pub fn run(file: &Path, state: &Path) -> Result<()> {
     let outcome = Wiring::lay(&config, &cores, memory).and_then(|(wiring, plumbing)| {
         let mut running: Option<Result<Running>> = None;
         let start = Start { store, config, plumbing };
-        control.run(start, |_| running = Some(wiring.start()))?;
+        control.keep_helpers_off(&cores.workers);
+        control.run(start, |_| {
+            running = Some(wiring.start());
+            if let Err(problem) = dpdk_sys::descriptors::keep_from_programs() {
+                warn!("scripts that outlive us could keep devices: {problem}");
+            }
+        })?;
         running.context("the control plane ended before it began")??.stop()
     });
     if let Err(problem) = hugepages::restore(&host, &record) {

@@ -65,6 +65,7 @@ pub use crate::document::{
     Memory, Mode, NatKind, Polling, Protocol, Scheduler, State, Via,
 };
 use crate::field::{self, Field, Invalid, Refusals, Shape};
+use crate::script::Ground;
 
 /// How many static routes a node can have.
 pub const MAX_ROUTES: usize = 1024;
@@ -464,6 +465,15 @@ impl Config {
         match Self::judge(value, &mut refusals) {
             Some(config) if refusals.is_empty() => Ok(config),
             _ => Err(refusals.into_told()),
+        }
+    }
+
+    /// What the operator's programs have in common.
+    pub fn ground(&self) -> Ground {
+        Ground {
+            directory: self.scripts.clone(),
+            user: self.script_user.clone(),
+            socket: self.admin.socket.clone(),
         }
     }
 

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use dataplane::snapshot::TRANSLATED_PORTS;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -56,6 +58,10 @@ pub enum Error {
 pub struct Control {
     runtime: Runtime,
     signals: Signals,
+    /// The cores that this thread had at first.
+    had: Option<CpuSet>,
+    /// The cores of threads that help, unless they are this thread's.
+    helpers: Arc<OnceLock<CpuSet>>,
 }
 
 struct Signals {
@@ -71,11 +77,8 @@ impl Control {
     ///
     /// When the system refuses a thread, an event queue or a signal handler.
     pub fn prepare() -> Result<Self, Error> {
-        let mut builder = Builder::new_current_thread();
-        builder.on_thread_start(|| {
-            let _ = rustix::process::setpriority_process(None, HELPING); // they work without, too
-        });
-        let runtime = builder.enable_all().max_blocking_threads(HELPERS).build()?;
+        let helpers = Arc::default();
+        let runtime = runtime(&helpers)?;
         let entered = runtime.enter();
         let signals = Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -83,7 +86,16 @@ impl Control {
             hang_up: signal(SignalKind::hangup())?,
         };
         drop(entered);
-        Ok(Self { runtime, signals })
+        let had = sched_getaffinity(Pid::from_raw(0)).ok();
+        Ok(Self { runtime, signals, had, helpers })
+    }
+
+    /// Gives threads that help, and the operator's programs, which they start, all the cores that this thread had at
+    /// first but `workers`; if none is left, they share this thread's.
+    pub fn keep_helpers_off(&self, workers: &[usize]) {
+        if let Some(cores) = self.had.and_then(|had| without(had, workers)) {
+            let _ = self.helpers.set(cores);
+        }
     }
 
     /// Runs the node on this thread until SIGTERM or SIGINT; SIGHUP reads the operator's FILE
@@ -94,7 +106,7 @@ impl Control {
     /// When the admin API cannot be reached by anybody: its certificate, its token or a socket is
     /// unusable.
     pub fn run(self, start: Start, started: impl FnOnce(&Arc<Node>)) -> Result<(), Error> {
-        let Self { runtime, mut signals } = self;
+        let Self { runtime, mut signals, .. } = self;
         runtime.block_on(async {
             let node = Node::start(start);
             let socket = node.view().config.admin.socket.clone();
@@ -111,6 +123,29 @@ impl Control {
             Ok(())
         })
     }
+}
+
+/// A runtime whose helpers, and what they start, are not as urgent as its own thread, and need not share its core.
+fn runtime(helpers: &Arc<OnceLock<CpuSet>>) -> io::Result<Runtime> {
+    let mut builder = Builder::new_current_thread();
+    let helpers = Arc::clone(helpers);
+    builder.on_thread_start(move || {
+        let _ = rustix::process::setpriority_process(None, HELPING); // they work without, too
+        if let Some(cores) = helpers.get() {
+            let _ = sched_setaffinity(Pid::from_raw(0), cores); // as above
+        }
+    });
+    builder.enable_all().max_blocking_threads(HELPERS).build()
+}
+
+/// The cores that are left, if any.
+fn without(cores: CpuSet, taken: &[usize]) -> Option<CpuSet> {
+    let mut left = CpuSet::new();
+    let all = (0..CpuSet::count()).filter(|&core| cores.is_set(core).unwrap_or(false));
+    let mut others = all.filter(|core| !taken.contains(core)).peekable();
+    others.peek()?;
+    others.try_for_each(|core| left.set(core)).ok()?;
+    Some(left)
 }
 
 /// Begins to tell others what changes, and to do what is to be done about it.
@@ -186,5 +221,43 @@ async fn reload(node: &Arc<Node>) {
             mistakes.iter().for_each(|mistake| error!("{mistake}"));
         }
         Err(refusal) => error!("SIGHUP: {refusal}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::{Ground, Said, Script};
+
+    #[test]
+    fn programs_are_neither_urgent_nor_kept_on_the_control_threads_core() {
+        let had = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let all = (0..CpuSet::count()).filter(|&core| had.is_set(core).unwrap());
+        let all: Vec<_> = all.collect();
+        let mut own = CpuSet::new();
+        own.set(all[0]).unwrap();
+        let runtime = runtime(&Arc::new(OnceLock::from(had))).unwrap();
+        rustix::process::setpriority_process(None, URGENT).unwrap();
+        sched_setaffinity(Pid::from_raw(0), &own).unwrap();
+        let mut said = Said::default();
+        let script = Script {
+            program: "/bin/sh".as_ref(),
+            ground: &Ground::default(),
+            arguments: ["-c", "echo $(nice) $(nproc)"].map(Into::into).into(),
+            input: b"",
+        };
+        assert!(runtime.block_on(script.run(&mut said)).unwrap().success());
+        assert_eq!(said.first_line(), format!("0 {}", all.len()).as_bytes());
+    }
+
+    #[test]
+    fn helpers_stay_off_the_cores_of_workers_where_others_are_left() {
+        let set = |cores: &[usize]| {
+            let mut set = CpuSet::new();
+            cores.iter().for_each(|&core| set.set(core).unwrap());
+            set
+        };
+        assert_eq!(without(set(&[0, 1, 2, 7]), &[1, 7, 9]), Some(set(&[0, 2])));
+        assert_eq!(without(set(&[1, 2]), &[2, 1]), None);
     }
 }

@@ -59,7 +59,7 @@ pub struct Node {
     /// Its name: 1 to 63 letters, digits, dots, hyphens and underscores.
     #[schema(example = "lb1", min_length = 1, max_length = 63)]
     pub name: String,
-    /// The directory that scripts may lie in.
+    /// The directory that scripts lie in, or below it.
     #[schema(value_type = String, example = "/etc/sluice/scripts")]
     pub scripts: PathBuf,
     /// The user of the system whom scripts run as; root if absent.

@@ -40,7 +40,7 @@ mod reports;
 mod traffic;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dataplane::counters::Counters;
@@ -119,7 +119,6 @@ pub struct Node {
     orders: Mutex<Option<mpsc::UnboundedReceiver<Vec<Order>>>>,
     asked: Arc<engine::Totals>,
     /// What questions to servers share, once they are asked.
-    tools: OnceLock<Arc<probe::Tools>>,
     pages: Pages,
     /// What became of those that others are told of.
     alerts: Tallies,
@@ -241,7 +240,6 @@ impl Node {
             states,
             orders: Mutex::new(Some(orders)),
             asked: Arc::default(),
-            tools: OnceLock::new(),
             alerts: Tallies::default(),
             agents,
             stack,
@@ -273,16 +271,10 @@ impl Node {
     pub async fn ask_servers<N: Net>(self: Arc<Self>, net: N, tools: Arc<probe::Tools>) {
         let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(orders) = orders else { return };
-        self.share(self.tools.get_or_init(|| Arc::clone(&tools)));
+        tools.run_scripts_on(self.view().config.ground());
         let totals = Arc::clone(&self.asked);
         let tell = |news| self.states.hear(news);
         Engine::new(net, tools, orders, tell, totals, u64::from_ne_bytes(random())).run().await;
-    }
-
-    /// Tells questions to servers what of the configuration they share.
-    fn share(&self, tools: &probe::Tools) {
-        let _alone = self.publishing();
-        tools.run_scripts_as(self.view().config.script_user.clone());
     }
 
     /// Gives the workers what has changed in the states of servers, and gives servers that have come back more of their

@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, User, geteuid};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -23,6 +23,10 @@ use tokio::time::timeout;
 const KEPT: usize = 4096;
 /// How long what it has started may still say something when it has ended.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+/// Where `sluice ctl` reaches a node, unless its operator or this variable says otherwise.
+pub const SOCKET: &str = "/run/sluice/admin.sock";
+/// The variable.
+pub const SOCKET_VARIABLE: &str = "SLUICE_SOCKET";
 /// Where it finds programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Becomes another user with all of that user's groups, and then the program. The standard library cannot give a
@@ -35,14 +39,36 @@ const MOST_LINKS: usize = 40;
 pub struct Script<'s> {
     /// Where it lies.
     pub program: &'s Path,
-    /// A directory that it must lie in, if that matters.
-    pub inside: Option<&'s Path>,
+    /// What it has in common with all others.
+    pub ground: &'s Ground,
     /// Its command line.
     pub arguments: Vec<OsString>,
     /// Its standard input.
     pub input: &'s [u8],
-    /// Whom it runs as: root if nobody is named.
+}
+
+/// What all programs have in common, for as long as the node runs: whoever may change the configuration of a running
+/// node must not be able to run whatever is installed.
+#[derive(Debug, Clone)]
+pub struct Ground {
+    /// The directory that they must lie in, or below it.
+    pub directory: PathBuf,
+    /// Whom they run as: root if nobody is named.
     pub user: Option<String>,
+    /// Where `sluice ctl` reaches the node.
+    pub socket: PathBuf,
+}
+
+impl Default for Ground {
+    fn default() -> Self {
+        Self { directory: "/".into(), user: None, socket: SOCKET.into() }
+    }
+}
+
+/// A program that runs. The group ends before its leader, whose number is its name, is forgotten.
+struct Running {
+    _group: Group,
+    child: Child,
 }
 
 /// The beginning of what a program said.
@@ -70,26 +96,11 @@ impl Script<'_> {
     ///
     /// In words, when it may not run or cannot.
     pub async fn run(&self, said: &mut Said) -> Result<ExitStatus, String> {
-        let program = self.program.to_owned();
-        let inside = self.inside.map(Path::to_owned);
-        let user = self.user.clone();
-        let command = spawn_blocking(move || command(&program, inside.as_deref(), user.as_deref()));
-        let mut child = command
-            .await
-            .map_err(|error| error.to_string())??
-            .args(&self.arguments)
-            .env_clear()
-            .env("PATH", PATH)
-            .env("LANG", "C")
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| format!("it cannot be started: {error}"))?;
-        let _group = Group::of(child.id());
+        let (program, ground) = (self.program.to_owned(), self.ground.clone());
+        let arguments = self.arguments.clone();
+        // It inherits the urgency and the cores of the thread that starts it: not the control thread's.
+        let started = spawn_blocking(move || start(&program, &ground, &arguments));
+        let Running { child, .. } = &mut started.await.map_err(|error| error.to_string())??;
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let give = async {
@@ -111,17 +122,34 @@ impl Script<'_> {
     }
 }
 
-/// What runs a program as this user. Asks the system, and so may take a while.
-fn command(program: &Path, inside: Option<&Path>, user: Option<&str>) -> Result<Command, String> {
-    let user = user.map(account).transpose()?.filter(|user| !user.uid.is_root());
+fn start(program: &Path, ground: &Ground, arguments: &[OsString]) -> Result<Running, String> {
+    let child = command(program, ground)?
+        .args(arguments)
+        .env_clear()
+        .env("PATH", PATH)
+        .env("LANG", "C")
+        .env(SOCKET_VARIABLE, &ground.socket)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("it cannot be started: {error}"))?;
+    Ok(Running { _group: Group::of(child.id()), child })
+}
+
+/// What runs a program on this ground. Asks the system, and so may take a while.
+fn command(program: &Path, ground: &Ground) -> Result<Command, String> {
+    let user = ground.user.as_deref().map(account).transpose()?.filter(|user| !user.uid.is_root());
     let find = |path: &Path| match &user {
         Some(_) => fs::canonicalize(path).map_err(|error| unusable(path, &error)),
         None => trusted(path),
     };
     let found = find(program)?;
-    if let Some(directory) = inside
-        && !found.starts_with(find(directory)?)
-    {
+    let directory = &ground.directory;
+    if !found.starts_with(find(directory)?) {
         return Err(format!("{} leads out of {}", program.display(), directory.display()));
     }
     if !found.is_file() {
@@ -259,10 +287,13 @@ mod tests {
     }
 
     async fn run(path: &Path, user: Option<&str>) -> Result<String, String> {
+        let ground = Ground { user: user.map(str::to_owned), ..Ground::default() };
+        run_on(path, &ground).await
+    }
+
+    async fn run_on(path: &Path, ground: &Ground) -> Result<String, String> {
         let mut said = Said::default();
-        let user = user.map(str::to_owned);
-        let script =
-            Script { program: path, inside: None, arguments: Vec::new(), input: b"", user };
+        let script = Script { program: path, ground, arguments: Vec::new(), input: b"" };
         let status = script.run(&mut said).await?;
         let first = String::from_utf8_lossy(said.first_line()).into_owned();
         if status.success() { Ok(first) } else { Err(format!("{status}: {first}")) }
@@ -277,6 +308,21 @@ mod tests {
         assert!(run(&path, None).await.unwrap().starts_with(&format!("{} ", geteuid())));
         let refused = run(&path, Some("no-such-user")).await;
         assert_eq!(refused, Err("there is no user no-such-user".into()));
+    }
+
+    #[tokio::test]
+    async fn a_program_lies_below_its_directory_and_knows_where_the_node_is() {
+        let (directory, path) = program("echo $SLUICE_SOCKET");
+        for user in [None, Some("nobody".to_owned())] {
+            let socket = "/run/other.sock".into();
+            let mut ground = Ground { directory: directory.path().into(), user, socket };
+            assert_eq!(run_on(&path, &ground).await, Ok("/run/other.sock".into()));
+            let refused = run_on("/usr/bin/env".as_ref(), &ground).await.unwrap_err();
+            let inner = directory.path().display();
+            assert_eq!(refused, format!("/usr/bin/env leads out of {inner}"));
+            ground.directory = directory.path().join("other");
+            assert!(run_on(&path, &ground).await.is_err());
+        }
     }
 
     #[tokio::test]

@@ -250,11 +250,10 @@ async fn act(node: &Arc<Node>, networks: &Networks, action: &Action, event: &Eve
         Action::Script { path, arguments, timeout } => {
             let view = node.view();
             let script = script::Run {
-                directory: view.config.scripts.clone(),
+                ground: view.config.ground(),
                 path: path.clone(),
                 arguments: arguments.clone(),
                 input: webhook::body(event, &view),
-                user: view.config.script_user.clone(),
                 patience: Duration::from_secs((*timeout).into()),
             };
             (format!("script {}", path.display()), script.run().await)

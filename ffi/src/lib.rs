@@ -6,7 +6,8 @@
 //! 4. [`port`]: ports opened, and whole bursts in and out of their queues
 //! 5. [`lcore`]: a closure on one pinned core, and that core's clock
 //! 6. [`huge_slice`]: large plain tables on DPDK's memory
-//! 7. [`error`]: DPDK's errno values as errors with a name and a remedy
+//! 7. [`descriptors`]: what programs that we start do not inherit
+//! 8. [`error`]: DPDK's errno values as errors with a name and a remedy
 //!
 //! # Who owns what
 //!
@@ -43,6 +44,8 @@ pub mod port;
 pub mod lcore;
 
 pub mod huge_slice;
+
+pub mod descriptors;
 
 pub mod error;
 

@@ -1,12 +1,15 @@
 //! A preferred server and one that stands in for it (FEATURES ST-12, scenario E-1b): SFTP, once by
-//! triggers that enable and disable the second, and once by priorities alone.
+//! triggers that enable and disable the second, once by their scripts, and once by priorities alone.
 
+use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice_tests::lab::TRANSLATED;
+use sluice_tests::appliance::{INTERFACES_ONLY, program};
+use sluice_tests::lab::{Lab, TRANSLATED};
 use sluice_tests::process::eventually;
 use sluice_tests::rig::Rig;
 use sluice_tests::server::shell::Keys;
@@ -15,12 +18,16 @@ use sluice_tests::service::{Service, nat};
 sluice_tests::cases! {
     on boot;
     triggers_enable_the_second_server_while_the_first_is_away,
+    scripts_of_triggers_do_the_same_by_commands,
     priorities_do_the_same_without_triggers,
     with_last_server_kept_the_triggers_fire_as_well,
 }
 
 fn boot() -> Rig {
-    let mut rig = Rig::boot();
+    let lab = Lab::build();
+    let scripts = lab.directory().join("scripts");
+    let node = format!("name = \"lb1\"\nscripts = {scripts:?}");
+    let mut rig = Rig::boot_with(lab, &INTERFACES_ONLY.replace("name = \"lb1\"", &node));
     let keys = Keys::make(rig.lab.directory());
     let [first, second, _] = &mut rig.lab.translated;
     first.serve_sftp(&keys);
@@ -49,6 +56,28 @@ fn triggers() -> Value {
         { "name": "sftp1down", "on": on("closing"), "do": second("enable") },
         { "name": "sftp1up", "on": on("up"), "do": second("disable") },
     ])
+}
+
+/// TR-03: scripts that run commands, and leave behind what they have found open.
+fn scripted_triggers(rig: &Rig) -> Value {
+    let scripts = rig.lab.directory().join("scripts");
+    fs::create_dir_all(&scripts).expect("temporary files can be written");
+    let script = |name: &str, command: &str| {
+        let path = scripts.join(name);
+        let text = format!(
+            "#!/bin/sh\nls -l /proc/$$/fd > {}/open\nexec {} ctl {command} sftp/nat2\n",
+            rig.lab.directory().display(),
+            program().display()
+        );
+        fs::write(&path, text).expect("temporary files can be written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        json!([{ "action": "script", "path": name }])
+    };
+    let (down, up) = (script("sftp1-down.sh", "online"), script("sftp1-up.sh", "halt"));
+    let mut triggers = triggers();
+    triggers[0]["do"] = down;
+    triggers[1]["do"] = up;
+    triggers
 }
 
 /// How often the trigger of that name has fired.
@@ -107,15 +136,26 @@ fn still_at(rig: &Rig, sftp: &mut Child) -> String {
 }
 
 fn triggers_enable_the_second_server_while_the_first_is_away(rig: &mut Rig) {
-    by_triggers(rig, "fail");
+    by_triggers(rig, "fail", triggers());
 }
 
 /// C-18: `keep` affects scheduling only, never states or triggers.
 fn with_last_server_kept_the_triggers_fire_as_well(rig: &mut Rig) {
-    by_triggers(rig, "keep");
+    by_triggers(rig, "keep", triggers());
 }
 
-fn by_triggers(rig: &mut Rig, last_server: &str) {
+fn scripts_of_triggers_do_the_same_by_commands(rig: &mut Rig) {
+    let triggers = scripted_triggers(rig);
+    by_triggers(rig, "fail", triggers);
+    let open = fs::read_to_string(rig.lab.directory().join("open")).expect("they have run");
+    // The shell has the script itself open.
+    let leads = open.lines().filter_map(|line| line.split(" -> ").nth(1));
+    let strange: Vec<_> =
+        leads.filter(|it| !it.starts_with("pipe:") && !it.ends_with(".sh")).collect();
+    assert!(open.contains("pipe:") && strange.is_empty(), "{open}");
+}
+
+fn by_triggers(rig: &mut Rig, last_server: &str, triggers: Value) {
     let [first, second, _] = rig.translated();
     let service = sftp()
         .with("last_server", last_server)
@@ -123,7 +163,7 @@ fn by_triggers(rig: &mut Rig, last_server: &str) {
         .to_with(second, json!({ "state": "halt" }));
     rig.appliance.change(|document| {
         document["service"] = json!([service.json()]);
-        document["trigger"] = triggers();
+        document["trigger"] = triggers.clone();
     });
     wait_for(rig, 0, "up");
     let names: Vec<_> = (0..6).map(|_| log_in(rig)).collect();

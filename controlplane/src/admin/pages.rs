@@ -49,6 +49,7 @@ pub async fn read(State(node): Shared, Path(name): Path<String>) -> Result<Respo
     responses(
         (status = 200, description = "replaced", body = Page),
         (status = 201, description = "added", body = Page),
+        (status = 409, description = "there are 256 already", body = Problem),
         (status = 413, description = "longer than 1 MiB", body = Problem),
         (status = 422, description = "no page can have this name", body = Problem),
     ),

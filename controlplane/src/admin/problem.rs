@@ -48,9 +48,10 @@ impl From<Refusal> for Problem {
         let status = match &refusal {
             Refusal::Malformed(_) => StatusCode::BAD_REQUEST,
             Refusal::NotFound(_) => StatusCode::NOT_FOUND,
-            Refusal::NotLive(_) | Refusal::Exists(_) | Refusal::InUse { .. } => {
-                StatusCode::CONFLICT
-            }
+            Refusal::NotLive(_)
+            | Refusal::Exists(_)
+            | Refusal::InUse { .. }
+            | Refusal::TooManyPages => StatusCode::CONFLICT,
             Refusal::Stale { .. } => StatusCode::PRECONDITION_FAILED,
             Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Busy => StatusCode::TOO_MANY_REQUESTS,

@@ -1,5 +1,6 @@
 //! One request to the admin API, over root's Unix socket or over TLS.
 
+use std::env;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::script::{SOCKET, SOCKET_VARIABLE};
 use crate::trust;
 
 /// How long a whole exchange may take.
@@ -36,8 +38,9 @@ const PORT: u16 = 9443;
 /// Which node, and how it is to know us
 #[derive(Debug, Clone, Args)]
 pub struct Target {
-    /// The node's Unix socket, for root
-    #[arg(long, global = true, default_value = "/run/sluice/admin.sock", value_name = "PATH")]
+    /// The node's Unix socket, for root; SLUICE_SOCKET in the environment names another one, and does so in scripts of the
+    /// node's
+    #[arg(long, global = true, default_value_os_t = usual_socket(), value_name = "PATH")]
     pub socket: PathBuf,
     /// A remote node, such as https://10.0.0.2:9443
     #[arg(long, global = true, value_name = "URL", conflicts_with = "socket")]
@@ -54,6 +57,11 @@ pub struct Target {
     /// Trust any certificate: anybody on the way can read the token and change the answer
     #[arg(long, global = true, conflicts_with = "ca")]
     pub insecure: bool,
+}
+
+/// Not an `env` of clap's: beside `--url` it would count as `--socket`.
+fn usual_socket() -> PathBuf {
+    env::var_os(SOCKET_VARIABLE).filter(|it| !it.is_empty()).map_or(SOCKET.into(), PathBuf::from)
 }
 
 /// Why the node could not be asked.

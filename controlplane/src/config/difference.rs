@@ -29,6 +29,8 @@ impl Config {
         differs(old.in_band != new.in_band, "admin.in_band");
         differs(old.socket != new.socket, "admin.socket");
         differs(old.certificate != new.certificate, "admin.certificate");
+        differs(self.scripts != next.scripts, "node.scripts");
+        differs(self.script_user != next.script_user, "node.script_user");
         let most = self.interfaces.len().max(next.interfaces.len());
         for position in 0..most {
             match (self.interfaces.get(position), next.interfaces.get(position)) {

@@ -1259,6 +1259,8 @@ fn only_what_can_change_live_changes_without_a_restart() {
     let old = Config::read(&full()).unwrap();
     let needed = |path, value| old.restart_needed(&Config::read(&with(path, value)).unwrap());
     assert_eq!(needed("node.name", json!("lb2")), [""; 0]);
+    assert_eq!(needed("node.scripts", json!("/usr")), ["node.scripts"]);
+    assert_eq!(needed("node.script_user", json!("nobody")), ["node.script_user"]);
     assert_eq!(needed("service[0].scheduler", json!("rr")), [""; 0]);
     assert_eq!(needed("interface[1].addresses", json!(["10.2.0.2/24", "10.2.0.4/24"])), [""; 0]);
     assert_eq!(needed("dataplane.workers", json!([2])), ["dataplane.workers"]);
@@ -1337,7 +1339,7 @@ fn changes_are_told_a_sentence_each() {
         "trigger web1-closing: changed",
     ];
     assert_eq!(old.changes(&new), told);
-    assert_eq!(old.restart_needed(&new), [""; 0]);
+    assert_eq!(old.restart_needed(&new), ["node.scripts"]);
 }
 
 #[test]

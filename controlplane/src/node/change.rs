@@ -267,9 +267,6 @@ impl Node {
         if self.states.version() != version {
             self.states.wake();
         }
-        if let Some(tools) = self.tools.get() {
-            tools.run_scripts_as(view.config.script_user.clone());
-        }
         drop(replaced); // a large configuration takes a while to free: not under the lock
     }
 }

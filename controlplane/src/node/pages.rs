@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Node, Refusal, helped};
 use crate::config::{self, Fallback};
-use crate::pages::files::Page;
+use crate::pages::files::{self, Page};
 
 impl Node {
     /// Keeps a page of the operator's under this name, instead of the one that there may have been; says what it is now,
@@ -12,13 +12,16 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// When it cannot be written.
+    /// When there are as many as there can be, and when it cannot be written.
     pub async fn put_page(&self, name: String, text: Vec<u8>) -> Result<(Page, bool), Refusal> {
         let alone = Arc::clone(&self.changing).lock_owned().await;
         let pages = self.pages.clone();
         helped(move || {
             let _alone = alone;
             let is_new = pages.find(&name)?.is_none();
+            if is_new && pages.list()?.len() >= files::MOST {
+                return Err(Refusal::TooManyPages);
+            }
             pages.write(&name, &text)?;
             Ok((pages.find(&name)?.ok_or(Refusal::Failed)?, is_new))
         })

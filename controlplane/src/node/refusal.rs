@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use super::PATIENCE;
 use crate::field::Invalid;
+use crate::pages::files;
 use crate::store;
 
 /// Why a request was refused; nothing has changed.
@@ -45,6 +46,9 @@ pub enum Refusal {
         /// One of the services that name it.
         service: String,
     },
+    /// There are as many pages as there can be.
+    #[error("there are {} pages already, and there can be no more; remove one first", files::MOST)]
+    TooManyPages,
     /// Too many such requests are under way.
     #[error("too many such requests are under way; try again in a moment")]
     Busy,

@@ -18,6 +18,8 @@ use crate::store;
 
 /// How large a page can be, in bytes.
 pub const LARGEST: usize = 1 << 20;
+/// How many there can be.
+pub const MOST: usize = 256;
 /// Their directory in the state directory.
 pub const DIRECTORY: &str = "pages";
 

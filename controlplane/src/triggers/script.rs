@@ -8,23 +8,21 @@ use axum::body::Bytes;
 use tokio::time::timeout;
 use tracing::info;
 
-use crate::script::{Said, Script};
+use crate::script::{Ground, Said, Script};
 
 /// How much of what it says stands in the event, in letters.
 const SHORT: usize = 200;
 
 /// A program with what it is given.
 pub struct Run {
-    /// The only directory that it may lie in.
-    pub directory: PathBuf,
-    /// Where it lies in there.
+    /// What it has in common with all others.
+    pub ground: Ground,
+    /// Where it lies in their directory.
     pub path: PathBuf,
     /// What it is given on its command line.
     pub arguments: Vec<String>,
     /// What it is given on its standard input.
     pub input: Bytes,
-    /// Whom it runs as.
-    pub user: Option<String>,
     /// How long it may take.
     pub patience: Duration,
 }
@@ -37,11 +35,10 @@ impl Run {
     /// In words, when it may not run, fails, or takes too long.
     pub async fn run(self) -> Result<String, String> {
         let script = Script {
-            program: &self.directory.join(&self.path),
-            inside: Some(&self.directory),
+            program: &self.ground.directory.join(&self.path),
+            ground: &self.ground,
             arguments: self.arguments.into_iter().map(Into::into).collect(),
             input: &self.input,
-            user: self.user,
         };
         let mut said = Said::default();
         let ended = timeout(self.patience, script.run(&mut said)).await;

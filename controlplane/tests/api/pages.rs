@@ -132,6 +132,20 @@ fn bodies_that_are_no_pages_are_refused_and_change_nothing() {
 }
 
 #[test]
+fn there_are_no_more_than_256_pages() {
+    let rig = Rig::start();
+    for number in 0..256 {
+        assert_eq!(put(&rig, &format!("{number}.html"), b"<p></p>").status, 201);
+    }
+    let refused = put(&rig, "more.html", b"<p></p>");
+    assert!(refused.text().contains("there are 256 pages already"), "{}", refused.text());
+    refused.problem(409);
+    assert_eq!(put(&rig, "7.html", b"<p>another</p>").status, 200);
+    assert_eq!(rig.ask("DELETE", "/api/v1/pages/8.html").status, 204);
+    assert_eq!(put(&rig, "more.html", b"<p></p>").status, 201);
+}
+
+#[test]
 fn pages_are_in_the_description_of_the_api() {
     let rig = Rig::start();
     let described: Value = rig.ask("GET", "/api/openapi.json").json();

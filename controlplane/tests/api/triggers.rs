@@ -13,11 +13,17 @@ use crate::rig::{CONFIGURATION, Rig, wait_until};
 
 /// A node with these triggers, whose scripts lie in its directory.
 fn rig(scripts: &[(&str, &str)], triggers: &str) -> Rig {
+    rig_with("", scripts, triggers)
+}
+
+/// One with more settings of its own, too.
+fn rig_with(settings: &str, scripts: &[(&str, &str)], triggers: &str) -> Rig {
     let directory = tempfile::tempdir().unwrap();
     for (name, text) in scripts {
         script(&directory.path().join("scripts").join(name), text);
     }
-    let node = format!("name = \"lb1\"\nscripts = \"{}/scripts\"", directory.path().display());
+    let scripts = directory.path().join("scripts");
+    let node = format!("name = \"lb1\"\nscripts = {scripts:?}\n{settings}");
     let configuration = CONFIGURATION.replace("name = \"lb1\"", &node);
     Rig::in_directory(directory, &format!("{configuration}{triggers}"))
 }
@@ -289,7 +295,7 @@ name = "run"
 on = { state = "down" }
 do = [{ action = "script", path = "who.sh" }]
 "#;
-    let rig = rig(&[("who.sh", "id -un; id -G")], triggers);
+    let rig = rig_with("script_user = \"nobody\"", &[("who.sh", "id -un; id -G")], triggers);
     // Those of root let nobody else in.
     let open = fs::Permissions::from_mode(0o755);
     fs::set_permissions(rig.directory.path(), open).unwrap();
@@ -298,7 +304,6 @@ do = [{ action = "script", path = "who.sh" }]
         "rise": 1, "negotiate_timeout": "5s",
     });
     let mut configuration = rig.ask("GET", "/api/v1/config").json();
-    configuration["node"]["script_user"] = "nobody".into();
     configuration["service"][0]["server"][1]["check"] = check;
     assert_eq!(rig.tell("PUT", "/api/v1/config", &configuration).status, 200);
     rig.server_is("web", "web1", "up", "down", "refused");
@@ -316,6 +321,18 @@ do = [{ action = "script", path = "who.sh" }]
     let said = format!("ended with 7: \"{group}\"");
     wait_until("its check runs as that user, too", || reason().contains(&said));
 
+    // Whoever may change what a running node does may not run whatever is installed.
+    configuration["service"][0]["server"][1]["check"]["path"] = "/usr/bin/true".into();
+    assert_eq!(rig.tell("PUT", "/api/v1/config", &configuration).status, 200);
+    wait_until("only what lies in the directory of scripts runs", || {
+        reason().contains("/usr/bin/true leads out of")
+    });
+    for (setting, value) in [("script_user", json!("root")), ("scripts", json!("/usr/bin"))] {
+        let mut other = configuration.clone();
+        other["node"][setting] = value;
+        let refused = rig.tell("PUT", "/api/v1/config", &other).problem(409);
+        assert!(refused[0].starts_with(&format!("node.{setting}: ")), "{refused:?}");
+    }
     configuration["node"]["script_user"] = "no-such-user".into();
     let mistakes = rig.tell("PUT", "/api/v1/config", &configuration).problem(422);
     assert_eq!(mistakes.len(), 1);

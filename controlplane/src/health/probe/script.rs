@@ -17,10 +17,9 @@ pub(super) async fn run<N>(
     let own = arguments.iter().map(Into::into);
     let script = Script {
         program,
-        inside: None,
+        ground: &asking.tools.ground(),
         arguments: addresses(asking.target).into_iter().chain(own).collect(),
         input: b"",
-        user: asking.tools.script_user(),
     };
     let mut said = Said::default();
     let status = script.run(&mut said).await;

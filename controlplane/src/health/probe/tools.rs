@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::Semaphore;
 
 use super::certificates::{Certificates, Said};
+
+use crate::script::Ground;
 
 /// How many files of certificates are remembered.
 const MOST_FILES: usize = 64;
@@ -17,7 +19,7 @@ const MOST_READERS: usize = 16;
 /// What questions to all servers share; copies are the same tools.
 #[derive(Clone)]
 pub struct Tools {
-    script_user: Arc<Mutex<Option<String>>>,
+    ground: Arc<OnceLock<Ground>>,
     certificates: Arc<Mutex<HashMap<Box<Path>, Arc<Certificates>>>>,
     readers: Arc<Semaphore>,
     random: fn(&mut [u8]),
@@ -32,7 +34,7 @@ impl fmt::Debug for Tools {
 impl Default for Tools {
     fn default() -> Self {
         Self {
-            script_user: Arc::default(),
+            ground: Arc::default(),
             certificates: Arc::default(),
             readers: Arc::new(Semaphore::new(MOST_READERS)),
             random: |bytes| aws_lc_rs::rand::fill(bytes).expect("the system has random bytes"),
@@ -41,13 +43,13 @@ impl Default for Tools {
 }
 
 impl Tools {
-    /// Lets scripts run as this user from now on, or as root.
-    pub fn run_scripts_as(&self, user: Option<String>) {
-        *self.script_user.lock().unwrap_or_else(PoisonError::into_inner) = user;
+    /// What scripts have in common; said once.
+    pub fn run_scripts_on(&self, ground: Ground) {
+        let _ = self.ground.set(ground);
     }
 
-    pub(super) fn script_user(&self) -> Option<String> {
-        self.script_user.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn ground(&self) -> Ground {
+        self.ground.get().cloned().unwrap_or_default()
     }
 
     /// Random bytes that a server cannot foretell.

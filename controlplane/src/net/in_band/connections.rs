@@ -16,8 +16,12 @@ use crate::net::Way;
 
 /// Connections at once that we have opened.
 const MOST_OPENED: usize = 8_192;
-/// Connections at once that clients have opened.
+/// Connections at once that clients have opened: so many where we listen on one address, which is what pages do, and
+/// again so many where we listen on all of ours, so that nobody who is after the first takes room from the second.
 const MOST_ACCEPTED: usize = 1_024;
+/// Beyond so many of those a client is not remembered before its last word: what may be forged leaves room for what is
+/// not.
+const MOST_REMEMBERED: usize = MOST_ACCEPTED / 2;
 /// Connections of one listener that are established and wait to be accepted.
 const BACKLOG: usize = 256;
 /// Connections of one listener that wait for the client's last word.
@@ -36,12 +40,14 @@ const PAUSE: Duration = Duration::from_millis(1);
 const ASKING: (usize, usize) = (8 << 10, 4 << 10);
 const ANSWERING: (usize, usize) = (8 << 10, 16 << 10);
 
-/// Where a listener listens: on one of our addresses or on all of them, and on which port.
+/// Where a listener listens: on one address or on all of ours, and on which port, or from which port on.
 pub type ListenerKey = (Option<IpAddr>, u16);
 
 /// A listener's connections.
 #[derive(Default)]
 pub struct Listening {
+    /// The last of its ports.
+    last_port: u16,
     /// Those that wait for the client's last word, the oldest first.
     pub half_open: BTreeSet<Id>,
     /// Those that can be accepted.
@@ -80,6 +86,8 @@ pub struct Connection {
     owner: Owner,
     /// We opened it.
     is_ours: bool,
+    /// A client opened it where we listen on one address.
+    is_at_one: bool,
     /// We have said something.
     has_spoken: bool,
     /// When it became half-open.
@@ -108,6 +116,7 @@ impl Connection {
             stage: Stage::Live(Box::new(socket)),
             owner,
             is_ours: owner == Owner::Stream,
+            is_at_one: matches!(owner, Owner::Listener((Some(_), _))),
             has_spoken: false,
             since: now,
             ending: None,
@@ -144,7 +153,7 @@ impl Inner {
         if to.port() == 0 {
             return Err(ErrorKind::InvalidInput.into());
         }
-        if self.connections.len() - self.accepted >= MOST_OPENED {
+        if self.connections.len() - self.accepted - self.accepted_at_one >= MOST_OPENED {
             // One that nobody holds any more makes room.
             let Some(&orphan) = self.orphans.first() else { return Err(self.no_room()) };
             self.abort(orphan);
@@ -163,11 +172,27 @@ impl Inner {
 
     fn add(&mut self, connection: Connection) -> Id {
         let id = self.next_id();
-        self.accepted += usize::from(!connection.is_ours);
+        if let Some(accepted) = self.kept_with(&connection) {
+            *accepted += 1;
+        }
         self.segments.insert(connection.ends, id);
         self.connections.insert(id, connection);
         self.mark(id);
         id
+    }
+
+    /// How many connections there are of those that a client's connection shares its room with.
+    fn kept_with(&mut self, connection: &Connection) -> Option<&mut usize> {
+        match (connection.is_ours, connection.is_at_one) {
+            (true, _) => None,
+            (false, true) => Some(&mut self.accepted_at_one),
+            (false, false) => Some(&mut self.accepted),
+        }
+    }
+
+    /// How many connections clients of this listener, and of those like it, have.
+    fn accepted_like(&self, key: ListenerKey) -> usize {
+        if key.0.is_some() { self.accepted_at_one } else { self.accepted }
     }
 
     /// The connection may have something to say.
@@ -218,18 +243,23 @@ impl Inner {
     }
 
     fn listener_of(&self, local: &SocketAddr) -> Option<ListenerKey> {
-        let [own, any] = [(Some(local.ip()), local.port()), (None, local.port())];
-        [own, any].into_iter().find(|key| self.listeners.contains_key(key))
+        let at = |address| self.listener_at(address, local.port());
+        at(Some(local.ip())).or_else(|| at(None))
+    }
+
+    fn listener_at(&self, address: Option<IpAddr>, port: u16) -> Option<ListenerKey> {
+        let (&key, listening) = self.listeners.range(..=(address, port)).next_back()?;
+        (key.0 == address && port <= listening.last_port).then_some(key)
     }
 
     /// Whether somebody listens at exactly this address and port.
     pub(super) fn is_listened_at(&self, local: SocketAddr) -> bool {
-        self.listeners.contains_key(&(Some(local.ip()), local.port()))
+        self.listener_at(Some(local.ip()), local.port()).is_some()
     }
 
-    /// Whether somebody listens on a port, on whatever address.
-    pub(super) fn is_listened_on(&self, port: u16) -> bool {
-        self.listeners.keys().any(|key| key.1 == port)
+    /// Whether somebody listens at an address of ours and a port.
+    pub(super) fn is_taken(&self, local: &SocketAddr) -> bool {
+        self.listener_of(local).is_some()
     }
 
     fn opened_by_client(
@@ -243,7 +273,7 @@ impl Inner {
         if listening.ready.len() >= BACKLOG {
             return self.stats.backlog_full += 1; // the client asks again
         }
-        if listening.half_open.len() >= HALF_OPEN {
+        if listening.half_open.len() >= HALF_OPEN || self.accepted_like(key) >= MOST_REMEMBERED {
             return self.challenge(&ends, segment);
         }
         let sequence = self.secrets.sequence(self.now, &ends);
@@ -255,10 +285,6 @@ impl Inner {
 
     /// A socket that a client has begun to open with `packet`, and that answers with this sequence number.
     fn half_open(&mut self, ends: &Ends, packet: &Packet<'_>, sequence: u32) -> Option<Socket> {
-        if self.accepted >= MOST_ACCEPTED {
-            self.stats.no_room += 1;
-            return None;
-        }
         let path = self.path(ends.remote.ip(), Way::Routed).ok()?;
         let mut socket = Socket::new(*ends, Way::Routed, path.mtu, ANSWERING);
         self.engine.accept(self.now, &mut socket, sequence, packet);
@@ -305,6 +331,9 @@ impl Inner {
     ) {
         if self.listeners.get(&key).is_none_or(|listening| listening.ready.len() >= BACKLOG) {
             return self.stats.backlog_full += 1;
+        }
+        if self.accepted_like(key) >= MOST_ACCEPTED {
+            return self.stats.no_room += 1;
         }
         let opening = packet::opening(&ends.reversed(), segment.sequence.wrapping_sub(1));
         let Ok(opening) = Packet::read(&opening) else { return };
@@ -427,7 +456,9 @@ impl Inner {
     /// Nothing is left of it, and the other end is told nothing.
     fn forget(&mut self, id: Id) {
         let Some(connection) = self.connections.remove(&id) else { return };
-        self.accepted -= usize::from(!connection.is_ours);
+        if let Some(accepted) = self.kept_with(&connection) {
+            *accepted -= 1;
+        }
         self.orphans.remove(&id);
         if self.segments.get(&connection.ends) == Some(&id) {
             self.segments.remove(&connection.ends);
@@ -485,15 +516,17 @@ impl Inner {
         }
     }
 
-    /// Begins to listen.
-    pub(super) fn listen(&mut self, key: ListenerKey) -> io::Result<()> {
-        if key.1 == 0 {
+    /// Begins to listen, up to this port.
+    pub(super) fn listen(&mut self, key: ListenerKey, last_port: u16) -> io::Result<()> {
+        let (address, first_port) = key;
+        if first_port == 0 || last_port < first_port {
             return Err(ErrorKind::InvalidInput.into());
         }
-        if self.listeners.contains_key(&key) {
+        let before = self.listeners.range(..=(address, last_port)).next_back();
+        if before.is_some_and(|(at, it)| at.0 == address && it.last_port >= first_port) {
             return Err(ErrorKind::AddrInUse.into());
         }
-        self.listeners.insert(key, Listening::default());
+        self.listeners.insert(key, Listening { last_port, ..Listening::default() });
         Ok(())
     }
 

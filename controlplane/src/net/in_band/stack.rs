@@ -4,7 +4,7 @@
 //! Everything is behind one mutex, which is held for moments only, never across an `await`, and never while a task is
 //! woken: wakers are collected under the lock and woken behind it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::{Error, ErrorKind};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -136,8 +136,9 @@ pub struct Inner {
     pub(super) secrets: Secrets,
     pub(super) engine: Engine,
     pub(super) connections: HashMap<Id, Connection>,
-    /// How many of those clients have opened.
+    /// How many of those clients have opened where we listen on all our addresses, and where on one.
     pub(super) accepted: usize,
+    pub(super) accepted_at_one: usize,
     /// When a client was last given a cookie.
     pub(super) challenged: Option<Moment>,
     /// Those that nobody holds any more, the oldest first.
@@ -145,7 +146,7 @@ pub struct Inner {
     /// Those that packets may belong to.
     pub(super) segments: HashMap<Ends, Id>,
     pub(super) time_wait: TimeWait,
-    pub(super) listeners: HashMap<ListenerKey, Listening>,
+    pub(super) listeners: BTreeMap<ListenerKey, Listening>,
     /// Connections that have something to say, perhaps.
     pub(super) dirty: VecDeque<Id>,
     /// Connections that have to be looked at then.
@@ -174,11 +175,12 @@ impl Stack {
             engine: Engine::default(),
             connections: HashMap::new(),
             accepted: 0,
+            accepted_at_one: 0,
             challenged: None,
             orphans: BTreeSet::new(),
             segments: HashMap::new(),
             time_wait: TimeWait::default(),
-            listeners: HashMap::new(),
+            listeners: BTreeMap::new(),
             dirty: VecDeque::new(),
             deadlines: BTreeSet::new(),
             conversations: HashMap::new(),
@@ -397,7 +399,7 @@ impl Inner {
             let offset = self.secrets.draw() % PORTS.len() as u64;
             let port = *PORTS.start() + offset as u16;
             let ends = Ends::new((local, port), remote);
-            if !self.is_listened_on(port) && is_free(self, &ends) {
+            if !self.is_taken(&ends.local) && is_free(self, &ends) {
                 return Ok(ends);
             }
         }

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,14 +25,29 @@ impl From<Stack> for InBand {
     }
 }
 
+impl InBand {
+    /// Listens on all of these TCP ports of one address, or of all our own ones. An address that is not our own is a
+    /// virtual one, from which the workers hand over what no server takes.
+    ///
+    /// # Errors
+    ///
+    /// When somebody listens there on one of them already, and when there are none or 0 is among them.
+    pub fn listen_on(
+        &self,
+        address: Option<IpAddr>,
+        ports: RangeInclusive<u16>,
+    ) -> io::Result<Listener> {
+        let key = (address, *ports.start());
+        self.0.with(|inner| inner.listen(key, *ports.end()))?;
+        Ok(Listener { stack: self.0.clone(), key })
+    }
+}
+
 impl net::Listen for InBand {
     type Listener = Listener;
 
-    /// An address that is not our own is a virtual one, from which the workers hand over what no server takes.
     fn listen(&self, address: Option<IpAddr>, port: u16) -> io::Result<Listener> {
-        let key = (address, port);
-        self.0.with(|inner| inner.listen(key))?;
-        Ok(Listener { stack: self.0.clone(), key })
+        self.listen_on(address, port..=port)
     }
 }
 

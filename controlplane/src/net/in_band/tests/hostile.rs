@@ -71,6 +71,73 @@ fn a_flood_of_half_open_connections_neither_fills_it_nor_locks_others_out() {
     assert_eq!(rig.right.stats().half_open, 0, "they go by themselves");
 }
 
+/// Who opens this, when they have.
+fn opened(rig: &mut Rig, client: &InBand, to: SocketAddr) -> Option<Stream> {
+    let opened = rig.within(Duration::from_secs(10), client.connect(to, Way::Routed));
+    opened.and_then(Result::ok)
+}
+
+/// Pages are at virtual addresses, and for everybody; the API is at our own.
+#[test]
+fn a_flood_at_pages_closes_neither_them_nor_the_api() {
+    let mut rig = Rig::new();
+    let (client, server) = (rig.client(), rig.server());
+    let page = |port| server.listen(Some(ip("10.0.0.100")), port).unwrap();
+    let (pages, _api) = ([80, 443, 8080].map(page), server.listen(None, 9443).unwrap());
+    for port in [80, 443, 8080] {
+        for number in 0..1_000 {
+            let mut packet = opening(16 + u32::from(number) % 200, 1024 + number, port);
+            packet[19] = 100;
+            mend(&mut packet);
+            rig.right.receive(rig.now, &packet);
+        }
+    }
+    let kept = rig.right.stats();
+    assert_eq!((kept.half_open, kept.challenged, kept.no_room), (512, 2_488, 0));
+    for (page, port) in pages.iter().zip([80, 443, 8080]) {
+        let open = opened(&mut rig, &client, at("10.0.0.100", port)).expect("the page answers");
+        assert!(rig.within(Duration::from_secs(1), page.accept()).is_some(), "port {port}");
+        open.abort();
+    }
+    assert!(opened(&mut rig, &client, at(RIGHT[0], 9443)).is_some(), "the API answers");
+    // Nor do those who really are there, and stay.
+    let mut held = Vec::new();
+    while let Some(open) = opened(&mut rig, &client, at("10.0.0.100", 80))
+        && let Some(accepted) = rig.within(Duration::from_secs(1), pages[0].accept())
+    {
+        held.push((open, accepted.unwrap()));
+    }
+    assert!(rig.right.stats().no_room > 0 && held.len() > 500);
+    assert!(rig.right.with(|inner| inner.connections.len()) <= 1_024 + 1);
+    assert!(opened(&mut rig, &client, at(RIGHT[0], 9443)).is_some(), "the API still answers");
+}
+
+#[test]
+fn who_listens_on_many_ports_hears_all_of_them_and_no_other() {
+    let mut rig = Rig::new();
+    let (client, server) = (rig.client(), rig.server());
+    let address = Some(ip("10.0.0.100"));
+    let many = server.listen_on(address, 1_000..=65_535).unwrap();
+    let one = server.listen(address, 80).unwrap();
+    for taken in [1_000..=1_000, 999..=1_000, 2_000..=3_000, 65_535..=65_535, 1..=80] {
+        let refused = server.listen_on(address, taken.clone()).map(drop).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::AddrInUse, "{taken:?}");
+    }
+    for (listener, port) in [(&many, 1_000), (&many, 20_000), (&many, 65_535), (&one, 80)] {
+        let open = opened(&mut rig, &client, at("10.0.0.100", port)).expect("somebody listens");
+        assert!(rig.within(Duration::from_secs(1), listener.accept()).is_some(), "port {port}");
+        open.abort();
+    }
+    for (address, port) in [("10.0.0.100", 999), ("10.0.0.100", 81), (RIGHT[0], 1_000)] {
+        assert!(opened(&mut rig, &client, at(address, port)).is_none(), "{address} port {port}");
+    }
+    // What we open ourselves still finds ports.
+    let _there = rig.client().listen(None, 22).unwrap();
+    assert!(opened(&mut rig, &server, at(LEFT[0], 22)).is_some());
+    drop(many);
+    assert!(server.listen_on(address, 81..=65_535).is_ok());
+}
+
 #[test]
 fn a_cookie_that_was_guessed_or_is_too_old_opens_nothing() {
     let mut rig = Rig::new();
