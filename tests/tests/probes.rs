@@ -40,7 +40,7 @@ impl Net for Sockets {
         Ok(Socket(socket))
     }
 
-    fn ping(&self, _: IpAddr) -> impl Future<Output = io::Result<Duration>> + Send {
+    fn ping(&self, _: IpAddr, _: Way) -> impl Future<Output = io::Result<Duration>> + Send {
         std::future::ready(Err(io::ErrorKind::Unsupported.into()))
     }
 }

@@ -72,7 +72,8 @@ const NEGOTIATE: &str = "what is asked after the connections: http, https, http2
 /// The settings of its own that a type has.
 pub(super) fn own_settings(kind: CheckKind) -> &'static [&'static str] {
     match kind {
-        CheckKind::On | CheckKind::Off | CheckKind::Ping => &[],
+        CheckKind::On | CheckKind::Off => &[],
+        CheckKind::Ping => &["virtual"],
         CheckKind::Connect => &["port", "virtual"],
         CheckKind::Http => {
             &["port", "virtual", "host", "path", "method", "status", "expect", "expect_regex"]
@@ -248,8 +249,13 @@ fn read(layers: &Layers<'_>, refusals: &mut Refusals) -> Option<Check> {
         let has = |kind| own_settings(kind).contains(name);
         let field = layers.own.at(name);
         if field.is_given() && !EVERY.contains(name) && !has(asked) && !has(kind) {
-            let expected = format!("no {name}: a check of type {} has none", asked.name());
-            refusals.add(field.expected(expected));
+            let why = match (*name, asked) {
+                ("virtual", CheckKind::Script) => {
+                    "a script talks through the kernel, which cannot send to the virtual address by way of a server".into()
+                }
+                _ => format!("a check of type {} has none", asked.name()),
+            };
+            refusals.add(field.expected(format!("no {name}: {why}")));
         }
     }
     let pace = pace(layers, refusals);
