@@ -23,4 +23,6 @@ mod script;
 
 mod state;
 
+mod stations;
+
 mod triggers;
