@@ -80,7 +80,7 @@ impl Class {
             Self::Arp | Self::Neighbour => (20_000, 128),
             Self::Answer => (50_000, 512),
             Self::Icmp => (share(5_000), 128),
-            Self::Local => (share(20_000), 512),
+            Self::Local => (share(10_000), 512),
         }
     }
 
