@@ -818,6 +818,7 @@ fn counters(counters: &Counters) -> String {
         row("injected", worker.injected, "Frames that the node made itself.");
         row("transmitted", worker.transmitted, "Frames that the cards took.");
         row("punted", worker.punted, "Frames handed to the control plane.");
+        row("  answers", worker.punted_answers, "Of those, of its own conversations.");
         row("waiting", worker.waiting, "Frames that wait for a neighbour.");
         row("dropped", worker.dropped, "Frames dropped, for any reason.");
         for drop in worker.drops.iter().filter(|drop| drop.frames > 0) {

@@ -67,7 +67,7 @@ pub trait Net: Clone + Send + Sync + 'static {
     /// # Errors
     ///
     /// When no route leads there, or an error comes back instead. No answer is no error: it waits.
-    fn ping(&self, to: IpAddr) -> impl Future<Output = io::Result<Duration>> + Send;
+    fn ping(&self, to: IpAddr, way: Way) -> impl Future<Output = io::Result<Duration>> + Send;
 }
 
 /// A network that others can reach us over.

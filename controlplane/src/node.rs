@@ -201,7 +201,8 @@ impl Node {
         let paths = Arc::new(compiled.paths());
         stack.configure(Arc::clone(&paths));
         egress.configure(Arc::clone(&paths));
-        let publication = Publication::new(publisher, compiled, &neighbours.known(), now);
+        let known = neighbours.known();
+        let publication = Publication::new(publisher, compiled, stack.answers(), &known, now);
         let mut accounts = Accounts::new(counters.clone(), now);
         accounts.follow(&view);
         let alarm = Alarm::new(counters.clone(), events.clone(), now);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::moment::Moment;
+use dataplane::punt::answers::Answers;
 use dataplane::snapshot::{Interface, Neighbours, Publisher, Server, ServerId, Snapshot};
 
 use crate::compile::Compiled;
@@ -16,6 +17,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub struct Publication {
     publisher: Publisher<Snapshot>,
     compiled: Compiled,
+    answers: Answers,
     newest: Newest,
     at: Moment,
 }
@@ -47,15 +49,16 @@ impl Newest {
 }
 
 impl Publication {
-    /// Publishes the first configuration.
+    /// Publishes the first configuration; workers know by `answers` what the control plane waits for.
     pub fn new(
         mut publisher: Publisher<Snapshot>,
         compiled: Compiled,
+        answers: Answers,
         neighbours: &Neighbours,
         now: Moment,
     ) -> Self {
-        let newest = publish(&mut publisher, &compiled, neighbours, 1);
-        Self { publisher, compiled, newest, at: now }
+        let newest = publish(&mut publisher, &compiled, &answers, neighbours, 1);
+        Self { publisher, compiled, answers, newest, at: now }
     }
 
     /// Publishes another configuration; returns the one it replaces, which may be large to free.
@@ -73,7 +76,8 @@ impl Publication {
     /// Publishes the same configuration with these neighbours.
     pub fn refresh(&mut self, neighbours: &Neighbours, now: Moment) {
         let generation = self.newest.generation + 1;
-        self.newest = publish(&mut self.publisher, &self.compiled, neighbours, generation);
+        let Self { publisher, compiled, answers, .. } = self;
+        self.newest = publish(publisher, compiled, answers, neighbours, generation);
         self.at = now;
     }
 
@@ -101,10 +105,12 @@ impl Publication {
 fn publish(
     publisher: &mut Publisher<Snapshot>,
     compiled: &Compiled,
+    answers: &Answers,
     neighbours: &Neighbours,
     generation: u64,
 ) -> Newest {
     let snapshot = compiled.snapshot(neighbours, generation);
+    let snapshot = Snapshot { answers: answers.clone(), ..snapshot };
     let newest = Newest {
         generation,
         interfaces: Arc::clone(&snapshot.interfaces),

@@ -312,6 +312,8 @@ pub struct Worker {
     pub transmitted_bytes: u64,
     /// Frames handed to the control plane.
     pub punted: u64,
+    /// Of those, what belongs to the control plane's own conversations: health checks and the like.
+    pub punted_answers: u64,
     /// Frames handed to another worker, because the flow or the way out is that one's.
     pub handed_over: u64,
     /// Frames that other workers handed to this one.

@@ -111,7 +111,7 @@ impl Net for Script {
         Err(ErrorKind::Unsupported.into())
     }
 
-    async fn ping(&self, _: IpAddr) -> io::Result<Duration> {
+    async fn ping(&self, _: IpAddr, _: Way) -> io::Result<Duration> {
         Err(ErrorKind::Unsupported.into())
     }
 }

@@ -152,9 +152,8 @@ fn of_flow<'s>(packet: &Packet, ingress: InterfaceId, snapshot: &'s Snapshot) ->
 #[inline(never)]
 fn at_our_address<'s>(packet: &Packet, ingress: InterfaceId, snapshot: &'s Snapshot) -> Answer<'s> {
     match packet.flow.protocol {
-        // Not together with requests: a flood of those must not hide that servers answer.
         Protocol::Echo if packet.answers && snapshot.own.contains(&packet.flow.destination) => {
-            Answer::Punt(Class::Local)
+            Answer::Punt(snapshot.answers.class(&packet.flow))
         }
         Protocol::Echo => Answer::Punt(Class::Icmp),
         Protocol::Tcp if snapshot.services.have_helpers() => Answer::Forward(Belongs::Data),
@@ -186,7 +185,7 @@ pub fn unclaimed(
     if !snapshot.locals.contains(&source) && comes_another_way(source, ingress, snapshot) {
         return Err(Reason::SpoofedSource);
     }
-    Ok(Class::Local)
+    Ok(snapshot.answers.class(&packet.flow))
 }
 
 /// Whether a packet with this source ought to have come in elsewhere: it is from a subnet of another interface.

@@ -130,9 +130,11 @@ reasons! {
     TransmitQueueFull => "transmit_queue_full",
     /// The interface that the frame was to leave on does not exist.
     NoInterface => "no_interface",
+    /// Answers to what the control plane itself has asked came faster than their limit.
+    AnswerRateLimited => "answer_rate_limited",
     /// Frames of this class for the control plane came faster than its limit.
     PuntRateLimited => "punt_rate_limited",
-    /// The ring to the control plane was full, or the frame too long for it.
+    /// The ring to the control plane had no room left for frames of this class, or the frame was too long for it.
     PuntRingFull => "punt_ring_full",
     /// The appliance stopped while the frame waited for a neighbour.
     Stopping => "stopping",
@@ -195,6 +197,8 @@ pub struct Block {
     pub transmitted_bytes: Counter,
     /// Frames handed to the control plane.
     pub punted: Counter,
+    /// Of those, what belongs to the control plane's own conversations.
+    pub punted_answers: Counter,
     /// Frames handed to another worker, because the flow or the way out is that one's.
     pub handed_over: Counter,
     /// Frames that another worker handed to this one.
@@ -288,6 +292,7 @@ impl Counters {
             transmitted: Counter::default(),
             transmitted_bytes: Counter::default(),
             punted: Counter::default(),
+            punted_answers: Counter::default(),
             handed_over: Counter::default(),
             taken_over: Counter::default(),
             waiting: Gauge::default(),
@@ -347,6 +352,7 @@ impl Counters {
             transmitted,
             transmitted_bytes,
             punted,
+            punted_answers,
             handed_over,
             taken_over,
             waiting,
@@ -371,6 +377,7 @@ impl Counters {
             ("transmitted", transmitted),
             ("transmitted_bytes", transmitted_bytes),
             ("punted", punted),
+            ("punted_answers", punted_answers),
             ("handed_over", handed_over),
             ("taken_over", taken_over),
             ("flow_capacity", flow_capacity),

@@ -484,7 +484,7 @@ impl<'s> Step<'_, 's> {
         }
         if self.gets_a_page(service, packet) {
             self.memory.journal.note(|| Decision::Page);
-            return Err(Fate::Punt(Class::Local));
+            return Err(Fate::Punt(self.snapshot.answers.class(flow)));
         }
         if packet.flags.closes() {
             // The end of a connection that we forgot: nothing to remember.
@@ -951,7 +951,7 @@ impl<'s> Step<'_, 's> {
             return Err(Fate::HandOver(worker));
         }
         if classify::is_about_our_own(&error, self.snapshot) && self.service_of(&flow).is_none() {
-            return Err(Fate::Punt(Class::Local));
+            return Err(Fate::Punt(self.snapshot.answers.class(&flow)));
         }
         // In DR and TUN another worker may have the flow: each is asked in turn, and all agree on the
         // server of one that none has.
@@ -961,7 +961,7 @@ impl<'s> Step<'_, 's> {
         }
         let service = self.service_of(&flow);
         if service.is_some_and(|service| self.gets_a_page(service, packet)) {
-            return Err(Fate::Punt(Class::Local));
+            return Err(Fate::Punt(self.snapshot.answers.class(&flow)));
         }
         let server = service
             .and_then(|service| scheduler::agreed(service, &flow, self.snapshot))

@@ -2,6 +2,8 @@
 //! questions and answers. Each has one producer and one consumer. A full ring never stalls a worker:
 //! the frame is dropped and counted.
 
+pub mod answers;
+
 mod desk;
 
 pub mod limit;
@@ -57,22 +59,39 @@ pub enum Class {
     Arp,
     /// Neighbour discovery (RFC 4861): what ARP is to IPv4.
     Neighbour,
+    /// What belongs to a conversation of the control plane's own; see [`answers`].
+    Answer,
     /// ICMP for our own and the virtual addresses.
     Icmp,
-    /// What the control plane asked for, and what is said to it: TCP and UDP for our own addresses, answers to
-    /// its echoes, errors about its packets.
+    /// What anybody says to the control plane: TCP and UDP for our own addresses, echo replies and errors that it
+    /// does not expect.
     Local,
 }
 
 impl Class {
-    /// Frames a second that one worker hands over, and how many may come at once: together fewer than
-    /// the ring holds, so that no class can fill it.
-    pub fn limit(self) -> (u32, u32) {
+    /// Every class.
+    pub const ALL: [Self; 5] = [Self::Arp, Self::Neighbour, Self::Answer, Self::Icmp, Self::Local];
+
+    /// Frames a second that one of so many workers hands over, and how many may come at once. Of what strangers send from
+    /// anywhere, all workers together hand over as much as one would, so that the control thread has time for the rest.
+    pub fn limit(self, workers: usize) -> (u32, u32) {
+        let share = |rate: u32| (rate / u32::try_from(workers.max(1)).unwrap_or(rate)).max(1_000);
         match self {
-            Self::Arp => (20_000, 128),
-            Self::Neighbour => (20_000, 128),
-            Self::Icmp => (5_000, 128),
-            Self::Local => (20_000, 512),
+            Self::Arp | Self::Neighbour => (20_000, 128),
+            Self::Answer => (50_000, 512),
+            Self::Icmp => (share(5_000), 128),
+            Self::Local => (share(10_000), 512),
+        }
+    }
+
+    /// How many places in the ring it leaves to the others, however long the control plane is away: the more the
+    /// easier it is to flood.
+    pub(crate) fn leaves(self) -> usize {
+        match self {
+            Self::Answer => 0,
+            Self::Arp | Self::Neighbour => FRAMES / 4,
+            Self::Icmp => FRAMES / 8 * 3,
+            Self::Local => FRAMES / 2,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The configuration as a burst sees it: everything that forwarding needs, built whole by the
 //! control plane and swapped whole by [`Publisher`].
 //!
-//! Nothing here changes after it was published. What must survive a change of configuration (flows,
+//! Nothing here changes after it was published, but for what the control plane waits for ([`Snapshot::answers`]). What must survive a change of configuration (flows,
 //! persistence, scheduler positions, counters) lives outside, and names services and servers by
 //! identities that stay the same for as long as the operator keeps the name.
 
@@ -18,6 +18,7 @@ mod swap;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::punt::answers::Answers;
 use crate::wire::{Address, Mac, Prefix};
 
 pub use nat::{Masquerade, NatRules};
@@ -65,6 +66,9 @@ pub struct Snapshot {
     pub neighbours: Arc<Neighbours>,
     /// Translation for servers that reach out through us.
     pub nat: Arc<NatRules>,
+    /// Which packets for our own addresses the control plane waits for. The same in all snapshots of a node, and changes
+    /// under them.
+    pub answers: Answers,
 }
 
 impl Snapshot {

@@ -25,6 +25,7 @@ use crate::lookup::scheduler::maglev::{Size, Table};
 use crate::lookup::slab::Heap;
 use crate::lookup::{Memory, NOWHERE_YET};
 use crate::moment::Moment;
+use crate::punt::answers::Answers;
 use crate::punt::{ControlEnd, rings};
 use crate::shared_map::SharedMap;
 use crate::snapshot::{
@@ -478,6 +479,7 @@ pub fn snapshot(text: &str) -> Snapshot {
         )),
         neighbours: Arc::new(neighbours),
         nat: Arc::default(),
+        answers: Answers::default(),
     }
 }
 

@@ -64,12 +64,13 @@ impl<L: Link> Worker<L> {
             parts;
         let capacity = memory.flows.capacity();
         counters.flow_capacity.add((capacity.v4 + capacity.v6) as u64);
+        let desk = Desk::new(control, usize::from(memory.workers));
         let steps = Steps {
             memory,
             rewriter: Rewriter::new(random),
             outboxes: Outboxes::new(links.len()),
             waiting: Box::default(),
-            desk: Desk::new(control),
+            desk,
             colleagues,
             stage: Box::default(),
         };

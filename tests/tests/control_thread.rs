@@ -11,15 +11,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sluice_tests::client::Client;
-use sluice_tests::lab::{APPLIANCE, DIRECT, PROXIED};
+use sluice_tests::lab::{APPLIANCE, DIRECT, MIXED, PROXIED, TRANSLATED};
 use sluice_tests::process::eventually;
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::server::Server;
-use sluice_tests::service::{direct, snat};
+use sluice_tests::service::{Service, direct, nat, snat};
 
 sluice_tests::cases! {
     two_thousand_checks_a_second_take_less_than_a_tenth_of_the_control_core,
     the_control_thread_is_never_late,
+    a_flood_at_our_own_address_takes_no_server_down,
 }
 
 /// How many servers are asked every second.
@@ -173,4 +174,87 @@ fn the_control_thread_is_never_late(rig: &mut Rig) {
     );
     assert!(asking.done() > 20 && flood.done() > 200);
     assert!(gap < Duration::from_millis(20), "{gap:?}");
+}
+
+/// Frames of one kind for the control plane that a worker lets through in a second, as documented.
+const LIMIT: u64 = 10_000;
+
+/// SYNs and datagrams to the appliance's own address: from everywhere, and from the servers themselves, which the flood
+/// cannot be told from but by what they are asked.
+fn whatever_anybody_sends_us(rig: &Rig) -> Vec<Vec<u8>> {
+    let sources = (0..250u16).map(|host| Ipv4Addr::new(198, 51, 100, host as u8));
+    let sources = sources.chain(rig.direct().iter().map(|server| server.address)).enumerate();
+    let frames = sources.flat_map(|(number, source)| {
+        let to = [9443, 81, 1_024 + 50 * number as u16];
+        to.map(|port| {
+            let (mut syn, mut datagram) = (Vec::new(), Vec::new());
+            let from = 1_024 + number as u16 * 7;
+            let ip = || {
+                etherparse::PacketBuilder::ethernet2(rig.client().mac(), rig.wan_mac()).ipv4(
+                    source.octets(),
+                    APPLIANCE.octets(),
+                    64,
+                )
+            };
+            let written = ip().tcp(from, port, 1, 1_000).syn().write(&mut syn, &[]);
+            written.and(ip().udp(80, port).write(&mut datagram, b"hello")).expect("into a vector");
+            [syn, datagram]
+        })
+    });
+    frames.flatten().collect()
+}
+
+/// Servers by direct return, also asked at the virtual address, and by NAT, asked every half second.
+fn asked_in_every_way(rig: &Rig) -> [Service; 3] {
+    let check = |kind: &str, also_virtual| {
+        let mut check =
+            json!({ "type": kind, "interval": "500ms", "timeout": "1500ms", "fall": 3 });
+        if also_virtual {
+            check["virtual"] = json!(true);
+        }
+        check
+    };
+    [
+        direct("connections", DIRECT, "80")
+            .to_all(rig.direct())
+            .with("check", check("connect", true)),
+        direct("pings", MIXED, "80").to_all(rig.direct()).with("check", check("ping", true)),
+        nat("pages", TRANSLATED, "80").to_all(rig.translated()).with("check", check("http", false)),
+    ]
+}
+
+fn a_flood_at_our_own_address_takes_no_server_down(rig: &mut Rig) {
+    rig.serve(&asked_in_every_way(rig));
+    rig.appliance.wait_until("/status", "all servers are up", |status| {
+        let services = status["services"].as_array().expect("services");
+        services.iter().all(|service| service["state"] == "up")
+    });
+    let changes = || {
+        let events = rig.appliance.get("/events?limit=1000");
+        let events = events.as_array().expect("a list of events").clone();
+        let of_servers =
+            |event: &Value| event["subject"] == "server" || event["subject"] == "service";
+        events.into_iter().filter(of_servers).collect::<Vec<_>>()
+    };
+    let (before, books, asked) = (changes(), rig.appliance.books(), checks(rig));
+    let (frames, all) = (rig.client().frames(), whatever_anybody_sends_us(rig));
+    let started = Instant::now();
+    let flood = Busy::with(move || all.iter().for_each(|frame| frames.send(frame)));
+    thread::sleep(Duration::from_secs(8)); // the flood itself
+    drop(flood);
+    let (seconds, after) = (started.elapsed().as_secs_f64(), rig.appliance.books());
+    let limited = after.drops_since(&books).get("punt_rate_limited").copied().unwrap_or(0);
+    let (asked, changed) = (checks(rig) - asked, changes());
+    figure!(
+        "{:.0} frames a second at our own address, {limited} beyond the limit; {asked} connections of checks",
+        (after.received - books.received) as f64 / seconds
+    );
+    assert!(limited as f64 > 9.0 * LIMIT as f64 * seconds, "this is no flood");
+    assert!(asked > 60, "they have been asked meanwhile");
+    assert_eq!(changed, before);
+}
+
+/// Connections that checks have opened.
+fn checks(rig: &Rig) -> u64 {
+    rig.appliance.get("/counters")["in_band"]["opened"].as_u64().expect("the figure is there")
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sluice_tests::http;
-use sluice_tests::lab::{DIRECT, TRANSLATED};
+use sluice_tests::lab::{DIRECT, TRANSLATED, ipv6};
 use sluice_tests::process::{Background, eventually};
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::server::Server;
@@ -22,6 +22,7 @@ sluice_tests::cases! {
     a_page_answers_when_all_servers_have_failed_and_only_then,
     the_last_server_goes_on_where_that_is_asked_for,
     a_server_that_listens_on_its_own_address_alone_says_so,
+    a_server_that_lacks_the_virtual_address_does_not_answer_pings_there,
 }
 
 /// The port of the servers that are killed.
@@ -330,4 +331,28 @@ fn a_server_that_listens_on_its_own_address_alone_says_so(rig: &mut Rig) {
     let reason = told["reason"].as_str().expect("a reason");
     assert!(reason.contains("not on the virtual address"), "{reason}");
     assert!(reason.contains("the application does not listen on it"), "{reason}");
+}
+
+/// HC-17, AR-08: its own address answers pings as before.
+fn a_server_that_lacks_the_virtual_address_does_not_answer_pings_there(rig: &mut Rig) {
+    let [first, second, third] = rig.direct();
+    let service = direct("web", DIRECT, "80").to(first).to(second);
+    let ping = json!({ "type": "ping", "interval": "200ms", "timeout": "150ms", "virtual": true });
+    let beside = direct("web6", ipv6(DIRECT), "80").to(third);
+    rig.serve([&service.with("check", ping.clone()), &beside.with("check", ping)]);
+    rig.direct().iter().for_each(|server| wait_for(rig, server, &["up"]));
+    let (lacks, lacks6) = (format!("{DIRECT}/32 dev lo"), format!("{}/128 dev lo", ipv6(DIRECT)));
+    first.namespace.ip(&format!("addr del {lacks}\n"));
+    third.namespace.ip(&format!("addr del {lacks6}\n"));
+    for server in [first, third] {
+        wait_for(rig, server, &["closing", "down"]);
+        let told = state(rig, server);
+        let reason = told["reason"].as_str().expect("a reason");
+        assert!(reason.contains("answers on its own address but not on the virtual"), "{reason}");
+        assert!(reason.contains("the address is missing on its loopback"), "{reason}");
+    }
+    assert_eq!(state(rig, second)["actual"], "up");
+    first.namespace.ip(&format!("addr add {lacks}\n"));
+    third.namespace.ip(&format!("addr add {lacks6} nodad\n"));
+    rig.direct().iter().for_each(|server| wait_for(rig, server, &["up"]));
 }

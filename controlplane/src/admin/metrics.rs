@@ -159,6 +159,9 @@ const WORKER: &[Family<Worker>] = &[
     ("transmitted_frames_total", "counter", "Frames transmitted.", |w| w.transmitted),
     ("transmitted_bytes_total", "counter", "Bytes transmitted.", |w| w.transmitted_bytes),
     ("punted_frames_total", "counter", "Frames handed to the control plane.", |w| w.punted),
+    ("punted_answer_frames_total", "counter", "Of those, of the node's own conversations.", |w| {
+        w.punted_answers
+    }),
     ("handed_over_frames_total", "counter", "Frames handed to another worker.", |w| w.handed_over),
     ("taken_over_frames_total", "counter", "Frames from another worker.", |w| w.taken_over),
     ("waiting_frames", "gauge", "Frames that wait for a neighbour.", |w| w.waiting),

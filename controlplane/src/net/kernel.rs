@@ -42,7 +42,8 @@ impl Net for Kernel {
         Ok(socket)
     }
 
-    async fn ping(&self, to: IpAddr) -> io::Result<Duration> {
+    async fn ping(&self, to: IpAddr, way: Way) -> io::Result<Duration> {
+        only_routed(way)?;
         let to = to.to_canonical();
         let socket = echo_socket(to)?;
         let echo = Echo { is_v4: to.is_ipv4(), numbers: random(), data: random() };
@@ -187,7 +188,7 @@ mod tests {
     async fn the_machine_itself_answers_an_echo_request() {
         for own in ["127.0.0.1", "::1"] {
             let own: IpAddr = own.parse().unwrap();
-            match Kernel.ping(own).await {
+            match Kernel.ping(own, Way::Routed).await {
                 Ok(time) => assert!(time < Duration::from_secs(1)),
                 Err(error) => assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{own}"),
             }
@@ -212,12 +213,14 @@ mod tests {
 
     #[tokio::test]
     async fn other_ways_than_the_routes_are_refused() {
-        let at = "127.0.0.1:1".parse().unwrap();
+        let at: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let server = "127.0.0.2".parse().unwrap();
         for way in [Way::Direct { server }, Way::Tunnel { server, gue_port: None }] {
             let refused = Kernel.connect(at, way).await.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Unsupported);
             assert!(Kernel.datagrams(at, way).await.is_err());
+            let refused = Kernel.ping(at.ip(), way).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Unsupported);
         }
     }
 }

@@ -196,6 +196,7 @@ impl<'v> Names<'v> {
             Decision::Punted(class) => json!({ "class": match class {
                 Class::Arp => "arp",
                 Class::Neighbour => "neighbour_discovery",
+                Class::Answer => "answer",
                 Class::Icmp => "icmp",
                 Class::Local => "local",
             } }),

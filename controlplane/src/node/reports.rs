@@ -402,6 +402,7 @@ fn worker(worker: &Counters) -> report::Worker {
         transmitted: worker.transmitted.get(),
         transmitted_bytes: worker.transmitted_bytes.get(),
         punted: worker.punted.get(),
+        punted_answers: worker.punted_answers.get(),
         handed_over: worker.handed_over.get(),
         taken_over: worker.taken_over.get(),
         dropped: worker.dropped_in_all(),

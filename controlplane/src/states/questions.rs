@@ -38,18 +38,9 @@ pub fn questions(service: &config::Service, server: &config::Server) -> (Keyed, 
             },
             _ => Way::Direct { server: own.ip() },
         };
-        let check = Check { kind: spoken(&check.kind), ..check.clone() };
-        question(service, check, virtual_address(service, server, port), way)
+        question(service, check.clone(), virtual_address(service, server, port), way)
     });
     (question(service, check.clone(), own, Way::Routed), at_virtual_address)
-}
-
-/// What is said to the virtual address: only what speaks to an address can be sent there through a server.
-fn spoken(kind: &Kind) -> Kind {
-    match kind {
-        Kind::Ping | Kind::Script { .. } => Kind::Connect,
-        other => other.clone(),
-    }
 }
 
 /// The service's first address, of the server's family if it has one, with the port that clients use.

@@ -187,6 +187,10 @@ fn diagnosis(address: &str, reason: &str) -> String {
         refused if refused.contains("refused") => {
             "the application does not listen on it (it may listen on the server's own address alone)"
         }
+        // The machine itself answers.
+        silent if silent.contains("ping") => {
+            "the ARP problem is not solved there, or the address is missing on its loopback"
+        }
         _ => {
             "the ARP problem is not solved there, the address is missing on its loopback, or \
              the application does not listen on it"

@@ -520,6 +520,27 @@ fn a_server_that_is_well_but_not_at_the_virtual_address_says_why() {
 }
 
 #[test]
+fn a_server_that_answers_a_ping_at_its_own_address_alone_says_so() {
+    let bench = Bench::serving(json!({ "check": { "type": "ping", "virtual": true } }));
+    let asked: Vec<_> = bench.asked.iter().map(|it| &it.1.target).collect();
+    let server = "10.0.0.11".parse().unwrap();
+    assert_eq!(asked[1].way, crate::net::Way::Direct { server });
+    assert_eq!(asked[1].at.ip().to_string(), "10.0.0.100");
+    assert!(bench.asked.iter().all(|it| it.1.check.kind == Kind::Ping));
+    let hear = |position: usize, verdict, reason: Option<&str>| {
+        let (id, ..) = bench.asked[position];
+        bench.states.hear(News { id, verdict, reason: reason.map(Into::into) });
+        bench.states.take_in();
+        bench.told("web1")
+    };
+    hear(0, Verdict::Well, None);
+    let silent = "no answer from 10.0.0.100 to ping within 2 s, 2 of 2";
+    let reason = hear(1, Verdict::Failing, Some(silent)).reason.unwrap();
+    assert!(reason.contains("the address is missing on its loopback"), "{reason}");
+    assert!(!reason.contains("application"), "{reason}");
+}
+
+#[test]
 fn a_server_whose_flows_fare_badly_is_taken_out_and_let_back_in() {
     let mut bench = Bench::serving(json!({ "quiescent": false }));
     bench.passes(11);

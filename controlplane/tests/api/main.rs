@@ -23,4 +23,6 @@ mod rig;
 
 mod state;
 
+mod stations;
+
 mod triggers;

@@ -369,7 +369,7 @@ fn free_port() -> u16 {
 }
 
 /// Writes the configuration down; gives the port of the admin API.
-fn write(directory: &TempDir, configuration: &str) -> u16 {
+pub fn write(directory: &TempDir, configuration: &str) -> u16 {
     let port = free_port();
     let admin = format!(
         "[admin]\nlisten = [\"127.0.0.1:{port}\"]\nsocket = \"{}\"\n",
@@ -393,7 +393,8 @@ fn worker(reader: Reader<Snapshot>) -> (ControlEnd, Worker) {
     )
 }
 
-fn plumbing(workers: usize) -> (Plumbing, Vec<Worker>) {
+/// What a node of so many workers is given, and the workers' ends.
+pub fn plumbing(workers: usize) -> (Plumbing, Vec<Worker>) {
     let (publisher, readers) = publication(Snapshot::default(), workers);
     let (rings, workers): (Vec<_>, Vec<_>) = readers.into_iter().map(worker).unzip();
     let interface = |name: &str, device: &str, mac| LiveInterface {

@@ -359,6 +359,9 @@ impl fmt::Display for Decision {
             Self::Punted(Class::Icmp) => {
                 f.write_str("goes to the control plane: ICMP for an address of ours")
             }
+            Self::Punted(Class::Answer) => {
+                f.write_str("goes to the control plane: it belongs to a conversation of ours")
+            }
             Self::Punted(Class::Local) => f.write_str("goes to the control plane: it is for us"),
             Self::KnownFlow { state, .. } => {
                 write!(f, "its flow is known: {}", state.map_or("over", FlowState::name))

@@ -14,10 +14,8 @@ use crate::transmit::Question;
 /// The worker's end of the rings, with the limits of each class.
 pub(crate) struct Desk {
     rings: WorkerEnd,
-    arp: TokenBucket,
-    neighbour: TokenBucket,
-    icmp: TokenBucket,
-    local: TokenBucket,
+    /// In the order of [`Class::ALL`].
+    limits: [TokenBucket; Class::ALL.len()],
     listing: Option<Listing>,
 }
 
@@ -34,11 +32,10 @@ struct Listing {
 const ENTRIES: usize = 256;
 
 impl Desk {
-    pub(crate) fn new(rings: WorkerEnd) -> Self {
-        let [arp, neighbour, icmp, local] =
-            [Class::Arp, Class::Neighbour, Class::Icmp, Class::Local]
-                .map(|class| TokenBucket::new(class.limit()));
-        Self { rings, arp, neighbour, icmp, local, listing: None }
+    /// Of one of so many workers.
+    pub(crate) fn new(rings: WorkerEnd, workers: usize) -> Self {
+        let limits = Class::ALL.map(|class| TokenBucket::new(class.limit(workers)));
+        Self { rings, limits, listing: None }
     }
 
     /// Hands a copy of `frame` to the control plane.
@@ -50,19 +47,17 @@ impl Desk {
         now: Moment,
         counters: &Counters,
     ) {
-        let limit = match class {
-            Class::Arp => &mut self.arp,
-            Class::Neighbour => &mut self.neighbour,
-            Class::Icmp => &mut self.icmp,
-            Class::Local => &mut self.local,
-        };
-        if !limit.take(now) {
-            return counters.drop_one(Reason::PuntRateLimited);
+        let is_answer = class == Class::Answer;
+        if !self.limits[class as usize].take(now) {
+            let late = if is_answer { Reason::AnswerRateLimited } else { Reason::PuntRateLimited };
+            return counters.drop_one(late);
         }
-        let handed_over = Copied::of(interface, frame.bytes())
-            .is_some_and(|copy| self.rings.punt.push(copy).is_ok());
+        let handed_over = self.rings.punt.slots() > class.leaves()
+            && Copied::of(interface, frame.bytes())
+                .is_some_and(|copy| self.rings.punt.push(copy).is_ok());
         if handed_over {
             counters.punted.add(1);
+            counters.punted_answers.add(u64::from(is_answer));
         } else {
             counters.drop_one(Reason::PuntRingFull);
         }

@@ -510,15 +510,20 @@ fn frames_for_a_neighbour_that_never_answers_are_few_and_dropped_in_time() {
     worker.balances();
 }
 
+/// An ARP message, which no worker reads.
+fn arp() -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend(mac_of(GATEWAY).0);
+    frame.extend(ethertype::ARP.to_be_bytes());
+    frame.extend([0; 28]);
+    frame
+}
+
 #[test]
 fn arp_and_echo_requests_for_us_go_to_the_control_plane_and_others_do_not() {
     let mut worker = TestWorker::serving("192.0.2.1:80 dr 10.0.0.7");
-    let mut arp = vec![0xff; 6];
-    arp.extend(mac_of(GATEWAY).0);
-    arp.extend(ethertype::ARP.to_be_bytes());
-    arp.extend([0; 28]);
-    worker.receives(&arp);
-    assert_eq!(worker.control.punted.pop().unwrap().bytes(), arp);
+    worker.receives(&arp());
+    assert_eq!(worker.control.punted.pop().unwrap().bytes(), arp());
     let echo = |to: Ipv4Addr| {
         let mut frame = Vec::new();
         let from = address(CLIENT).ip().octets();

@@ -85,7 +85,8 @@ pub(super) fn has_setting(kind: CheckKind, name: &str) -> bool {
 
 fn own_settings(kind: CheckKind) -> &'static [&'static [&'static str]] {
     match kind {
-        CheckKind::On | CheckKind::Off | CheckKind::Ping => &[],
+        CheckKind::On | CheckKind::Off => &[],
+        CheckKind::Ping => &[&["virtual"]],
         CheckKind::Connect => &[AT],
         CheckKind::Http => &[AT, HTTP, EXPECT],
         CheckKind::Https => &[AT, HTTP, EXPECT, CERTIFICATE],
@@ -202,8 +203,13 @@ fn read(layers: &Layers<'_>, refusals: &mut Refusals) -> Option<Check> {
         let has = |kind| has_setting(kind, name);
         let field = layers.own.at(name);
         if field.is_given() && !EVERY.contains(name) && !has(asked) && !has(kind) {
-            let expected = format!("no {name}: a check of type {} has none", asked.name());
-            refusals.add(field.expected(expected));
+            let why = match (*name, asked) {
+                ("virtual", CheckKind::Script) => {
+                    "a script talks through the kernel, which cannot send to the virtual address by way of a server".into()
+                }
+                _ => format!("a check of type {} has none", asked.name()),
+            };
+            refusals.add(field.expected(format!("no {name}: {why}")));
         }
     }
     let pace = pace(layers, refusals);

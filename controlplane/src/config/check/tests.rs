@@ -20,7 +20,7 @@ fn every_kind() -> Vec<Value> {
         ("on", vec![]),
         ("off", vec![]),
         ("connect", vec![json!({ "port": 8081, "virtual": true })]),
-        ("ping", vec![]),
+        ("ping", vec![json!({ "virtual": true })]),
         ("http", vec![page.clone()]),
         ("https", vec![page.clone(), json!({ "ca": "/etc/ca.pem", "sni": "a.test" })]),
         ("http2", vec![page, tls.clone()]),
@@ -294,6 +294,27 @@ fn only_servers_that_have_the_virtual_address_are_asked_there() {
     let mut own = server_with(json!({ "virtual": true }));
     own["mode"] = json!("snat");
     assert_eq!(path(with_modes("dr", own).unwrap_err()), "service[0].server[0].check.virtual");
+}
+
+#[test]
+fn a_script_cannot_ask_at_the_virtual_address_and_the_refusal_says_why() {
+    let script = json!({ "type": "script", "path": "/bin/true" });
+    let mut also_virtual = script.clone();
+    also_virtual["virtual"] = json!(true);
+    for (written, own, at) in [
+        (also_virtual.clone(), server(), "service[0]"),
+        (json!({ "type": "ping" }), server_with(also_virtual), "service[0].server[0]"),
+        (script, server_with(json!({ "virtual": true })), "service[0].server[0]"),
+    ] {
+        let refused = Config::read(&document(&written, own)).unwrap_err();
+        assert_eq!(
+            refused[0].to_string(),
+            format!(
+                "{at}.check.virtual: expected no virtual: a script talks through the kernel, which \
+                 cannot send to the virtual address by way of a server, found true"
+            )
+        );
+    }
 }
 
 #[test]

@@ -7,11 +7,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use dataplane::moment::Moment;
+use dataplane::punt::answers::Awaited;
+use dataplane::snapshot::Protocol;
 use smoltcp::socket::tcp::State;
 
 use super::engine::Socket;
 use super::packet::{self, Ends, Packet, Quoted, Segment, Trouble};
 use super::stack::{Ending, Id, Inner};
+use super::time_wait::Over;
 use crate::net::Way;
 
 /// Connections at once that we have opened.
@@ -83,6 +86,8 @@ pub struct Connection {
     ends: Ends,
     way: Way,
     stage: Stage,
+    /// Its packets are answers: where clients open it, from when they have.
+    awaited: Option<Awaited>,
     owner: Owner,
     /// We opened it.
     is_ours: bool,
@@ -114,6 +119,7 @@ impl Connection {
             ends,
             way,
             stage: Stage::Live(Box::new(socket)),
+            awaited: None,
             owner,
             is_ours: owner == Owner::Stream,
             is_at_one: matches!(owner, Owner::Listener((Some(_), _))),
@@ -167,7 +173,9 @@ impl Inner {
             return Err(ErrorKind::InvalidInput.into());
         }
         self.stats.opened += 1;
-        Ok(self.add(Connection::new(ends, socket, way, Owner::Stream, self.now)))
+        let awaited = Some(self.awaited(Protocol::Tcp, &ends));
+        let connection = Connection::new(ends, socket, way, Owner::Stream, self.now);
+        Ok(self.add(Connection { awaited, ..connection }))
     }
 
     fn add(&mut self, connection: Connection) -> Id {
@@ -215,15 +223,14 @@ impl Inner {
             return self.feed(id, packet, &segment);
         }
         let opens = segment.opens && !segment.acknowledges && !segment.resets;
-        if let Some(&over) = self.time_wait.get(&ends) {
+        if let Some((sent, way)) = self.time_wait.get(&ends).map(|over| (over.sent, over.way)) {
             // A new connection may begin where the numbers of the old one end (RFC 9293 section 3.10.7.4).
-            let is_new = (segment.sequence.wrapping_sub(over.sent.acknowledgement) as i32) > 0;
+            let is_new = (segment.sequence.wrapping_sub(sent.acknowledgement) as i32) > 0;
             if !(opens && is_new) {
                 // A reset changes nothing (RFC 1337); whatever else may have missed our last word.
                 if !segment.resets && self.refusals.take(self.now) {
-                    let sent = over.sent;
                     let last = packet::acknowledgement(&ends, sent.sequence, sent.acknowledgement);
-                    self.post(last, ends.remote.ip(), over.way);
+                    self.post(last, ends.remote.ip(), way);
                 }
                 return;
             }
@@ -373,6 +380,10 @@ impl Inner {
             self.stats.accepted += 1;
             listening.ready.push_back(id);
             self.woken.extend(listening.waiting.take());
+            if let Some(ends) = self.ends_of(id) {
+                let awaited = self.awaited(Protocol::Tcp, &ends);
+                self.connections.entry(id).and_modify(|it| it.awaited = Some(awaited));
+            }
         }
     }
 
@@ -396,7 +407,8 @@ impl Inner {
             }
             State::TimeWait => {
                 let (ends, sent, way) = (connection.ends, socket.sent, connection.way);
-                self.time_wait.insert(self.now, ends, sent, way);
+                let awaited = connection.awaited.take();
+                self.time_wait.insert(ends, Over { sent, way, since: self.now, _awaited: awaited });
                 return self.finish(id, Ending::Done);
             }
             State::SynReceived if last_moment.is_some_and(|last| last <= self.now) => {
@@ -435,6 +447,7 @@ impl Inner {
         let length = socket.tcp_mut().recv_slice(&mut rest).unwrap_or(0);
         rest.truncate(length);
         connection.stage = Stage::Over { rest, read: 0, ending };
+        connection.awaited = None;
         self.woken.extend(connection.reader.take());
         self.woken.extend(connection.writer.take());
         self.segments.remove(&connection.ends);

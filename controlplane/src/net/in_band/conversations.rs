@@ -7,6 +7,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use dataplane::moment::Moment;
+use dataplane::punt::answers::Awaited;
+use dataplane::snapshot::Protocol;
 
 use super::packet::{self, Echo, Ends, Packet, Quoted, Trouble};
 use super::stack::{Id, Inner};
@@ -29,6 +31,9 @@ pub struct Conversation {
     way: Way,
     /// The longest datagram that fits a packet.
     longest: usize,
+    /// We have sent something since the other end was last heard.
+    has_asked: bool,
+    _awaited: Awaited,
     received: VecDeque<Vec<u8>>,
     trouble: Option<ErrorKind>,
     waiting: Vec<Waker>,
@@ -36,6 +41,8 @@ pub struct Conversation {
 
 /// An echo request that waits for its answer.
 pub struct Asking {
+    way: Way,
+    _awaited: Awaited,
     sequence: u16,
     data: [u8; DATA],
     sent: Option<Moment>,
@@ -60,6 +67,8 @@ impl Inner {
             ends,
             way,
             longest: usize::from(path.mtu).saturating_sub(overhead),
+            has_asked: false,
+            _awaited: self.awaited(Protocol::Udp, &ends),
             received: VecDeque::new(),
             trouble: None,
             waiting: Vec::new(),
@@ -92,7 +101,10 @@ impl Inner {
             return Err(io::Error::new(ErrorKind::InvalidInput, told));
         }
         let (ends, way) = (conversation.ends, conversation.way);
-        self.post(packet::datagram(&ends, datagram), ends.remote.ip(), way);
+        let is_posted = self.post(packet::datagram(&ends, datagram), ends.remote.ip(), way);
+        if let Some(conversation) = self.conversations.get_mut(&id) {
+            conversation.has_asked |= is_posted;
+        }
         Ok(())
     }
 
@@ -132,11 +144,17 @@ impl Inner {
         let ends = Ends::new((packet.destination, to), (packet.source, from));
         let found = self.datagrams.get(&ends).and_then(|id| self.conversations.get_mut(id));
         let Some(conversation) = found else { return self.unreachable(packet) };
+        // One datagram may be an answer to ours; of more nobody knows why they come.
+        let answers = std::mem::take(&mut conversation.has_asked).then_some(conversation.way);
         if conversation.received.len() >= MOST_DATAGRAMS {
-            return self.stats.datagrams_dropped += 1;
+            self.stats.datagrams_dropped += 1;
+        } else {
+            conversation.received.push_back(payload.to_vec());
+            self.woken.append(&mut conversation.waiting);
         }
-        conversation.received.push_back(payload.to_vec());
-        self.woken.append(&mut conversation.waiting);
+        if let Some(way) = answers {
+            self.reaches(packet.source, way);
+        }
     }
 
     /// A quoted datagram of ours was lost.
@@ -153,8 +171,8 @@ impl Inner {
     }
 
     /// Makes an echo request, which is sent with the next turn; what it carries nobody can guess.
-    pub(super) fn question(&mut self, to: IpAddr) -> io::Result<Ends> {
-        let path = self.path(to, Way::Routed)?;
+    pub(super) fn question(&mut self, to: IpAddr, way: Way) -> io::Result<Ends> {
+        let path = self.path(to, way)?;
         if self.asking.len() >= MOST_QUESTIONS {
             return Err(self.no_room());
         }
@@ -168,7 +186,15 @@ impl Inner {
             word.copy_from_slice(&self.secrets.draw().to_le_bytes());
         }
         let sequence = self.secrets.draw() as u16;
-        let asking = Asking { sequence, data, sent: None, outcome: None, waiting: None };
+        let asking = Asking {
+            way,
+            _awaited: self.awaited(Protocol::Echo, &ends),
+            sequence,
+            data,
+            sent: None,
+            outcome: None,
+            waiting: None,
+        };
         self.asking.insert(ends, asking);
         self.to_ask.push_back(ends);
         Ok(ends)
@@ -179,10 +205,10 @@ impl Inner {
         while let Some(ends) = self.to_ask.pop_front() {
             let Some(asking) = self.asking.get_mut(&ends) else { continue };
             asking.sent = Some(self.now);
-            let Asking { sequence, data, .. } = *asking;
+            let Asking { way, sequence, data, .. } = *asking;
             let echo = Echo { identifier: ends.local.port(), sequence, data: &data };
             let request = packet::echo_request(ends.local.ip(), ends.remote.ip(), &echo);
-            self.post(request, ends.remote.ip(), Way::Routed);
+            self.post(request, ends.remote.ip(), way);
         }
     }
 
@@ -195,9 +221,13 @@ impl Inner {
         let Some((asking, sent)) = asked.and_then(|it| it.sent.map(|sent| (it, sent))) else {
             return self.stats.nobody_waits += 1;
         };
-        asking.outcome.get_or_insert(Ok(self.now.since(sent)));
+        if asking.outcome.is_some() {
+            return; // heard already
+        }
+        asking.outcome = Some(Ok(self.now.since(sent)));
         self.woken.extend(asking.waiting.take());
-        self.reaches(packet.source, Way::Routed);
+        let way = asking.way;
+        self.reaches(packet.source, way);
     }
 
     /// A quoted echo request of ours was lost.

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use dataplane::parse::Flow;
+use dataplane::snapshot::Protocol;
 use dataplane::wire::{Address, Family, checksum, icmp, icmpv6, protocol};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -35,6 +37,17 @@ impl Ends {
     /// As the other end sees it.
     pub fn reversed(self) -> Self {
         Self { local: self.remote, remote: self.local }
+    }
+
+    /// What workers read from packets of the other end's; the local port stands for an echo's identifier.
+    pub fn incoming(&self, protocol: Protocol) -> Flow {
+        Flow {
+            protocol,
+            source: self.remote.ip().into(),
+            source_port: if protocol == Protocol::Echo { 0 } else { self.remote.port() },
+            destination: self.local.ip().into(),
+            destination_port: self.local.port(),
+        }
     }
 
     /// Addresses and ports, ours first.

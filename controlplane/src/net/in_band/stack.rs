@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
 use dataplane::moment::Moment;
+use dataplane::punt::answers::{Answers, Awaited};
 use dataplane::punt::limit::TokenBucket;
-use dataplane::snapshot::InterfaceId;
+use dataplane::snapshot::{InterfaceId, Protocol};
 use dataplane::wire::{Address, protocol};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -134,6 +135,8 @@ pub struct Inner {
     reached: Vec<(InterfaceId, Address)>,
     pub(super) paths: Arc<Paths>,
     pub(super) secrets: Secrets,
+    /// What workers are told of conversations.
+    answers: Answers,
     pub(super) engine: Engine,
     pub(super) connections: HashMap<Id, Connection>,
     /// How many of those clients have opened where we listen on all our addresses, and where on one.
@@ -167,11 +170,14 @@ pub struct Inner {
 impl Stack {
     /// A stack that knows no way anywhere; `seed` is known to nobody.
     pub fn new(seed: [u8; 16]) -> Self {
+        let mut secrets = Secrets::new(seed);
+        let answers = Answers::new([secrets.draw(), secrets.draw()]);
         let inner = Inner {
             now: Moment::START,
             reached: Vec::new(),
             paths: Arc::default(),
-            secrets: Secrets::new(seed),
+            secrets,
+            answers,
             engine: Engine::default(),
             connections: HashMap::new(),
             accepted: 0,
@@ -199,6 +205,12 @@ impl Stack {
     /// come to an end.
     pub fn configure(&self, paths: Arc<Paths>) {
         self.with(|inner| inner.configure(paths));
+    }
+
+    /// Which packets for our addresses belong to conversations that are under way: those that we have begun, and those
+    /// that a client has begun as soon as it is proved to be there.
+    pub fn answers(&self) -> Answers {
+        self.with(|inner| inner.answers.clone())
     }
 
     /// Takes in a packet for one of our addresses, from its IP header on.
@@ -417,11 +429,16 @@ impl Inner {
         Id(self.last)
     }
 
-    /// Hands a packet over to be sent.
-    pub(super) fn post(&mut self, packet: Vec<u8>, destination: IpAddr, way: Way) {
-        if !self.engine.outbox.push(packet, destination, way) {
-            self.stats.queue_full += 1;
-        }
+    /// Tells the workers that a conversation is under way, until what this gives is dropped.
+    pub(super) fn awaited(&self, protocol: Protocol, ends: &Ends) -> Awaited {
+        self.answers.awaited(&ends.incoming(protocol))
+    }
+
+    /// Hands a packet over to be sent; `false` if it finds no room.
+    pub(super) fn post(&mut self, packet: Vec<u8>, destination: IpAddr, way: Way) -> bool {
+        let has_room = self.engine.outbox.push(packet, destination, way);
+        self.stats.queue_full += u64::from(!has_room);
+        has_room
     }
 
     /// Whether a packet that nobody waits for may be answered.

@@ -67,8 +67,8 @@ impl Net for InBand {
         Ok(Datagrams { stack: self.0.clone(), id })
     }
 
-    async fn ping(&self, to: IpAddr) -> io::Result<Duration> {
-        let ends = self.0.with(|inner| inner.question(to.to_canonical()))?;
+    async fn ping(&self, to: IpAddr, way: Way) -> io::Result<Duration> {
+        let ends = self.0.with(|inner| inner.question(to.to_canonical(), way))?;
         let question = Question { stack: self.0.clone(), ends };
         poll_fn(|context| question.stack.with(|inner| inner.poll_answer(&ends, context))).await
     }

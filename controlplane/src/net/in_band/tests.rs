@@ -1,5 +1,7 @@
 //! Two stacks and a wire between them that loses, repeats and reorders, by a clock that tests set.
 
+mod answers;
+
 mod both_ways;
 
 mod cost;
@@ -105,7 +107,10 @@ impl Rig {
             let (arrived, later): (Vec<_>, Vec<_>) =
                 wire.drain(..).partition(|(due, _)| *due <= now);
             wire.extend(later);
-            arrived.iter().for_each(|(_, packet)| to.receive(now, packet));
+            for (_, packet) in arrived {
+                answers::are_known(to, &packet);
+                to.receive(now, &packet);
+            }
         }
         for (wire, from) in self.wire.iter_mut().zip([&self.left, &self.right]) {
             from.turn(now);

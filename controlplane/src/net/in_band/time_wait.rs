@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use dataplane::moment::Moment;
+use dataplane::punt::answers::Awaited;
 
 use super::engine::Sent;
 use super::packet::Ends;
@@ -16,14 +17,15 @@ const TIME: Duration = Duration::from_secs(10);
 pub const MOST: usize = 32_768;
 
 /// A connection that is over.
-#[derive(Debug, Clone, Copy)]
 pub struct Over {
     /// What was said last.
     pub sent: Sent,
     /// How packets get to the other end.
     pub way: Way,
     /// Tells it from an earlier or later one between the same ends.
-    since: Moment,
+    pub since: Moment,
+    /// Its last segments are answers still.
+    pub _awaited: Option<Awaited>,
 }
 
 /// All of them.
@@ -36,14 +38,14 @@ pub struct TimeWait {
 
 impl TimeWait {
     /// Remembers one.
-    pub fn insert(&mut self, now: Moment, ends: Ends, sent: Sent, way: Way) {
+    pub fn insert(&mut self, ends: Ends, over: Over) {
         if self.order.len() >= MOST
             && let Some(oldest) = self.order.pop_front()
         {
             self.forget(oldest);
         }
-        self.over.insert(ends, Over { sent, way, since: now });
-        self.order.push_back((now, ends));
+        self.order.push_back((over.since, ends));
+        self.over.insert(ends, over);
     }
 
     /// The one between these ends.

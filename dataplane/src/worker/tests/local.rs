@@ -1,7 +1,9 @@
 //! What is for us ourselves, and nothing else claims.
 
 use super::*;
+use crate::parse::Flow;
 use crate::punt::Class;
+use crate::punt::answers::{Answers, Awaited};
 use crate::snapshot::Protocol;
 use crate::testing::our_address_for;
 
@@ -140,12 +142,7 @@ fn whoever_floods_us_with_echoes_does_not_hide_the_answers_to_ours() {
     (0..1_000).for_each(|_| worker.receives(&echo_request(our_address(OUTSIDE), 2)));
     assert!(worker.dropped(Reason::PuntRateLimited) > 0);
     punted(&mut worker);
-    let mut answer = Vec::new();
-    PacketBuilder::ethernet2(mac_of(*address(SERVER).ip()).0, mac_of(our_address(INSIDE)).0)
-        .ipv4([10, 0, 0, 7], [10, 0, 0, 2], 9)
-        .icmpv4_echo_reply(1, 2)
-        .write(&mut answer, b"ping")
-        .unwrap();
+    let answer = echo_reply(1);
     worker.receives_on(INSIDE, &answer);
     assert_eq!(punted(&mut worker), [(INSIDE, answer)]);
     worker.balances();
@@ -155,12 +152,115 @@ fn whoever_floods_us_with_echoes_does_not_hide_the_answers_to_ours() {
 fn a_flood_at_our_own_address_leaves_room_for_everything_else() {
     let mut worker = TestWorker::serving(SERVICE);
     (0..2_000).for_each(|_| worker.receives(&syn("192.0.2.2:9443")));
-    let (_, most) = Class::Local.limit();
+    let (_, most) = Class::Local.limit(1);
     assert_eq!(worker.counters.punted.get(), u64::from(most));
     assert_eq!(worker.dropped(Reason::PuntRateLimited), 2_000 - u64::from(most));
     worker.receives(&echo_request(our_address(OUTSIDE), 2));
     assert_eq!(worker.counters.punted.get(), u64::from(most) + 1);
     worker.balances();
+}
+
+/// A worker whose control plane waits for packets such as `incoming`.
+fn waiting(incoming: Flow) -> (TestWorker, Awaited) {
+    let answers = Answers::new([1, 2]);
+    let awaited = answers.awaited(&incoming);
+    (TestWorker::with(Snapshot { answers, ..snapshot(SERVICE) }, 64), awaited)
+}
+
+fn incoming(protocol: Protocol, from: &str, to: &str) -> Flow {
+    let [(source, source_port), (destination, destination_port)] =
+        [from, to].map(|end| ((*address(end).ip()).into(), address(end).port()));
+    Flow { protocol, source, source_port, destination, destination_port }
+}
+
+fn echo_reply(identifier: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(mac_of(*address(SERVER).ip()).0, mac_of(our_address(INSIDE)).0)
+        .ipv4([10, 0, 0, 7], [10, 0, 0, 2], 9)
+        .icmpv4_echo_reply(identifier, 2)
+        .write(&mut frame, b"ping")
+        .unwrap();
+    frame
+}
+
+/// More at once than the limit of anything, and more than the ring holds.
+fn flood(worker: &mut TestWorker) {
+    for number in 0..2_000u16 {
+        let from = format!("198.51.100.9:{}", 1_024 + number);
+        worker.receives(&tcp(&from, "192.0.2.2:9443", SYN));
+        worker.receives(&udp(&from, "192.0.2.2:53", b"hello"));
+    }
+}
+
+#[test]
+fn whoever_floods_our_address_does_not_hide_the_answers_to_what_the_control_plane_asks() {
+    let of_server = [(Protocol::Tcp, SERVER, ASKING), (Protocol::Udp, "10.0.0.7:53", ASKING)];
+    let at_virtual_address = (Protocol::Tcp, "192.0.2.1:80", ASKING);
+    let echo = (Protocol::Echo, "10.0.0.7:0", "10.0.0.2:7777");
+    for (protocol, from, to) in of_server.into_iter().chain([at_virtual_address, echo]) {
+        let (mut worker, awaited) = waiting(incoming(protocol, from, to));
+        flood(&mut worker);
+        assert!(worker.dropped(Reason::PuntRateLimited) > 3_000);
+        punted(&mut worker);
+        let server = *address(SERVER).ip();
+        let answer = match protocol {
+            Protocol::Tcp => tcp_with(server, INSIDE, from, to, SYN | ACK, b""),
+            Protocol::Udp => udp_with(server, INSIDE, from, to, b"answer"),
+            Protocol::Echo => echo_reply(7777),
+        };
+        worker.receives_on(INSIDE, &answer);
+        assert_eq!(punted(&mut worker), [(INSIDE, answer.clone())], "{protocol:?} from {from}");
+        assert_eq!(worker.counters.punted_answers.get(), 1);
+        drop(awaited);
+        worker.receives_on(INSIDE, &answer);
+        assert_eq!(punted(&mut worker), [], "nobody waits for it any more");
+        worker.balances();
+    }
+}
+
+#[test]
+fn an_error_about_what_the_control_plane_asks_is_an_answer_too() {
+    let (mut worker, _awaited) = waiting(incoming(Protocol::Tcp, SERVER, ASKING));
+    flood(&mut worker);
+    punted(&mut worker);
+    let asked = reply(ASKING, SERVER, SYN)[14..42].to_vec();
+    let error = icmp_error("10.0.0.2", &asked);
+    worker.receives(&error);
+    assert_eq!(punted(&mut worker), [(OUTSIDE, error)]);
+    worker.receives(&icmp_error("10.0.0.2", &reply("10.0.0.2:7778", SERVER, SYN)[14..42]));
+    assert_eq!(punted(&mut worker), []);
+    worker.balances();
+}
+
+/// The control plane takes nothing for a while, and the limits alone would let a flood fill the ring.
+#[test]
+fn what_strangers_send_leaves_room_in_the_ring_for_answers_and_neighbours() {
+    let (mut worker, _awaited) = waiting(incoming(Protocol::Tcp, SERVER, ASKING));
+    for _ in 0..20 {
+        flood(&mut worker);
+        (0..200).for_each(|_| worker.receives(&echo_request(our_address(OUTSIDE), 2)));
+        worker.now = worker.now.plus(Duration::from_millis(50));
+    }
+    assert!(worker.dropped(Reason::PuntRingFull) > 1_000);
+    let arp = arp();
+    worker.receives(&arp);
+    let answer = reply(SERVER, ASKING, SYN | ACK);
+    (0..350).for_each(|_| worker.receives_on(INSIDE, &answer));
+    let punted = punted(&mut worker);
+    assert_eq!(punted.iter().filter(|it| it.1 == answer).count(), 350);
+    assert_eq!(punted.iter().filter(|it| it.1 == arp).count(), 1);
+    worker.balances();
+}
+
+/// The control thread takes 1024 frames a millisecond at most, and as many from each worker as from the others.
+#[test]
+fn however_many_workers_there_are_strangers_do_not_keep_the_control_thread_busy() {
+    for workers in 1..=64 {
+        let of = |class: Class| class.limit(workers).0 as usize;
+        let strangers = of(Class::Icmp) + of(Class::Local);
+        assert!(strangers * workers <= 128_000, "{workers} workers: {strangers} each");
+        assert!(strangers * 4 < 1_024 / workers * 1_000, "{workers} workers: {strangers} each");
+    }
 }
 
 #[test]

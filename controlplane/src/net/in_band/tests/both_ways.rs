@@ -123,7 +123,7 @@ fn an_echo_request_is_answered_in_the_time_that_it_takes() {
     for (own, other) in LEFT.into_iter().zip(RIGHT) {
         let mut rig = Rig::new();
         let ping = rig.client();
-        let ping = ping.ping(ip(other));
+        let ping = ping.ping(ip(other), Way::Routed);
         let mut ping = pin!(ping);
         assert!(poll(ping.as_mut()).is_pending());
         rig.left.turn(rig.now);
@@ -144,7 +144,7 @@ fn an_echo_request_is_answered_in_the_time_that_it_takes() {
 }
 
 /// The reply to an echo request of ours.
-fn echo_of(request: &[u8]) -> Vec<u8> {
+pub(super) fn echo_of(request: &[u8]) -> Vec<u8> {
     let read = packet::Packet::read(request).unwrap();
     assert!(read.transport_is_right());
     let header = request.len() - read.payload.len();

@@ -45,7 +45,7 @@ fn a_caller_who_does_not_wait_leaves_nothing() {
     let to = at(RIGHT[0], 80);
     assert!(rig.within(Duration::from_secs(2), client.connect(to, Way::Routed)).is_none());
     assert_eq!(rig.left.with(|inner| inner.connections.len() + inner.deadlines.len()), 0);
-    assert!(rig.within(Duration::from_secs(2), client.ping(to.ip())).is_none());
+    assert!(rig.within(Duration::from_secs(2), client.ping(to.ip(), Way::Routed)).is_none());
     assert_eq!(rig.left.with(|inner| inner.asking.len()), 0);
 }
 
@@ -56,7 +56,7 @@ fn no_route_is_an_error_at_once() {
     let far = at("192.0.2.7", 80);
     let result = rig.until(client.connect(far, Way::Routed)).err().unwrap();
     assert_eq!(result.kind(), ErrorKind::NetworkUnreachable);
-    assert!(rig.until(client.ping(far.ip())).is_err());
+    assert!(rig.until(client.ping(far.ip(), Way::Routed)).is_err());
     assert!(rig.until(client.datagrams(far, Way::Routed)).is_err());
     assert!(rig.until(client.connect(at(LEFT[0], 80), Way::Routed)).is_err(), "to ourselves");
 }
@@ -214,7 +214,7 @@ fn an_error_about_a_datagram_or_an_echo_request_is_told() {
     let error = rig.until(socket.receive(&mut [0; 9])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NetworkUnreachable);
 
-    let mut ping = pin!(client.ping(ip(RIGHT[0])));
+    let mut ping = pin!(client.ping(ip(RIGHT[0]), Way::Routed));
     assert!(poll(ping.as_mut()).is_pending());
     rig.left.turn(rig.now);
     let sent = rig.left.next_packet().unwrap().packet;

@@ -1,0 +1,207 @@
+//! What the workers are told of conversations, and what answers say of the stations that they come over.
+
+use dataplane::parse::Flow;
+use dataplane::punt::Class;
+use dataplane::snapshot::Protocol;
+use dataplane::wire::Address;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::net::Datagrams as _;
+use packet::{Ends, Packet, Segment};
+
+/// The addresses and ports of a TCP packet.
+fn flow_of(bytes: &[u8]) -> Option<(Flow, Ends)> {
+    let packet = Packet::read(bytes).ok()?;
+    let segment = Segment::read(packet.payload).filter(|_| packet.protocol == 6)?;
+    let ends = Ends::new((packet.destination, segment.to), (packet.source, segment.from));
+    Some((ends.incoming(Protocol::Tcp), ends))
+}
+
+/// Whatever arrives for a connection that a stack has opened, or let in, is an answer, to its last segment.
+pub(super) fn are_known(stack: &Stack, bytes: &[u8]) {
+    let Some((flow, ends)) = flow_of(bytes) else { return };
+    let is_known = stack.with(|inner| {
+        let mut listening = inner.listeners.values();
+        let is_whole = |id| listening.all(|listening| !listening.half_open.contains(id));
+        inner.segments.get(&ends).is_some_and(is_whole) || inner.time_wait.get(&ends).is_some()
+    });
+    let class = stack.answers().class(&flow);
+    assert!(!is_known || class == Class::Answer, "{flow:?}");
+}
+
+fn ends(stack: &Stack) -> Ends {
+    stack.with(|inner| *inner.segments.keys().next().expect("there is a connection"))
+}
+
+fn class(stack: &Stack, protocol: Protocol, ends: &Ends) -> Class {
+    stack.answers().class(&ends.incoming(protocol))
+}
+
+#[test]
+fn a_connection_s_packets_are_answers_until_its_last_segments_cannot_be_under_way_any_more() {
+    for family in [0, 1] {
+        let mut rig = Rig::new();
+        let (client, listener) = (rig.client(), rig.server().listen(None, 80).unwrap());
+        let mut opening = Box::pin(client.connect(at(RIGHT[family], 80), Way::Routed));
+        assert!(poll(opening.as_mut()).is_pending());
+        let ours = ends(&rig.left);
+        let classes = |rig: &Rig| {
+            [(&rig.left, ours), (&rig.right, ours.reversed())]
+                .map(|(stack, ends)| class(stack, Protocol::Tcp, &ends))
+        };
+        assert_eq!(classes(&rig), [Class::Answer, Class::Local]);
+        rig.turns(2);
+        assert_eq!(rig.right.stats().half_open, 1);
+        assert_eq!(classes(&rig), [Class::Answer, Class::Local], "anybody can send a SYN");
+        let (stream, accepted) = rig.until(async { tokio::join!(opening, listener.accept()) });
+        let (mut stream, (mut accepted, _)) = (stream.unwrap(), accepted.unwrap());
+        assert_eq!(classes(&rig), [Class::Answer; 2]);
+        rig.until(stream.write_all(b"bye")).unwrap();
+        drop(stream);
+        rig.until(accepted.read_to_end(&mut Vec::new())).unwrap();
+        drop(accepted);
+        rig.turns(10);
+        assert_eq!((rig.left.stats().time_wait, rig.left.stats().connections), (1, 0));
+        assert_eq!(classes(&rig), [Class::Answer, Class::Local]);
+        rig.turns(10_000);
+        assert_eq!(classes(&rig), [Class::Local; 2]);
+    }
+}
+
+#[test]
+fn a_connection_that_is_reset_or_refused_leaves_nothing() {
+    let mut rig = Rig::new();
+    let (client, listener) = (rig.client(), rig.server().listen(None, 80).unwrap());
+    let (stream, accepted) = rig.until(async {
+        tokio::join!(client.connect(at(RIGHT[0], 80), Way::Routed), listener.accept())
+    });
+    let ours = ends(&rig.left);
+    drop((stream, accepted));
+    assert_eq!(class(&rig.left, Protocol::Tcp, &ours), Class::Local);
+    let mut opening = Box::pin(client.connect(at(RIGHT[0], 81), Way::Routed));
+    assert!(poll(opening.as_mut()).is_pending());
+    let ours = ends(&rig.left);
+    assert_eq!(class(&rig.left, Protocol::Tcp, &ours), Class::Answer);
+    assert!(rig.until(opening.as_mut()).is_err());
+    assert_eq!(class(&rig.left, Protocol::Tcp, &ours), Class::Local);
+}
+
+#[test]
+fn datagrams_and_echo_replies_are_answers_as_long_as_somebody_waits() {
+    for (own, other) in LEFT.into_iter().zip(RIGHT) {
+        let rig = Rig::new();
+        let client = rig.client();
+        let Poll::Ready(Ok(socket)) = poll(pin!(client.datagrams(at(other, 53), Way::Routed)))
+        else {
+            panic!("no socket")
+        };
+        let ours = rig.left.with(|inner| *inner.datagrams.keys().next().unwrap());
+        assert_eq!(class(&rig.left, Protocol::Udp, &ours), Class::Answer);
+        assert_eq!(class(&rig.left, Protocol::Tcp, &ours), Class::Local);
+        drop(socket);
+        assert_eq!(class(&rig.left, Protocol::Udp, &ours), Class::Local);
+
+        let mut ping = Box::pin(client.ping(ip(other), Way::Routed));
+        assert!(poll(ping.as_mut()).is_pending());
+        let ours = rig.left.with(|inner| *inner.asking.keys().next().unwrap());
+        // As the workers read it: an echo reply has one number.
+        let reply = Flow {
+            protocol: Protocol::Echo,
+            source: Address::from(ip(other)),
+            source_port: 0,
+            destination: Address::from(ip(own)),
+            destination_port: ours.local.port(),
+        };
+        assert_eq!(rig.left.answers().class(&reply), Class::Answer);
+        drop(ping);
+        assert_eq!(rig.left.answers().class(&reply), Class::Local);
+    }
+}
+
+/// RFC 4861 section 7.3.1.
+#[test]
+fn an_answer_to_a_datagram_proves_that_its_station_is_reached_and_an_unsolicited_one_does_not() {
+    for (own, other) in LEFT.into_iter().zip(RIGHT) {
+        let mut rig = Rig::new();
+        let socket = rig.until(rig.client().datagrams(at(other, 53), Way::Routed)).unwrap();
+        let port = rig.left.with(|inner| inner.datagrams.keys().next().unwrap().local.port());
+        let says = |rig: &Rig, from: u16, to: u16| {
+            let ends = Ends::new((ip(other), from), (ip(own), to));
+            rig.left.receive(rig.now, &packet::datagram(&ends, b"hello"));
+            rig.left.take_reached()
+        };
+        assert_eq!(says(&rig, 53, port), [], "we have not said anything");
+        rig.until(socket.send(b"question")).unwrap();
+        assert_eq!(says(&rig, 54, port), [], "from another port");
+        assert_eq!(says(&rig, 53, port ^ 1), [], "to another port");
+        let station = (InterfaceId(0), Address::from(ip(other)));
+        assert_eq!(says(&rig, 53, port), [station]);
+        assert_eq!(says(&rig, 53, port), [], "one question has one answer");
+        rig.until(socket.send(b"question")).unwrap();
+        assert_eq!(says(&rig, 53, port), [station]);
+    }
+}
+
+/// A datagram that finds its socket full is an answer all the same.
+#[test]
+fn an_answer_that_nobody_takes_in_time_proves_it_too() {
+    let mut rig = Rig::new();
+    let socket = rig.until(rig.client().datagrams(at(RIGHT[0], 53), Way::Routed)).unwrap();
+    let ours = rig.left.with(|inner| *inner.datagrams.keys().next().unwrap());
+    let answer = packet::datagram(&ours.reversed(), b"hello");
+    (0..40).for_each(|_| rig.left.receive(rig.now, &answer));
+    assert!(rig.left.stats().datagrams_dropped > 0);
+    assert_eq!(rig.left.take_reached(), []);
+    rig.until(socket.send(b"question")).unwrap();
+    rig.left.receive(rig.now, &answer);
+    assert_eq!(rig.left.take_reached().len(), 1);
+}
+
+#[test]
+fn an_echo_reply_proves_that_its_station_is_reached_once_and_only_if_it_was_asked_for() {
+    for other in RIGHT {
+        let rig = Rig::new();
+        let client = rig.client();
+        let mut ping = Box::pin(client.ping(ip(other), Way::Routed));
+        assert!(poll(ping.as_mut()).is_pending());
+        rig.left.turn(rig.now);
+        let reply = both_ways::echo_of(&rig.left.next_packet().unwrap().packet);
+        let mut forged = reply.clone();
+        let last = forged.len() - 1;
+        forged[last] ^= 1;
+        both_ways::mend(&mut forged);
+        rig.left.receive(rig.now, &forged);
+        assert_eq!(rig.left.take_reached(), [], "it carries something else");
+        rig.left.receive(rig.now, &reply);
+        assert_eq!(rig.left.take_reached(), [(InterfaceId(0), Address::from(ip(other)))]);
+        rig.left.receive(rig.now, &reply);
+        assert_eq!(rig.left.take_reached(), [], "the same once more");
+    }
+}
+
+/// HC-17: the reply comes from the virtual address.
+#[test]
+fn a_server_can_be_pinged_at_the_virtual_address() {
+    for (virtual_address, server) in [("192.0.2.9", RIGHT[0]), ("2001:db8:9::9", RIGHT[1])] {
+        for way in [
+            Way::Direct { server: ip(server) },
+            Way::Tunnel { server: ip(server), gue_port: None },
+            Way::Tunnel { server: ip(server), gue_port: Some(6080) },
+        ] {
+            let mut rig = Rig::new();
+            let client = rig.client();
+            assert!(rig.until(client.ping(ip(virtual_address), Way::Routed)).is_err(), "no route");
+            let mut ping = Box::pin(client.ping(ip(virtual_address), way));
+            assert!(poll(ping.as_mut()).is_pending());
+            let ours = rig.left.with(|inner| *inner.asking.keys().next().unwrap());
+            assert_eq!(class(&rig.left, Protocol::Echo, &ours), Class::Answer);
+            rig.left.turn(rig.now);
+            let sent = rig.left.next_packet().unwrap();
+            assert_eq!((sent.destination, sent.way), (ip(virtual_address), way));
+            rig.left.receive(rig.now, &both_ways::echo_of(&sent.packet));
+            assert!(rig.until(ping).is_ok());
+            assert_eq!(rig.left.take_reached(), [(InterfaceId(0), Address::from(ip(server)))]);
+        }
+    }
+}
