@@ -2,6 +2,9 @@
 #![allow(dead_code)] // the rig has more than one test needs
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use dataplane::snapshot::{Protocol, Service};
@@ -14,9 +17,38 @@ mod script;
 
 use crate::rig::{CONFIGURATION, Rig, Worker, wait_until};
 
-/// How late the control thread may be where it has no core of its own, and no priority; what is demanded where it has,
-/// the end-to-end tests show.
-const LATE: f64 = 0.05; // seconds
+/// How late the control thread may be where it has no core of its own and no priority, in seconds, beside what this
+/// machine keeps any thread waiting; what is demanded where it has both, the end-to-end tests show.
+const LATE: f64 = 0.05;
+
+/// A thread that has nothing to do but to be in time, and says how late it was at worst.
+struct Idler {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Idler {
+    fn start() -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&is_over);
+        let idle = move || {
+            let mut longest = Duration::ZERO;
+            while !until.load(Ordering::Relaxed) {
+                let begin = Instant::now();
+                thread::sleep(Duration::from_millis(1)); // what is measured
+                longest = longest.max(begin.elapsed());
+            }
+            longest
+        };
+        Self { is_over, thread: thread::spawn(idle) }
+    }
+
+    /// In seconds.
+    fn longest(self) -> f64 {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().expect("it only sleeps").as_secs_f64()
+    }
+}
 
 /// What a worker knows of the service at this address.
 fn service<T>(worker: &mut Worker, address: [u8; 4], of: impl FnOnce(&Service) -> T) -> T {
@@ -45,16 +77,16 @@ fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_l
             );
         }
     }
+    let idler = Idler::start();
     let mut rig = Rig::with_workers_and(1, &configuration);
     let number = |worker: &mut Worker| {
         service(worker, [10, 0, 100, 7], |service| service.candidates.servers().len())
     };
     wait_until("all have been asked", || rig.node().asked().asked() >= 10_000);
     wait_until("its servers are up", || number(&mut rig.worker) == 10);
-    std::thread::sleep(Duration::from_secs(2)); // what came of the first answers has been published
+    thread::sleep(Duration::from_secs(2)); // what came of the first answers has been published
     let gap = rig.node().status().control_longest_gap;
     println!("longest gap while all were asked for the first time: {gap} s");
-    assert!(gap < LATE, "{gap} s");
     // Server 3 of service 7.
     rig.script.stop("10.0.150.73:80");
     wait_until("it is out", || number(&mut rig.worker) == 9);
@@ -67,8 +99,9 @@ fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_l
     let drained = begin.elapsed();
     println!("drain over REST: {drained:?}");
     let gap = rig.node().status().control_longest_gap;
-    println!("longest gap: {gap} s");
-    assert!(gap < LATE, "{gap} s");
+    let idle = idler.longest();
+    println!("longest gap: {gap} s; of a thread that does nothing: {idle} s");
+    assert!(gap < LATE + idle, "{gap} s, where a thread that does nothing is {idle} s late");
     assert!(took < Duration::from_millis(100), "{took:?}");
     assert!(drained < Duration::from_secs(2), "{drained:?}");
 }

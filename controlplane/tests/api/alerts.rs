@@ -478,7 +478,8 @@ fn a_receiver_that_hangs_holds_up_nothing_but_itself() {
     config["alerts"]["webhook"].as_array_mut().unwrap().remove(0);
     assert_eq!(rig.tell("PUT", "/api/v1/config", &config).status, 200);
     wait_until("it is left alone", || hanging.open.lock().unwrap().0 == 0);
-    assert_eq!(well.next().json()["subject"], "configuration");
+    // Meanwhile servers that nobody answers for may have become unreachable.
+    while well.next().json()["subject"] != "configuration" {}
 }
 
 /// How much memory this process has, in bytes.
