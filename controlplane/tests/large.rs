@@ -1,7 +1,9 @@
 //! A node with as many services and servers as a large installation, in a process of its own.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use controlplane::testing::Manner;
@@ -14,9 +16,41 @@ mod rig;
 
 use crate::rig::{CONFIGURATION, Rig, Worker, wait_until};
 
-/// How late the control thread may be where it has no core of its own, and no priority; what is demanded where it has,
-/// the end-to-end tests show.
-const LATE: f64 = 0.1; // seconds
+/// How late the control thread may be where it has no core of its own and no priority, in seconds; what is demanded where
+/// it has both, the end-to-end tests show.
+const LATE: f64 = 0.05;
+/// And so many times as late as a thread that does nothing besides: on a machine that is busy otherwise, a helper that
+/// computes waits longer for its turn than one that sleeps, and may have the node's lock.
+const BUSY: f64 = 5.0;
+
+/// A thread that has nothing to do but to be in time, and says how late it was at worst.
+struct Idler {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Idler {
+    fn start() -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&is_over);
+        let idle = move || {
+            let mut longest = Duration::ZERO;
+            while !until.load(Ordering::Relaxed) {
+                let begin = Instant::now();
+                thread::sleep(Duration::from_millis(1)); // what is measured
+                longest = longest.max(begin.elapsed());
+            }
+            longest
+        };
+        Self { is_over, thread: thread::spawn(idle) }
+    }
+
+    /// In seconds.
+    fn longest(self) -> f64 {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().expect("it only sleeps").as_secs_f64()
+    }
+}
 
 /// What a worker knows of the service at this address.
 fn service<T>(worker: &mut Worker, address: [u8; 4], of: impl FnOnce(&Service) -> T) -> T {
@@ -63,17 +97,17 @@ fn started() -> Rig {
     let mut rig = Rig::with_workers_and(1, &large());
     wait_until("all have been asked", || rig.node().asked().asked() >= 10_000);
     wait_until("its servers are up", || open(&mut rig.worker) == 10);
-    std::thread::sleep(Duration::from_secs(2)); // what came of the first answers has been published
+    thread::sleep(Duration::from_secs(2)); // what came of the first answers has been published
     rig
 }
 
 #[test]
 fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_late() {
     let _alone = ALONE.lock();
+    let idler = Idler::start();
     let mut rig = started();
     let gap = rig.node().status().control_longest_gap;
     println!("longest gap while all were asked for the first time: {gap} s");
-    assert!(gap < LATE, "{gap} s");
     // Server 3 of service 7.
     let stopped = SocketAddr::from(([10, 0, 150, 73], 80));
     rig.script.set(stopped, Manner::Refuses);
@@ -82,8 +116,9 @@ fn among_ten_thousand_servers_one_is_out_in_time_and_the_control_thread_is_not_l
     let took = asked.elapsed();
     println!("from the answer to the worker: {took:?}");
     let gap = rig.node().status().control_longest_gap;
-    println!("longest gap: {gap} s");
-    assert!(gap < LATE, "{gap} s");
+    let idle = idler.longest();
+    println!("longest gap: {gap} s, of a thread without work {idle} s");
+    assert!(gap < LATE.max(BUSY * idle), "{gap} s, {idle} s");
     assert!(took < Duration::from_millis(100), "{took:?}");
 }
 
@@ -95,7 +130,7 @@ fn soon(
 ) -> Duration {
     let door = rig.door();
     let begin = Instant::now();
-    let asking = std::thread::spawn(move || door.tell(method, path, &body).status);
+    let asking = thread::spawn(move || door.tell(method, path, &body).status);
     wait_until("the worker has it", || open(&mut rig.worker) == expected);
     let took = begin.elapsed();
     assert_eq!(asking.join().unwrap(), 200, "{method} {path}");

@@ -164,6 +164,7 @@ fn a_server_that_fails_is_out_in_time_while_the_disk_hangs_and_is_written_down_a
     fs::create_dir(&state).unwrap();
     let hanging = HangingFile::new(state.join("health.json.new"));
     let mut rig = asking(Rig::in_directory(directory, CONFIGURATION), &json!({}));
+    let hanging = hanging; // no longer than the rig, which waits for its threads
     wait_until("both take new flows", || candidates(&mut rig) == 2);
     let file = state.join("health.json");
     // Longer than it takes until something is to be written down.
