@@ -116,7 +116,9 @@ async fn send(
     number: u64,
 ) -> Result<StatusCode, Failure> {
     let url = &webhook.url;
-    let mut stream = networks.connect(via, &url.host).await.map_err(Failure::passing)?;
+    let within = Duration::from_secs(webhook.timeout.into());
+    let connected = networks.connect(via, &url.host, within).await;
+    let mut stream = connected.map_err(Failure::passing)?.stream;
     if url.is_tls {
         let agreed = encrypted(stream, &url.host, &webhook.trust).await;
         stream = agreed.map_err(Failure::passing)?;
