@@ -35,8 +35,10 @@ pub struct Pace {
     pub pause: Duration,
     /// No pause is longer.
     pub longest_pause: Duration,
-    /// How long the same mail is tried.
+    /// How long the same mail is tried, and mail for a reader who cannot have it.
     pub patience: Duration,
+    /// How long a mail server may take until it takes a mail from us, and again until it has it.
+    pub conversation: Duration,
 }
 
 impl Default for Pace {
@@ -46,6 +48,7 @@ impl Default for Pace {
             pause: Duration::from_secs(1),
             longest_pause: Duration::from_secs(60),
             patience: Duration::from_secs(3600),
+            conversation: Duration::from_secs(60),
         }
     }
 }
@@ -90,7 +93,7 @@ impl Tally {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Events that nobody was told of.
+    /// Events that somebody was not told of who was to be.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
@@ -103,7 +106,7 @@ impl Tally {
 /// What became of all alerts.
 #[derive(Debug, Default)]
 pub struct Tallies {
-    /// Mails; of those that were lost, the events in them.
+    /// Mails; of those that were lost, whole or for some of their readers, the events in them.
     pub mail: Tally,
     /// Events for HTTP servers.
     pub webhook: Tally,

@@ -51,6 +51,11 @@ pub trait Net: Clone + Send + Sync + 'static {
         way: Way,
     ) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
+    /// Our end of a connection, where the network knows it.
+    fn local(_: &Self::Stream) -> Option<SocketAddr> {
+        None
+    }
+
     /// Opens a UDP socket that sends to `to` and hears it alone.
     ///
     /// # Errors

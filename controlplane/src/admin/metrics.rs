@@ -186,7 +186,7 @@ type Alert = (&'static str, &'static str, fn(&Tally) -> u64);
 const ALERTS: &[Alert] = &[
     ("alerts_sent_total", "Mails and messages that got there.", Tally::sent),
     ("alerts_failed_total", "Attempts that failed.", Tally::failed),
-    ("alerts_lost_total", "Events that nobody was told of.", Tally::lost),
+    ("alerts_lost_total", "Events that somebody was not told of.", Tally::lost),
 ];
 
 const IN_BAND: &[Family<StackStats>] = &[

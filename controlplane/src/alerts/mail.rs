@@ -1,47 +1,35 @@
 //! A mail for each change. Beyond the rate that the operator wants, changes wait and come together in one
 //! mail that lists them; what waits too long is counted, and the next mail says so.
+//!
+//! 1. [`text`]: what stands in a mail
+//! 2. [`smtp`]: one conversation with the server
+//! 3. [`later`]: readers who cannot have it now
+//!
+//! While the server takes nothing at all, everything waits in the list of events, which is kept anyway.
+
+mod text;
+
+mod smtp;
+
+mod later;
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use lettre::address::{Address, Envelope};
-use lettre::message::header::{ContentType, HeaderName, HeaderValue};
-use lettre::message::{Mailbox, Message};
-use lettre::transport::smtp::authentication::{Credentials, Mechanism};
-use lettre::transport::smtp::client::AsyncSmtpConnection;
-use lettre::transport::smtp::commands::{Data, Mail as From, Rcpt};
-use lettre::transport::smtp::extension::ClientId;
-use tokio::io::{self, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{sleep, timeout};
+use lettre::Address;
+use tokio::time::sleep;
 use tracing::{error, warn};
 
-use super::reach::{Duplex, Networks, Shared, encrypted};
+use self::later::{Later, Letter, Tries};
+use self::smtp::{Outcome, Server};
+use super::reach::Networks;
 use super::{Failure, Pace, Tally, is_about};
-use crate::config::alerts::{Mail, Secret};
-use crate::config::{MailTls, Via};
 use crate::events::{Event, Follower, Heard};
 use crate::node::{Node, View};
-use crate::report::Notice;
 
 /// How many changes one mail lists.
 const MOST: usize = 500;
-/// How many letters of a reason stand in such a list.
-const SHORT: usize = 200;
-/// How long a whole conversation with a mail server may take.
-const CONVERSATION: Duration = Duration::from_secs(60);
-/// The longest line of a mail server before TLS, in bytes (RFC 5321 section 4.5.3.1.5).
-const LONGEST_LINE: usize = 512;
-/// How many lines one answer can have.
-const MOST_LINES: usize = 100;
-
-/// A change that somebody is to read about.
-#[derive(Debug, Clone)]
-struct Letter {
-    event: Arc<Event>,
-    to: Vec<Address>,
-}
 
 /// Sends mails, for ever.
 pub(super) struct Postman {
@@ -50,44 +38,71 @@ pub(super) struct Postman {
     pace: Pace,
     follower: Follower,
     allowance: Allowance,
-    /// Changes that no mail told of, since the last that went out.
+    later: Later,
+    /// Changes that somebody was not told of, since the last mail that went out.
     untold: u64,
 }
 
 impl Postman {
     pub(super) fn new(node: Arc<Node>, networks: Networks, pace: Pace) -> Self {
         let follower = node.events().follow_after(0);
-        let allowance = Allowance::default();
-        Self { node, networks, pace, follower, allowance, untold: 0 }
+        let (allowance, later) = Default::default();
+        Self { node, networks, pace, follower, allowance, later, untold: 0 }
     }
 
     pub(super) async fn run(mut self) {
         loop {
-            let heard = self.follower.next().await;
-            let Some(first) = self.letter(heard) else { continue };
-            let mut letters = vec![first];
-            if self.hold_back().await {
-                self.gather(&mut letters);
-            }
-            for (to, events) in by_readers(letters) {
-                self.send(&to, &events).await;
+            tokio::select! {
+                heard = self.follower.next() => self.tell(heard).await,
+                () = self.later.due() => self.tell_again().await,
             }
         }
     }
 
-    /// What is to be written of an event, if anything.
-    fn letter(&mut self, Heard { missed, event }: Heard) -> Option<Letter> {
-        if missed > 0 {
-            self.lose(missed, "they came faster than mails could be sent");
+    /// Tells of a change, and of all that come until another mail may go out.
+    async fn tell(&mut self, heard: Heard) {
+        let Some(first) = self.addressed(heard) else { return };
+        let mut changes = vec![first];
+        if self.hold_back().await {
+            self.gather(&mut changes);
         }
+        for (to, events) in by_readers(changes) {
+            let mut letter = Letter { to, events, tries: Tries::begin(&self.pace) };
+            let lost = self.later.join(&mut letter);
+            self.lose(lost, "too much waits for some of their readers");
+            if !letter.to.is_empty() {
+                self.send(letter).await;
+            }
+        }
+    }
+
+    /// Tells those who could not be told before, if they still want to know.
+    async fn tell_again(&mut self) {
+        for mut letter in self.later.take_due() {
+            let view = self.node.view();
+            letter.to.retain(|reader| is_reader(&view, reader));
+            drop(view);
+            if !letter.to.is_empty() {
+                self.hold_back().await;
+                self.send(letter).await;
+            }
+        }
+    }
+
+    /// A change and those who are to read of it, if anybody is.
+    fn addressed(&mut self, Heard { missed, event }: Heard) -> Option<(Vec<Address>, Arc<Event>)> {
+        let missed = usize::try_from(missed).unwrap_or(usize::MAX);
+        self.lose(missed, "they came faster than mails could be sent");
         let to = readers(&self.node.view(), &event)?;
-        Some(Letter { event, to })
+        Some((to, event))
     }
 
-    fn lose(&mut self, changes: u64, why: &str) {
-        warn!("mail: {changes} changes are in no mail: {why}");
-        Tally::add(&self.node.alerts().mail.lost, changes);
-        self.untold += changes;
+    fn lose(&mut self, changes: usize, why: &str) {
+        if changes > 0 {
+            warn!("mail: {changes} changes are in no mail to some of their readers: {why}");
+            Tally::add(&self.node.alerts().mail.lost, changes as u64);
+            self.untold += changes as u64;
+        }
     }
 
     /// Waits until another mail may go out; whether there was anything to wait for.
@@ -103,50 +118,70 @@ impl Postman {
     }
 
     /// Adds what has come meanwhile.
-    fn gather(&mut self, letters: &mut Vec<Letter>) {
-        while letters.len() < MOST {
+    fn gather(&mut self, changes: &mut Vec<(Vec<Address>, Arc<Event>)>) {
+        while changes.len() < MOST {
             let Some(heard) = self.follower.try_next() else { return };
-            letters.extend(self.letter(heard));
+            changes.extend(self.addressed(heard));
         }
     }
 
-    /// Tries until the mail is taken, or there is no hope that it will be.
-    async fn send(&mut self, to: &[Address], events: &[Arc<Event>]) {
-        let begun = Instant::now();
-        let mut pause = self.pace.pause;
+    /// Tries until the server takes mail from us, or there is no hope that it will.
+    async fn send(&mut self, mut letter: Letter) {
         loop {
-            let view = self.node.view();
-            let Some(mail) = view.config.alerts.mail.clone() else {
-                return self.lose(events.len() as u64, "there is no mail server any more");
+            let Failure { reason, is_final } = match self.attempt(&letter).await {
+                None => return self.lose(letter.events.len(), "there is no mail server any more"),
+                Some(Ok(outcome)) => return self.settle(outcome, letter),
+                Some(Err(failure)) => failure,
             };
-            let via = view.config.alerts.via;
-            let hello = ClientId::Domain(view.config.node.clone());
-            let written = written(&view, &mail, to, events, self.untold);
-            drop(view);
-            let sent = match written {
-                Err(failure) => Err(failure),
-                Ok(message) => {
-                    let sent = converse(&self.networks, via, &mail, hello, &message);
-                    timeout(CONVERSATION, sent).await.unwrap_or_else(|_| {
-                        Err(Failure::passing(format!("{}: it took too long", mail.server)))
-                    })
-                }
-            };
-            let tally = &self.node.alerts().mail;
-            let Err(Failure { reason, is_final }) = sent else {
-                Tally::add(&tally.sent, 1);
-                self.untold = 0;
-                return self.allowance.note(Instant::now());
-            };
-            Tally::add(&tally.failed, 1);
-            if is_final || begun.elapsed() > self.pace.patience {
+            Tally::add(&self.node.alerts().mail.failed, 1);
+            let Some(pause) = letter.tries.another(&self.pace).filter(|_| !is_final) else {
                 error!("mail: given up: {reason}");
-                return self.lose(events.len() as u64, "the mail server did not take it");
-            }
+                return self.lose(letter.events.len(), "the mail server did not take it");
+            };
             warn!("mail: not sent, and tried again in {} s: {reason}", pause.as_secs_f32());
             sleep(pause).await;
-            pause = (pause * 2).min(self.pace.longest_pause);
         }
+    }
+
+    /// Tries once, if there is a mail server. Settings are looked up every time: they may have been mended
+    /// meanwhile.
+    async fn attempt(&self, letter: &Letter) -> Option<Result<Outcome, Failure>> {
+        let Letter { to, events, .. } = letter;
+        let view = self.node.view();
+        let mail = view.config.alerts.mail.clone()?;
+        let (via, node) = (view.config.alerts.via, view.config.node.clone());
+        let written = text::written(&view, &mail, to, events, self.untold);
+        drop(view);
+        let text = match written {
+            Ok(text) => text,
+            Err(failure) => return Some(Err(failure)),
+        };
+        let (networks, patience) = (&self.networks, self.pace.conversation);
+        let server = Server { networks, via, mail: &mail, node: &node, patience };
+        Some(server.deliver(to, &text).await)
+    }
+
+    /// Notes what became of a mail, and keeps it for those who cannot have it now.
+    fn settle(&mut self, outcome: Outcome, mut letter: Letter) {
+        let Outcome { taken, mut later, refused } = outcome;
+        let tally = &self.node.alerts().mail;
+        if taken.is_empty() {
+            Tally::add(&tally.failed, 1);
+        } else {
+            Tally::add(&tally.sent, 1);
+            self.untold = 0;
+            self.allowance.note(Instant::now());
+        }
+        let mut gone = refused;
+        let pause = letter.tries.another(&self.pace);
+        if pause.is_none() {
+            gone.append(&mut later);
+        }
+        if !gone.is_empty() {
+            self.lose(letter.events.len(), "the mail server did not take them");
+        }
+        let lost = self.later.keep(later, &letter, pause.unwrap_or_default());
+        self.lose(lost, "too much waits for some of their readers");
     }
 }
 
@@ -162,10 +197,18 @@ fn readers(view: &View, event: &Event) -> Option<Vec<Address>> {
     Some(own.unwrap_or_else(|| mail.to.clone())).filter(|to| !to.is_empty())
 }
 
+/// Whether somebody is to read about anything.
+fn is_reader(view: &View, address: &Address) -> bool {
+    let config = &view.config;
+    let own = config.services.iter().filter_map(|service| service.alerts.as_ref());
+    let mut lists = own.chain(config.alerts.mail.as_ref().map(|mail| &mail.to));
+    lists.any(|to| to.contains(address))
+}
+
 /// One list of events for each list of readers, in the order in which they came.
-fn by_readers(letters: Vec<Letter>) -> Vec<(Vec<Address>, Vec<Arc<Event>>)> {
+fn by_readers(changes: Vec<(Vec<Address>, Arc<Event>)>) -> Vec<(Vec<Address>, Vec<Arc<Event>>)> {
     let mut mails: Vec<(Vec<Address>, Vec<Arc<Event>>)> = Vec::new();
-    for Letter { event, to } in letters {
+    for (to, event) in changes {
         match mails.iter_mut().find(|(readers, _)| *readers == to) {
             Some((_, events)) => events.push(event),
             None => mails.push((to, vec![event])),
@@ -191,201 +234,6 @@ impl Allowance {
     fn note(&mut self, now: Instant) {
         self.0.push_back(now);
     }
-}
-
-fn written(
-    view: &View,
-    mail: &Mail,
-    to: &[Address],
-    events: &[Arc<Event>],
-    untold: u64,
-) -> Result<Message, Failure> {
-    let notices: Vec<_> = events.iter().map(|event| Notice::of(event, view)).collect();
-    let node = &view.config.node;
-    let (subject, mut text) = match &notices[..] {
-        [notice] => alone(node, notice),
-        all => together(node, all),
-    };
-    if untold > 0 {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "\n{untold} earlier changes are in no mail; the log has them.");
-    }
-    let number = events.first().map_or(0, |event| event.number);
-    let time = events.first().map_or(SystemTime::UNIX_EPOCH, |event| event.time);
-    let millis = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-    let mut builder = Message::builder()
-        .from(Mailbox::new(Some(format!("Sluice {node}")), mail.from.clone()))
-        .subject(subject)
-        // The same for every attempt, so that a mail that arrives twice is known as one.
-        .message_id(Some(format!("<{millis}.{number}.{node}@{}>", mail.from.domain())))
-        .header(ContentType::TEXT_PLAIN);
-    for address in to {
-        builder = builder.to(Mailbox::new(None, address.clone()));
-    }
-    // RFC 3834 section 5: nobody is to answer.
-    let name = HeaderName::new_from_ascii_str("Auto-Submitted");
-    let message = builder.raw_header(HeaderValue::new(name, "auto-generated".into())).body(text);
-    message.map_err(|error| Failure::last(format!("the mail cannot be written: {error}")))
-}
-
-fn alone(node: &str, notice: &Notice) -> (String, String) {
-    let Notice { event, virtual_addresses, ports, server_address, .. } = notice;
-    let what = event.what();
-    let mut text = format!("{what}: {} -> {}\n\n", event.old, event.new);
-    let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "{name:<16} {value}");
-    };
-    line("Reason:", &event.reason);
-    line("Time:", &event.time);
-    line("Node:", node);
-    if let Some(service) = &event.service {
-        line("Service:", service);
-        line("Virtual address:", &virtual_addresses.join(", "));
-        line("Ports:", ports.as_deref().unwrap_or_default());
-    }
-    if let Some(server) = &event.server {
-        line("Server:", server);
-        line("Server address:", server_address.as_deref().unwrap_or_default());
-    }
-    line("Event:", &event.number.to_string());
-    (format!("[{node}] {what} is {}", event.new), text)
-}
-
-fn together(node: &str, notices: &[Notice]) -> (String, String) {
-    let mut text = format!("{} changes, the oldest first:\n\n", notices.len());
-    for Notice { event, virtual_addresses, .. } in notices {
-        let at = match &virtual_addresses[..] {
-            [] => String::new(),
-            all => format!(" ({})", all.join(", ")),
-        };
-        let reason: String = event.reason.chars().take(SHORT).collect();
-        let (time, what) = (&event.time, event.what());
-        let _ = writeln!(text, "{time} {what}{at}: {} -> {}: {reason}", event.old, event.new);
-    }
-    (format!("[{node}] {} changes", notices.len()), text)
-}
-
-/// One conversation with the mail server.
-async fn converse(
-    networks: &Networks,
-    via: Via,
-    mail: &Mail,
-    hello: ClientId,
-    message: &Message,
-) -> Result<(), Failure> {
-    let mut stream = networks.connect(via, &mail.server).await.map_err(Failure::passing)?;
-    if mail.tls == MailTls::StartTls {
-        let asked = start_tls(&mut stream, &hello).await;
-        asked.map_err(|reason| Failure::passing(format!("{}: {reason}", mail.server)))?;
-    }
-    if mail.tls != MailTls::None {
-        let agreed = encrypted(stream, &mail.server, &mail.trust).await;
-        stream = agreed.map_err(Failure::passing)?;
-    }
-    if mail.tls == MailTls::StartTls {
-        stream = greeting(stream);
-    }
-    let failed = |error: lettre::transport::smtp::Error| {
-        let reason = format!("{}: {}", mail.server, told(&error));
-        Failure { reason, is_final: error.is_permanent() }
-    };
-    let stream = Box::new(Shared::new(stream));
-    let connected = AsyncSmtpConnection::connect_with_transport(stream, &hello).await;
-    let mut connection = connected.map_err(failed)?;
-    if let Some((user, Secret(password))) = &mail.login {
-        let credentials = Credentials::new(user.clone(), password.clone());
-        let mechanisms = [Mechanism::Plain, Mechanism::Login];
-        connection.auth(&mechanisms, &credentials).await.map_err(failed)?;
-    }
-    hand_over(&mut connection, message.envelope(), &message.formatted(), failed).await?;
-    let _ = connection.quit().await; // it has the mail
-    Ok(())
-}
-
-/// A recipient that the server does not know keeps the others from nothing.
-async fn hand_over(
-    connection: &mut AsyncSmtpConnection,
-    envelope: &Envelope,
-    text: &[u8],
-    failed: impl Fn(lettre::transport::smtp::Error) -> Failure,
-) -> Result<(), Failure> {
-    let from = From::new(envelope.from().cloned(), Vec::new());
-    connection.command(from).await.map_err(&failed)?;
-    let mut refused = None;
-    let mut taken = 0;
-    for to in envelope.to() {
-        match connection.command(Rcpt::new(to.clone(), Vec::new())).await {
-            Ok(_) => taken += 1,
-            Err(error) if error.is_permanent() => {
-                warn!("mail: {to} is refused: {}", told(&error));
-                refused = Some(failed(error));
-            }
-            Err(error) => return Err(failed(error)),
-        }
-    }
-    if taken == 0 {
-        return Err(refused.unwrap_or_else(|| Failure::last("there are no recipients")));
-    }
-    connection.command(Data).await.map_err(&failed)?;
-    connection.message(text).await.map_err(&failed)?;
-    Ok(())
-}
-
-/// The error with its causes.
-fn told(error: &dyn std::error::Error) -> String {
-    let mut told = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        told += &format!(": {next}");
-        cause = next.source();
-    }
-    told
-}
-
-/// Agrees with the server to go on with TLS (RFC 3207). Nothing is read beyond the server's last word
-/// before it, so that nobody on the way can put words into what is read after it.
-async fn start_tls(stream: &mut Box<dyn Duplex>, hello: &ClientId) -> Result<(), String> {
-    answer(stream, "220").await?;
-    let said = |error: io::Error| error.to_string();
-    stream.write_all(format!("EHLO {hello}\r\n").as_bytes()).await.map_err(said)?;
-    let able = answer(stream, "250").await?;
-    let is_able =
-        |line: &String| line.get(4..).is_some_and(|it| it.eq_ignore_ascii_case("STARTTLS"));
-    if !able.iter().any(is_able) {
-        return Err("the server has no STARTTLS".into());
-    }
-    stream.write_all(b"STARTTLS\r\n").await.map_err(said)?;
-    answer(stream, "220").await.map(drop)
-}
-
-/// The lines of an answer, if it begins with that code.
-async fn answer(stream: &mut Box<dyn Duplex>, code: &str) -> Result<Vec<String>, String> {
-    let mut lines: Vec<String> = Vec::new();
-    while lines.len() < MOST_LINES {
-        let mut line = Vec::new();
-        while line.last() != Some(&b'\n') {
-            if line.len() == LONGEST_LINE {
-                return Err("the server's answer has a line without end".into());
-            }
-            line.push(stream.read_u8().await.map_err(|error| error.to_string())?);
-        }
-        let line = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
-        if !line.starts_with(code) {
-            return Err(format!("the server says {line:?}"));
-        }
-        let is_last = line.as_bytes().get(code.len()) != Some(&b'-');
-        lines.push(line);
-        if is_last {
-            return Ok(lines);
-        }
-    }
-    Err("the server's answer has no end".into())
-}
-
-/// After STARTTLS a server does not greet again, but the rest of the conversation begins with a greeting.
-fn greeting(stream: Box<dyn Duplex>) -> Box<dyn Duplex> {
-    let (reader, writer) = io::split(stream);
-    Box::new(io::join((&b"220 encrypted\r\n"[..]).chain(reader), writer))
 }
 
 #[cfg(test)]

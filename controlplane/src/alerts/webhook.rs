@@ -11,6 +11,7 @@ use hyper::client::conn::http1;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::io::{self, AsyncReadExt as _};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
@@ -22,6 +23,10 @@ use crate::events::{Event, Follower, Heard};
 use crate::node::{Node, View};
 use crate::report::Notice;
 use crate::store;
+
+/// How much of an answer is read, in bytes: its head, and what may go before it. Interim answers (RFC 9110
+/// section 15.2) are read without a pause, so that without a bound they would hold up the control thread.
+const MOST_HEARD: u64 = 64 << 10;
 
 /// Sends what `follower` hears to the receiver with that URL, for ever.
 pub(super) async fn follow(
@@ -116,11 +121,15 @@ async fn send(
     number: u64,
 ) -> Result<StatusCode, Failure> {
     let url = &webhook.url;
-    let mut stream = networks.connect(via, &url.host).await.map_err(Failure::passing)?;
+    let within = Duration::from_secs(webhook.timeout.into());
+    let connected = networks.connect(via, &url.host, within).await;
+    let mut stream = connected.map_err(Failure::passing)?.stream;
     if url.is_tls {
         let agreed = encrypted(stream, &url.host, &webhook.trust).await;
         stream = agreed.map_err(Failure::passing)?;
     }
+    let (reader, writer) = io::split(stream);
+    let stream = io::join(reader.take(MOST_HEARD), writer);
     let broken = |error: hyper::Error| Failure::passing(format!("{url}: {error}"));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let request = request(webhook, body, number)

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use axum::http::Uri;
@@ -46,6 +46,8 @@ pub struct Mail {
     pub trust: Trust,
     /// Who we are, if the server wants to know; never without `tls`.
     pub login: Option<(String, Secret)>,
+    /// Who we say that we are; by default that follows from our name and address.
+    pub helo: Option<String>,
     /// The sender.
     pub from: Address,
     /// Who gets the mails, unless a service says otherwise.
@@ -165,7 +167,9 @@ pub(super) fn alerts(field: &Field<'_>, refusals: &mut Refusals) -> (Via, Option
 }
 
 const MAIL: Shape = Shape {
-    known: &["server", "tls", "verify", "ca", "user", "password", "from", "to", "rate", "about"],
+    known: &[
+        "server", "tls", "verify", "ca", "user", "password", "helo", "from", "to", "rate", "about",
+    ],
     later: &[],
 };
 
@@ -182,6 +186,7 @@ fn mail(field: &Field<'_>, via: Via, refusals: &mut Refusals) -> Option<Mail> {
     if let (Some(MailTls::None), Some(Some(_))) = (tls, &login) {
         refusals.add(tls_field.expected("starttls or tls: a password is not sent in the clear"));
     }
+    let helo = refusals.keep(table.at("helo").optional(helo));
     let from = refusals.keep(mailbox(&table.at("from")));
     let to_field = table.at("to");
     let to = recipients(&to_field, refusals);
@@ -195,11 +200,42 @@ fn mail(field: &Field<'_>, via: Via, refusals: &mut Refusals) -> Option<Mail> {
         tls: tls?,
         trust: trust?,
         login: login?,
+        helo: helo?,
         from: from?,
         to: to?,
         rate: rate?,
         about: about?,
     })
+}
+
+/// A domain, or the literal of an address (RFC 5321 section 4.1.3).
+fn helo(field: &Field<'_>) -> Result<String, Invalid> {
+    let expected = "a name in the DNS, such as lb1.example.org, or an address, such as [192.0.2.2] \
+                    or [IPv6:2001:db8::2]";
+    let is_literal = |text: &str| {
+        let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        inner.is_some_and(|inner| match inner.strip_prefix("IPv6:") {
+            Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+            None => inner.parse::<Ipv4Addr>().is_ok(),
+        })
+    };
+    field.parsed(expected, |text| (is_domain(text) || is_literal(text)).then(|| text.to_owned()))
+}
+
+/// Whether this may be a name in the DNS that is written out (RFC 5321 sections 2.3.5 and 4.1.2): no address,
+/// and no name that means something at home only.
+pub(crate) fn is_domain(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(plain)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let top = text.rsplit_once('.').map(|(_, top)| top);
+    text.len() <= 253
+        && text.split('.').all(is_label)
+        && top.is_some_and(|top| !top.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// A user and his password, both or neither.
@@ -381,7 +417,7 @@ fn host(field: &Field<'_>, via: Via) -> Result<Host, Invalid> {
 /// An address, if it has brackets one of IPv6, or a name.
 fn host_name(text: &str) -> Option<String> {
     if let Some(inner) = text.strip_prefix('[') {
-        let address: std::net::Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
+        let address: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
         return Some(address.to_string());
     }
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-".contains(&byte);
@@ -390,7 +426,7 @@ fn host_name(text: &str) -> Option<String> {
         && text.bytes().all(plain);
     // What has nothing but digits and dots is an address or a mistake.
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let is_address = text.parse::<std::net::Ipv4Addr>().is_ok();
+    let is_address = text.parse::<Ipv4Addr>().is_ok();
     (is_name && (is_address || !is_number)).then(|| text.to_ascii_lowercase())
 }
 
@@ -447,6 +483,7 @@ impl Mail {
             ca: self.trust.ca.clone(),
             user,
             password: password.map(|Secret(text)| text),
+            helo: self.helo.clone(),
             from: self.from.to_string(),
             to: self.to.iter().map(ToString::to_string).collect(),
             rate: self.rate,

@@ -79,6 +79,7 @@ fn full_alerts() -> Value {
             "ca": "/etc/sluice/mail-ca.pem",
             "user": "lb1",
             "password": "not for logs",
+            "helo": "lb1.example.org",
             "from": "lb1@example.org",
             "to": ["admin@example.org"],
             "rate": 20,
@@ -698,6 +699,20 @@ fn a_value_out_of_its_range_is_refused_by_its_path() {
         ("alerts.mail.tls", &[json!("ssl"), json!(true), json!("none")]),
         ("alerts.mail.ca", &[json!("ca.pem")]),
         ("alerts.mail.password", &[json!(""), json!("x".repeat(1025))]),
+        (
+            "alerts.mail.helo",
+            &[
+                json!(""),
+                json!("lb1"),
+                json!("lb_1.example.org"),
+                json!("lb1..org"),
+                json!("-a.org"),
+                json!("192.0.2.1"),
+                json!("[192.0.2]"),
+                json!("[2001:db8::1]"),
+                json!("a.org\r\nRSET"),
+            ],
+        ),
         (
             "alerts.mail.from",
             &[json!("lb1"), json!("a@b@c"), json!("a b@example.org"), json!("ä@example.org")],

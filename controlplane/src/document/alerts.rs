@@ -72,6 +72,11 @@ pub struct Mail {
     /// The user's password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
+    /// Who we say that we are, a name in the DNS or an address in brackets; if absent, the node's name if it
+    /// is one in the DNS, or else the address that we speak from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "lb1.example.org")]
+    pub helo: Option<String>,
     /// The sender's address.
     #[schema(example = "lb1@example.org")]
     pub from: String,

@@ -31,6 +31,10 @@ impl Net for Kernel {
         Ok(stream)
     }
 
+    fn local(stream: &TcpStream) -> Option<SocketAddr> {
+        stream.local_addr().ok()
+    }
+
     async fn datagrams(&self, to: SocketAddr, way: Way) -> io::Result<UdpSocket> {
         only_routed(way)?;
         let any: IpAddr = match to {

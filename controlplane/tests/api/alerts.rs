@@ -1,174 +1,12 @@
 //! Who is told what changed: a mail server and HTTP servers of the tests' own, on real sockets.
 
-use std::io::{BufRead as _, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::hmac;
-use rcgen::{CertifiedKey, generate_simple_self_signed};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::rig::{CONFIGURATION, Rig, wait_until};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Long enough for what must not come to have come.
-const SILENCE: Duration = Duration::from_millis(300);
-
-/// A mail as the server got it.
-#[derive(Debug, Clone)]
-struct Mail {
-    to: Vec<String>,
-    text: String,
-    encrypted: bool,
-    user: Option<String>,
-}
-
-impl Mail {
-    fn header(&self, name: &str) -> &str {
-        let line = self.text.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
-        line.unwrap_or_else(|| panic!("no {name} in {}", self.text))
-    }
-}
-
-/// What a mail server does that is out of the ordinary.
-#[derive(Debug, Clone, Copy, Default)]
-struct Manner {
-    /// So many conversations end with a refusal for now.
-    busy: u32,
-    /// Whoever asks may go on with TLS.
-    tls: bool,
-    /// This recipient is not known.
-    unknown: &'static str,
-}
-
-/// A small mail server (RFC 5321).
-struct MailServer {
-    port: u16,
-    mails: Receiver<Mail>,
-    /// Its certificate in PEM.
-    certificate: String,
-}
-
-impl MailServer {
-    fn start(manner: Manner) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (sender, mails) = mpsc::channel();
-        let CertifiedKey { cert, signing_key } =
-            generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])
-                .unwrap();
-        let certificate = cert.pem();
-        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![cert.der().clone()], key)
-            .unwrap();
-        let tls = Arc::new(tls);
-        let busy = Arc::new(AtomicU32::new(manner.busy));
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (sender, tls, busy) = (sender.clone(), Arc::clone(&tls), Arc::clone(&busy));
-                thread::spawn(move || {
-                    let stream = stream.unwrap();
-                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-                    let less = |left: u32| left.checked_sub(1);
-                    let is_busy =
-                        busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
-                    let mut stream = BufReader::new(stream);
-                    stream.get_mut().write_all(b"220 mail.example.org ESMTP\r\n").unwrap();
-                    let talk = Talk { manner, is_busy, sender, encrypted: false };
-                    if talk.go_on(&mut stream) {
-                        let session = ServerConnection::new(tls).unwrap();
-                        let stream = StreamOwned::new(session, stream.into_inner());
-                        Talk { encrypted: true, ..talk }.go_on(&mut BufReader::new(stream));
-                    }
-                });
-            }
-        });
-        Self { port, mails, certificate }
-    }
-
-    fn next(&self) -> Mail {
-        self.mails.recv_timeout(PATIENCE).expect("a mail comes")
-    }
-
-    fn is_quiet(&self) -> bool {
-        self.mails.recv_timeout(SILENCE).is_err()
-    }
-}
-
-#[derive(Clone)]
-struct Talk {
-    manner: Manner,
-    is_busy: bool,
-    sender: mpsc::Sender<Mail>,
-    encrypted: bool,
-}
-
-impl Talk {
-    /// Until the other end has gone, or wants TLS.
-    fn go_on<S: Read + Write>(&self, stream: &mut BufReader<S>) -> bool {
-        let (mut to, mut user) = (Vec::new(), None);
-        loop {
-            let mut line = String::new();
-            if stream.read_line(&mut line).unwrap_or_default() == 0 {
-                return false;
-            }
-            let line = line.trim_end();
-            let answer = match line.split(' ').next().unwrap_or_default() {
-                "EHLO" if self.manner.tls && !self.encrypted => "250-hello\r\n250 STARTTLS",
-                "EHLO" => "250-hello\r\n250-8BITMIME\r\n250 AUTH PLAIN LOGIN",
-                "STARTTLS" => {
-                    stream.get_mut().write_all(b"220 go on\r\n").unwrap();
-                    return true;
-                }
-                "AUTH" => {
-                    user = line.strip_prefix("AUTH PLAIN ").map(str::to_owned);
-                    "235 welcome"
-                }
-                "MAIL" if self.is_busy => "451 not now",
-                "MAIL" => "250 well",
-                "RCPT" if !self.manner.unknown.is_empty() && line.contains(self.manner.unknown) => {
-                    "550 nobody of that name"
-                }
-                "RCPT" => {
-                    let address = line.trim_start_matches("RCPT TO:<").trim_end_matches('>');
-                    to.push(address.to_owned());
-                    "250 well"
-                }
-                "DATA" => {
-                    stream.get_mut().write_all(b"354 go on\r\n").unwrap();
-                    let mut text = String::new();
-                    while !text.ends_with("\r\n.\r\n") {
-                        assert!(stream.read_line(&mut text).unwrap() > 0, "{text}");
-                    }
-                    let mail = Mail {
-                        to: std::mem::take(&mut to),
-                        text,
-                        encrypted: self.encrypted,
-                        user: user.clone(),
-                    };
-                    let _ = self.sender.send(mail);
-                    "250 taken"
-                }
-                "QUIT" => "221 good bye",
-                _ => "500 what",
-            };
-            if stream.get_mut().write_all(format!("{answer}\r\n").as_bytes()).is_err() {
-                return false;
-            }
-        }
-    }
-}
+use crate::rig::{CONFIGURATION, Memory, Rig, wait_until};
+use crate::sinks::{HERE, Hook, Identity, MailServer, Manner, SILENCE, When};
 
 fn with_mail(server: &MailServer, more: &str) -> String {
     format!(
@@ -196,6 +34,12 @@ fn each_change_is_one_mail_with_the_virtual_address_the_server_and_the_reason() 
     assert_eq!(mail.to, ["admin@example.org", "night@example.org"]);
     assert_eq!(mail.header("Subject"), "[lb1] server web/web1 is down");
     assert_eq!(mail.header("Auto-Submitted"), "auto-generated");
+    assert_eq!(mail.header("From"), "\"Sluice lb1\" <lb1@example.org>");
+    assert_eq!(mail.header("To"), "admin@example.org, night@example.org");
+    let id = mail.header("Message-ID");
+    assert!(id.starts_with('<') && id.ends_with(".1-1.lb1@example.org>"), "{id}");
+    assert!(mail.header("Date").ends_with(" +0000"), "{}", mail.header("Date"));
+    assert_eq!(mail.hello, "[127.0.0.1]", "lb1 is no name in the DNS");
     for part in ["10.0.0.100", "web1", "10.0.0.11", "connect to 10.0.0.11:80 refused, 2 of 2"] {
         assert!(mail.text.contains(part), "{part} in {}", mail.text);
     }
@@ -221,10 +65,10 @@ fn each_change_is_one_mail_with_the_virtual_address_the_server_and_the_reason() 
 
 #[test]
 fn a_mail_is_encrypted_once_the_server_agrees_and_only_to_the_right_server() {
-    let server = MailServer::start(Manner { tls: true, ..Manner::default() });
+    let server = MailServer::start(Manner { tls: When::Asked, ..Manner::default() });
     let directory = tempfile::tempdir().unwrap();
     let ca = directory.path().join("mail-ca.pem");
-    std::fs::write(&ca, &server.certificate).unwrap();
+    std::fs::write(&ca, &server.identity.pem).unwrap();
     let more = format!(
         "tls = \"starttls\"\nuser = \"lb1\"\npassword = \"word\"\nca = \"{}\"",
         ca.display()
@@ -253,6 +97,97 @@ fn a_mail_is_encrypted_once_the_server_agrees_and_only_to_the_right_server() {
     config["alerts"]["mail"]["verify"] = json!(false);
     assert_eq!(rig.tell("PUT", "/api/v1/config", &config).status, 200);
     assert_eq!(server.next().header("Subject"), "[lb1] server web/web1 is up");
+}
+
+#[test]
+fn mail_and_events_go_to_nobody_whose_certificate_is_not_good() {
+    let (own, other) = (Identity::of(HERE), Identity::of(&["mail.example.org"]));
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, pem: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        format!("ca = \"{}\"", path.display())
+    };
+    let elsewhere = file("elsewhere", &Identity::of(HERE).pem);
+    for (identity, trust, comes) in [
+        (&own, file("own", &own.pem), true),
+        (&own, String::new(), false),
+        (&own, elsewhere.clone(), false),
+        (&own, "verify = false".to_owned(), true),
+        (&own, format!("verify = false\n{elsewhere}"), true),
+        (&other, file("other", &other.pem), false), // the name is another
+        (&other, "verify = false".to_owned(), true),
+    ] {
+        for tls in ["starttls", "tls"] {
+            let when = if tls == "tls" { When::AtOnce } else { When::Asked };
+            let server = MailServer::who_is(identity, Manner { tls: when, ..Manner::default() });
+            let rig = rig(&with_mail(&server, &format!("tls = \"{tls}\"\n{trust}")));
+            rig.server_is("web", "web1", "up", "down", "refused");
+            match comes {
+                true => assert!(server.next().encrypted, "{tls} {trust}"),
+                false => wait_until("it is refused", || rig.node().alerts().mail.failed() > 0),
+            }
+            assert!(comes || server.mails.try_recv().is_err(), "{tls} {trust}");
+        }
+        let hook = Hook::encrypted(identity);
+        let url = format!("https://127.0.0.1:{}/", hook.port);
+        let rig = rig(&format!("{CONFIGURATION}\n[[alerts.webhook]]\nurl = \"{url}\"\n{trust}"));
+        rig.server_is("web", "web1", "up", "down", "refused");
+        match comes {
+            true => assert_eq!(hook.next().json()["reason"], "refused", "{trust}"),
+            false => wait_until("it is refused", || rig.node().alerts().webhook.failed() > 0),
+        }
+        assert!(comes || hook.requests.try_recv().is_err(), "{trust}");
+    }
+}
+
+#[test]
+fn a_full_mailbox_holds_up_nobody_elses_mail() {
+    let server = MailServer::start(Manner { full: "night@", ..Manner::default() });
+    let rig = rig(&with_mail(&server, "rate = 600"));
+    let admin = ["admin@example.org"];
+    for number in 1..=3 {
+        rig.server_is("web", "web1", "up", "down", &format!("number {number} of them"));
+        assert_eq!(server.next_about(&format!("number {number} of them")).to, admin);
+        rig.server_is("dns", "dns1", "up", "down", "no answer at all");
+        assert_eq!(server.next_about("no answer at all").to, ["names@example.org"]);
+    }
+    let turned_away = || server.turned_away.load(Ordering::Relaxed);
+    let before = turned_away();
+    wait_until("it is asked again", || turned_away() > before + 1);
+    // It gets what it has missed, in one mail.
+    server.is_full.store(false, Ordering::Relaxed);
+    let mail = server.next_about("changes, the oldest first");
+    assert_eq!(mail.to, ["night@example.org"]);
+    for number in 1..=3 {
+        assert!(mail.text.contains(&format!("number {number} of them")), "{}", mail.text);
+    }
+    rig.server_is("web", "web1", "down", "up", "all is well");
+    assert_eq!(server.next_about("all is well").to, ["admin@example.org", "night@example.org"]);
+    assert_eq!(rig.node().alerts().mail.lost(), 0);
+}
+
+#[test]
+fn a_mailbox_that_stays_full_is_given_up_and_one_that_nobody_wants_to_read_is_left_alone() {
+    let server = MailServer::start(Manner { full: "night@", ..Manner::default() });
+    let rig = rig(&with_mail(&server, "about = [\"worker\"]"));
+    rig.worker_is_full("the first");
+    assert_eq!(server.next_about("the first").to, ["admin@example.org"]);
+    wait_until("it is given up", || rig.node().alerts().mail.lost() == 1);
+    rig.worker_is_full("the second");
+    let mail = server.next_about("the second");
+    assert!(mail.text.contains("1 earlier changes are in no mail"), "{}", mail.text);
+    // It waits for the second again, until it is no reader any more.
+    let mut config = rig.ask("GET", "/api/v1/config").json();
+    config["alerts"]["mail"]["to"] = json!(["admin@example.org"]);
+    assert_eq!(rig.tell("PUT", "/api/v1/config", &config).status, 200);
+    let turned_away = server.turned_away.load(Ordering::Relaxed);
+    rig.worker_is_full("the third");
+    assert_eq!(server.next_about("the third").to, ["admin@example.org"]);
+    std::thread::sleep(SILENCE);
+    let now = server.turned_away.load(Ordering::Relaxed);
+    assert!(now <= turned_away + 1, "one may have been under way");
+    assert_eq!(rig.node().alerts().mail.lost(), 1);
 }
 
 #[test]
@@ -316,99 +251,6 @@ fn changes_that_no_mail_could_tell_of_are_counted_and_said() {
     assert_eq!(rig.node().alerts().mail.lost(), 501);
 }
 
-/// What an HTTP server got.
-#[derive(Debug, Clone)]
-struct Request {
-    line: String,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
-impl Request {
-    fn header(&self, name: &str) -> &str {
-        let found = self.headers.iter().find(|(known, _)| known == name);
-        found.map_or_else(|| panic!("no {name} in {:?}", self.headers), |(_, value)| value)
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
-    }
-
-    /// Checks who sent it, as a receiver would.
-    fn is_signed_with(&self, secret: &str) -> bool {
-        let signed = [self.header("sluice-timestamp").as_bytes(), b".", &self.body].concat();
-        let hexadecimal = self.header("sluice-signature").strip_prefix("sha256=").unwrap();
-        let byte = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap();
-        let signature: Vec<_> = hexadecimal.as_bytes().chunks(2).map(byte).collect();
-        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-        hmac::verify(&key, &signed, &signature).is_ok()
-    }
-}
-
-/// An HTTP server that answers with these statuses, one after the other, and with 204 from then on; with 0
-/// it does not answer.
-struct Hook {
-    port: u16,
-    requests: Receiver<Request>,
-    /// Connections at once, and the most there have been.
-    open: Arc<Mutex<(u32, u32)>>,
-}
-
-impl Hook {
-    fn start(statuses: &[u16]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (sender, requests) = mpsc::channel();
-        let open = Arc::new(Mutex::new((0, 0)));
-        let (statuses, shared) = (statuses.to_vec(), Arc::clone(&open));
-        thread::spawn(move || {
-            for (number, stream) in listener.incoming().enumerate() {
-                let status = statuses.get(number).copied().unwrap_or(204);
-                let (sender, open) = (sender.clone(), Arc::clone(&shared));
-                thread::spawn(move || {
-                    let mut open_now = open.lock().unwrap();
-                    open_now.0 += 1;
-                    open_now.1 = open_now.1.max(open_now.0);
-                    drop(open_now);
-                    let _ = serve(stream.unwrap(), status, &sender);
-                    open.lock().unwrap().0 -= 1;
-                });
-            }
-        });
-        Self { port, requests, open }
-    }
-
-    fn next(&self) -> Request {
-        self.requests.recv_timeout(PATIENCE).expect("a request comes")
-    }
-}
-
-fn serve(stream: TcpStream, status: u16, sender: &mpsc::Sender<Request>) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut stream = BufReader::new(stream);
-    let mut lines = Vec::new();
-    loop {
-        let mut line = String::new();
-        stream.read_line(&mut line)?;
-        if line.trim_end().is_empty() {
-            break;
-        }
-        lines.push(line.trim_end().to_owned());
-    }
-    let line = lines.remove(0);
-    let parted = lines.iter().filter_map(|line| line.split_once(": "));
-    let headers: Vec<_> = parted.map(|(name, value)| (name.to_lowercase(), value.into())).collect();
-    let mut request = Request { line, headers, body: Vec::new() };
-    request.body = vec![0; request.header("content-length").parse().unwrap()];
-    stream.read_exact(&mut request.body)?;
-    let _ = sender.send(request);
-    if status == 0 {
-        stream.read_exact(&mut [0])?; // until the other end has gone
-    }
-    let answer = format!("HTTP/1.1 {status} So\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-    stream.get_mut().write_all(answer.as_bytes())
-}
-
 fn with_hook(hook: &Hook, more: &str) -> String {
     let url = format!("http://127.0.0.1:{}/events?node=lb1", hook.port);
     format!("{CONFIGURATION}\n[[alerts.webhook]]\nurl = \"{url}\"\n{more}")
@@ -459,7 +301,7 @@ fn a_receiver_that_hangs_holds_up_nothing_but_itself() {
         well.port
     );
     let rig = rig(&with_hook(&hanging, &more));
-    let memory = resident();
+    let memory = Memory::measured();
     for number in 1..=10_000 {
         rig.server_is("web", "web1", "up", "down", &number.to_string());
     }
@@ -471,21 +313,14 @@ fn a_receiver_that_hangs_holds_up_nothing_but_itself() {
     assert!(begin.elapsed() < Duration::from_secs(1), "the node answers at once");
     wait_until("it is asked again", || rig.node().alerts().webhook.failed() >= 2);
     assert_eq!(hanging.open.lock().unwrap().1, 1, "one connection at a time");
-    let more = resident().saturating_sub(memory);
-    assert!(more < 64 << 20, "{more} bytes more for 10000 events");
+    memory.has_not_grown_by(64 << 20);
     // Nobody waits for it any longer than its removal.
     let mut config = rig.ask("GET", "/api/v1/config").json();
     config["alerts"]["webhook"].as_array_mut().unwrap().remove(0);
     assert_eq!(rig.tell("PUT", "/api/v1/config", &config).status, 200);
     wait_until("it is left alone", || hanging.open.lock().unwrap().0 == 0);
-    // Servers that nobody answers for may have been found out meanwhile.
+    // Servers that nobody answers for may be found out meanwhile.
     while well.next().json()["subject"] != "configuration" {}
-}
-
-/// How much memory this process has, in bytes.
-fn resident() -> usize {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
 #[test]

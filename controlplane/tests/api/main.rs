@@ -5,6 +5,8 @@ mod access;
 
 mod alerts;
 
+mod alerts_hostile;
+
 mod client;
 
 mod configuration;
@@ -20,6 +22,8 @@ mod hostile;
 mod pages;
 
 mod rig;
+
+mod sinks;
 
 mod state;
 

@@ -6,7 +6,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -158,7 +159,8 @@ const PACE: Pace = Pace {
     period: Duration::from_secs(2),
     pause: Duration::from_millis(50),
     longest_pause: Duration::from_millis(200),
-    patience: Duration::from_secs(20),
+    patience: Duration::from_secs(8),
+    conversation: Duration::from_secs(2),
 };
 
 /// The MAC addresses of the interfaces.
@@ -255,6 +257,13 @@ impl Rig {
     pub fn server_is(&self, service: &str, server: &str, old: &str, new: &str, reason: &str) {
         let subject = Subject::Server { service: service.into(), server: server.into() };
         let (old, new, reason) = (old.into(), new.into(), reason.into());
+        self.node().events().record(Change { subject, old, new, reason });
+    }
+
+    /// A worker's flow table fills up, which it never does here by itself.
+    pub fn worker_is_full(&self, reason: &str) {
+        let (old, new, reason) = ("well".into(), "full".into(), reason.into());
+        let subject = Subject::Worker { worker: 0 };
         self.node().events().record(Change { subject, old, new, reason });
     }
 
@@ -363,9 +372,16 @@ fn socket(directory: &TempDir) -> PathBuf {
     directory.path().join("run/admin.sock")
 }
 
+/// Below those that the system gives away, so that no connection of another test takes it meanwhile.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
-    listener.local_addr().expect("it has an address").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 10_000 + (std::process::id() % 20_000) as u16;
+    loop {
+        let port = start + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Writes the configuration down; gives the port of the admin API.
@@ -487,4 +503,28 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 pub fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt as _;
     fs::metadata(path).expect("the file is there").permissions().mode() & 0o7777
+}
+
+/// How much memory this process has, while nobody else who asks has his test run.
+pub struct Memory {
+    before: usize,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Memory {
+    pub fn measured() -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { before: resident(), _alone: alone }
+    }
+
+    pub fn has_not_grown_by(&self, bytes: usize) {
+        let more = resident().saturating_sub(self.before);
+        assert!(more < bytes, "{more} bytes more");
+    }
+}
+
+fn resident() -> usize {
+    let text = fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }

@@ -10,6 +10,7 @@ use controlplane::testing::Manner;
 use serde_json::{Value, json};
 
 use crate::rig::{CONFIGURATION, Rig, wait_until};
+use crate::sinks::Hook;
 
 /// A node with these triggers, whose scripts lie in its directory.
 fn rig(scripts: &[(&str, &str)], triggers: &str) -> Rig {
@@ -217,6 +218,38 @@ do = [
     let input: Value = serde_json::from_slice(&input).unwrap();
     assert_eq!((&input["server"], &input["reason"]), (&json!("web1"), &json!("refused")));
     assert_eq!(input["virtual_addresses"], json!(["10.0.0.100"]));
+}
+
+#[test]
+fn a_trigger_tells_a_receiver_of_what_set_it_off_once_and_signed() {
+    let hook = Hook::start(&[204, 503]);
+    let triggers = format!(
+        "[[trigger]]\nname = \"tell\"\non = {{ service = \"web\", server = \"web1\" }}\n\
+         do = [{{ action = \"webhook\", url = \"http://127.0.0.1:{}/hook\", secret = \"ours\" }}]\n",
+        hook.port
+    );
+    let rig = rig(&[], &triggers);
+    rig.server_is("web", "web1", "up", "down", "refused");
+    rig.server_is("web", "web1", "down", "up", "well");
+    let told = ran(&rig, 2);
+    let request = hook.next();
+    assert_eq!(request.line, "POST /hook HTTP/1.1");
+    assert!(request.is_signed_with("ours") && !request.is_signed_with("theirs"));
+    assert_eq!(request.header("sluice-event"), "1");
+    let event = request.json();
+    let api = rig.ask("GET", "/api/v1/events?service=web&server=web1&limit=10000").json();
+    let noted = api.as_array().unwrap().iter().find(|event| event["number"] == 1).unwrap();
+    for (name, value) in noted.as_object().unwrap() {
+        assert_eq!(event[name], *value, "{name}");
+    }
+    assert_eq!((&event["node"], &event["server_address"]), (&json!("lb1"), &json!("10.0.0.11")));
+    assert_eq!(event["virtual_addresses"], json!(["10.0.0.100"]));
+    let at = format!("webhook http://127.0.0.1:{}", hook.port);
+    assert!(told[0].1 == "done" && told[0].2.ends_with(&format!("{at}: taken")), "{told:?}");
+    let busy = format!("{at} failed: http://127.0.0.1:{}: it answered 503", hook.port);
+    assert!(told[1].1 == "failed" && told[1].2.ends_with(&busy), "{told:?}");
+    assert_eq!(hook.next().json()["reason"], "well");
+    assert!(hook.requests.try_recv().is_err(), "it is sent once, whatever comes of it");
 }
 
 #[test]

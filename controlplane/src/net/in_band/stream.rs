@@ -62,6 +62,10 @@ impl Net for InBand {
         Ok(stream)
     }
 
+    fn local(stream: &Stream) -> Option<SocketAddr> {
+        stream.local()
+    }
+
     async fn datagrams(&self, to: SocketAddr, way: Way) -> io::Result<Datagrams> {
         let id = self.0.with(|inner| inner.converse(canonical(to), way))?;
         Ok(Datagrams { stack: self.0.clone(), id })
