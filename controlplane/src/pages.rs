@@ -69,7 +69,7 @@ pub async fn serve(node: Arc<Node>) {
         let wanted = wanted(&view, &falling_back);
         looked = Some((states, pages, view));
         open.retain(|place, served| {
-            let stays = wanted.get(place) == Some(&served.page);
+            let stays = wanted.contains_key(place);
             if !stays {
                 served.task.abort();
             }
@@ -77,8 +77,8 @@ pub async fn serve(node: Arc<Node>) {
         });
         let mut bodies = HashMap::new();
         for (place, page) in wanted {
-            let served = open.get(&place);
-            if served.is_some() && !are_others {
+            let served = open.get_mut(&place);
+            if served.as_ref().is_some_and(|it| it.page == page) && !are_others {
                 continue;
             }
             let body = match bodies.get(&page) {
@@ -87,7 +87,9 @@ pub async fn serve(node: Arc<Node>) {
             };
             bodies.insert(page.clone(), Arc::clone(&body));
             if let Some(served) = served {
+                // A place that was left just now might not be free yet.
                 served.body.send_replace(body);
+                served.page = page;
             } else if let Some((body, task)) = begin(&node.net(), place, body, &seats) {
                 open.insert(place, Served { page, body, task });
             }
