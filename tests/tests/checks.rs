@@ -1,11 +1,8 @@
 //! How servers are asked, and what clients notice of the answers.
 
-use std::time::Duration;
-
 use serde_json::json;
 use sluice_tests::client::{is_cut, server_behind};
 use sluice_tests::lab::{DIRECT, PROXIED, TRANSLATED, TUNNELLED};
-use sluice_tests::process::eventually;
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::server::Server;
 use sluice_tests::service::{direct, nat, snat, tunnel};
@@ -71,13 +68,24 @@ fn a_page_without_the_text_takes_its_server_out(rig: &mut Rig) {
 fn a_server_that_is_never_asked_is_scheduled_although_it_is_gone(rig: &mut Rig) {
     let [first, second, _] = rig.translated();
     let [web, _other] = [first, second].map(|server| Web::start(rig, server, "*"));
-    let own = json!({ "port": PORT });
-    let service = nat("on", TRANSLATED, "80").to_with(first, own.clone()).to_with(second, own);
-    rig.serve([&service.with("check", json!({ "type": "on" }))]);
+    let published = ["80", "443"].map(|port| {
+        let own = json!({ "port": PORT });
+        let service = nat(&format!("on{port}"), TRANSLATED, port);
+        service.to_with(first, own.clone()).to_with(second, own)
+    });
+    let [service, asked] = published;
+    rig.serve([&service.with("check", json!({ "type": "on" })), &checked(asked, false)]);
     let answers = || (0..10).filter_map(|_| who(rig, &at(TRANSLATED, 80))).collect::<Vec<_>>();
-    let listens = || (answers().len() == 10).then_some(());
-    assert!(eventually(Duration::from_secs(5), listens).is_some(), "both answer");
+    let until_up = |count: usize| {
+        rig.appliance.wait_until("/status", "the service that asks knows", |status| {
+            let servers = status["services"][1]["servers"].as_array().expect("servers");
+            servers.iter().filter(|it| it["actual"] == "up").count() == count
+        });
+    };
+    until_up(2);
+    assert_eq!(answers().len(), 10, "both answer");
     web.kill();
+    until_up(1);
     for _ in 0..3 {
         assert_eq!(answers(), [second.name.as_str(); 5], "half of ten go to nobody");
         assert_eq!(state(rig, first)["actual"], "up");
