@@ -349,6 +349,22 @@ pub fn server_behind(stream: &TcpStream) -> io::Result<String> {
     Ok(answer.server)
 }
 
+/// Whether an idle connection has been cut: the next word on it fails.
+///
+/// # Panics
+/// If it hangs instead.
+pub fn is_cut(stream: &TcpStream) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    match server_behind(stream) {
+        Ok(_) => false,
+        Err(why) => {
+            let ends = matches!(why.kind(), ConnectionReset | UnexpectedEof | BrokenPipe);
+            assert!(ends, "it ends, and does not hang: {why}");
+            true
+        }
+    }
+}
+
 /// Sends a datagram to one of our servers that introduce themselves, and returns what it says.
 ///
 /// # Panics

@@ -8,11 +8,12 @@
 //! 5. [`appliance`]: `sluice run`, its configuration, its Unix socket, its end
 //! 6. [`rig`]: all of these together, which is what most tests start from
 //! 7. [`service`]: virtual services as a test writes them down
-//! 8. [`capture`] and [`decode`]: what was on a wire, judged by a decoder that is not ours
-//! 9. [`cable`]: an Ethernet cable into a virtual machine, and the stations on its other end
-//! 10. [`trunk`]: a cable that carries several VLANs, and the switch on its other end
-//! 11. [`books`]: frames in = frames out + drops by reason; asserted after every case
-//! 12. [`cases`]: several tests over one rig
+//! 8. [`web`]: a web server that a test kills
+//! 9. [`capture`] and [`decode`]: what was on a wire, judged by a decoder that is not ours
+//! 10. [`cable`]: an Ethernet cable into a virtual machine, and the stations on its other end
+//! 11. [`trunk`]: a cable that carries several VLANs, and the switch on its other end
+//! 12. [`books`]: frames in = frames out + drops by reason; asserted after every case
+//! 13. [`cases`]: several tests over one rig
 //!
 //! Everything here is meant to be watched failing: helpers panic with a sentence that says what
 //! was expected of whom.
@@ -36,6 +37,8 @@ pub mod appliance;
 pub mod rig;
 
 pub mod service;
+
+pub mod web;
 
 pub mod capture;
 

@@ -1,75 +1,34 @@
 //! What goes wrong with servers, and what their clients notice: real nginx, killed and started again.
 
-use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use sluice_tests::http;
-use sluice_tests::lab::{DIRECT, TRANSLATED, ipv6};
-use sluice_tests::process::{Background, eventually};
+use sluice_tests::lab::{DIRECT, PROXIED, TRANSLATED, TUNNELLED, ipv6};
+use sluice_tests::process::eventually;
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::server::Server;
-use sluice_tests::service::{Service, direct, nat};
+use sluice_tests::service::{Service, direct, nat, snat, tunnel};
+use sluice_tests::web::{self, PORT, Web, ask_again, checked, state, wait_for};
 
 sluice_tests::cases! {
     a_killed_server_gets_no_new_connections_and_the_others_keep_theirs,
     a_server_that_goes_silent_is_out_as_soon_as_one_that_refuses,
     another_interval_counts_from_the_next_question_on,
+    a_killed_server_takes_nobody_elses_connections_along_in_any_mode,
     a_drain_over_rest_is_known_at_once,
     a_page_answers_when_all_servers_have_failed_and_only_then,
     the_last_server_goes_on_where_that_is_asked_for,
+    a_server_without_the_virtual_address_is_named_and_gets_nobody,
     a_server_that_listens_on_its_own_address_alone_says_so,
     a_server_that_lacks_the_virtual_address_does_not_answer_pings_there,
 }
 
-/// The port of the servers that are killed.
-const PORT: u16 = 8081;
+/// Of the checks.
 const INTERVAL: Duration = Duration::from_millis(200);
-
-/// A nginx of a test's own, which it can kill.
-struct Web(Background);
-
-impl Web {
-    /// On this server, listening at `at` (an address, or `*`).
-    fn start(rig: &Rig, server: &Server, listen: &str) -> Self {
-        let folder = rig.lab.directory().join(format!("web-{}", server.name));
-        fs::create_dir_all(&folder).expect("the laboratory's directory can be written to");
-        let file = folder.join("nginx.conf");
-        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|it| format!("{it}_temp_path {};", folder.join(it).display()))
-            .join(" ");
-        let text = format!(
-            "daemon off; master_process off; pid {}; error_log stderr;\n\
-             events {{}}\nhttp {{ access_log off; keepalive_timeout 300; {temporary}\n\
-             server {{ listen {listen}:{PORT}; location / {{ return 200 {}; }} }} }}\n",
-            folder.join("pid").display(),
-            server.name,
-        );
-        fs::write(&file, text).expect("the laboratory's directory can be written to");
-        let mut command = server.namespace.command("nginx");
-        command.arg("-e").arg("stderr").arg("-c").arg(file);
-        Self(Background::start(&mut command))
-    }
-
-    fn kill(mut self) {
-        self.0.child().kill().expect("it runs");
-        self.0.stop();
-    }
-}
-
-/// Asked by connections every [`INTERVAL`].
-fn checked(service: Service, virtual_address: bool) -> Service {
-    let mut check = json!({
-        "type": "connect", "interval": "200ms", "timeout": "150ms", "rise": 2, "fall": 2, "port": PORT,
-    });
-    if virtual_address {
-        check["virtual"] = json!(true);
-    }
-    service.with("check", check)
-}
 
 fn translated(servers: &[Server]) -> Service {
     let service = nat("web", TRANSLATED, "80");
@@ -77,23 +36,9 @@ fn translated(servers: &[Server]) -> Service {
     checked(servers.iter().fold(service, to), false)
 }
 
-fn state(rig: &Rig, server: &Server) -> Value {
-    let status = rig.appliance.get("/status");
-    let services = status["services"].as_array().expect("services").clone();
-    let servers = services.iter().flat_map(|it| it["servers"].as_array().expect("servers").clone());
-    servers.into_iter().find(|it| it["name"] == server.name.as_str()).expect("it is configured")
-}
-
-fn wait_for(rig: &Rig, server: &Server, states: &[&str]) {
-    let is = || states.iter().any(|it| state(rig, server)["actual"] == *it).then_some(());
-    let there = eventually(Duration::from_secs(20), is);
-    assert!(there.is_some(), "{} is not {states:?}: {}", server.name, state(rig, server));
-}
-
 /// Who answers a new connection, or what status it has if that is no server's.
 fn who(rig: &Rig) -> Option<String> {
-    let response = rig.client().request(&at(TRANSLATED, 80), "GET", "/", b"").ok()?;
-    Some(if response.status == 200 { response.text() } else { response.status.to_string() })
+    web::who(rig, &at(TRANSLATED, 80))
 }
 
 /// A connection that is kept, and whose it is.
@@ -103,16 +48,6 @@ fn held(rig: &Rig, server: &Server) -> TcpStream {
         (ask_again(&mut stream)? == server.name).then_some(stream)
     });
     found.expect("a connection to it")
-}
-
-/// Another request on the same connection.
-fn ask_again(stream: &mut TcpStream) -> Option<String> {
-    use std::io::{Read, Write};
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: sluice\r\n\r\n").ok()?;
-    let mut heard = [0; 1024];
-    let length = stream.read(&mut heard).ok()?;
-    let text = String::from_utf8_lossy(&heard[..length]).into_owned();
-    text.split("\r\n\r\n").nth(1).map(Into::into)
 }
 
 fn a_killed_server_gets_no_new_connections_and_the_others_keep_theirs(rig: &mut Rig) {
@@ -227,6 +162,55 @@ fn another_interval_counts_from_the_next_question_on(rig: &mut Rig) {
     server.join().expect("it has been asked once more");
 }
 
+fn a_killed_server_takes_nobody_elses_connections_along_in_any_mode(rig: &mut Rig) {
+    let port = PORT.to_string();
+    let services = [
+        (direct("dr", DIRECT, &port).to_all(rig.direct()), DIRECT),
+        (nat("nat", TRANSLATED, &port).to_all(rig.translated()), TRANSLATED),
+        (snat("snat", PROXIED, &port).to_all(rig.tunnelled()), PROXIED),
+        (tunnel("tun", TUNNELLED, &port).to_all(rig.tunnelled()), TUNNELLED),
+    ];
+    let killed = ["dr1", "nat1", "tun1"];
+    for quiescent in [true, false] {
+        let running = rig.lab.servers().map(|it| (it.name.as_str(), Web::start(rig, it, "*")));
+        let (doomed, others): (Vec<_>, Vec<_>) =
+            running.partition(|(name, _)| killed.contains(name));
+        let published = services
+            .each_ref()
+            .map(|(service, _)| checked(service.clone(), false).with("quiescent", quiescent));
+        rig.serve(&published);
+        until_up(rig, 12);
+        let to = services.iter().flat_map(|(_, address)| [(); 6].map(|()| at(*address, PORT)));
+        let mut held: Vec<_> = to
+            .map(|to| {
+                let mut stream = rig.client().open(&to).expect("a connection");
+                let whose = ask_again(&mut stream).expect("an answer");
+                (stream, to, whose)
+            })
+            .collect();
+        doomed.into_iter().for_each(|(_, web)| web.kill());
+        until_up(rig, 8);
+        for (stream, to, whose) in &mut held {
+            let answer = ask_again(stream);
+            let expected = (!killed.contains(&whose.as_str())).then_some(whose);
+            assert_eq!(answer.as_ref(), expected.as_deref(), "{to}, quiescent: {quiescent}");
+        }
+        let cut = held.iter().filter(|(.., whose)| killed.contains(&whose.as_str())).count();
+        assert_eq!(cut, 8, "two of each service's six connections");
+        rig.serve([]);
+        drop(others);
+    }
+}
+
+/// Waits until so many servers of all services are up.
+fn until_up(rig: &Rig, count: usize) {
+    rig.appliance.wait_until("/status", &format!("{count} servers are up"), |status| {
+        let services = status["services"].as_array().expect("services");
+        let servers = services.iter().flat_map(|it| it["servers"].as_array().expect("servers"));
+        servers.filter(|it| it["actual"] == "up").count() == count
+    });
+}
+
 /// HC-21.
 fn a_drain_over_rest_is_known_at_once(rig: &mut Rig) {
     let [first, second, _] = rig.translated();
@@ -316,6 +300,27 @@ fn the_last_server_goes_on_where_that_is_asked_for(rig: &mut Rig) {
     assert_eq!(answered.as_deref(), Some(second.name.as_str()));
     assert_ne!(state(rig, second)["actual"], "up", "it serves before its check says that it may");
     drop(again);
+}
+
+/// HC-17, AR-08, RP-11.
+fn a_server_without_the_virtual_address_is_named_and_gets_nobody(rig: &mut Rig) {
+    let [first, second, _] = rig.direct();
+    first.unpublish(DIRECT);
+    let _webs = [first, second].map(|server| Web::start(rig, server, "*"));
+    let service = direct("unsolved", DIRECT, &PORT.to_string()).to(first).to(second);
+    rig.serve([&checked(service, true)]);
+    wait_for(rig, second, &["up"]);
+    wait_for(rig, first, &["closing", "down"]);
+    let told = state(rig, first);
+    let reason = told["reason"].as_str().expect("a reason");
+    let expected = format!("answers on its own address but not on the virtual address {DIRECT}");
+    assert!(reason.starts_with(&expected), "{reason}");
+    assert!(reason.contains("the ARP problem is not solved there"), "{reason}");
+    let answers = || (0..20).filter_map(|_| web::who(rig, &at(DIRECT, PORT)));
+    assert_eq!(answers().filter(|name| *name == second.name).count(), 20);
+    first.publish_here(DIRECT);
+    wait_for(rig, first, &["up"]);
+    assert_eq!(answers().filter(|name| *name == first.name).count(), 10);
 }
 
 /// HC-17, AR-09.

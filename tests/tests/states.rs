@@ -1,14 +1,14 @@
 //! What an operator wants of servers, and what becomes of the connections that they have.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
 use sluice_tests::capture::Capture;
-use sluice_tests::client::{Client, server_behind};
+use sluice_tests::client::{Client, is_cut, server_behind};
 use sluice_tests::decode::packets;
 use sluice_tests::http;
 use sluice_tests::lab::{DIRECT, PROXIED, TRANSLATED, TUNNELLED};
@@ -98,19 +98,6 @@ fn drain_during_a_download(
     let page = http::parse(&page).expect("a whole answer");
     assert!(page.body == large(), "{service}: it finishes, byte for byte");
     name
-}
-
-/// Whether an idle connection has been cut: the next word on it fails.
-fn is_cut(stream: &TcpStream) -> bool {
-    match server_behind(stream) {
-        Ok(_) => false,
-        Err(why) => {
-            let kind = why.kind();
-            let cut = [ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof, ErrorKind::BrokenPipe];
-            assert!(cut.contains(&kind), "it ends, and does not hang: {why}");
-            true
-        }
-    }
 }
 
 /// ST-02.

@@ -10,6 +10,7 @@ use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response, Version, header};
 use hyper_util::rt::TokioIo;
+use tokio::io::{self, AsyncReadExt as _};
 use tokio::select;
 use tokio::task::AbortHandle;
 
@@ -20,6 +21,8 @@ use crate::net::Net;
 
 /// How much of an answer's headers is read, in bytes.
 const LONGEST_HEADERS: usize = 32 << 10;
+/// How much is read in all, in bytes: the start of an answer may come in small pieces.
+const MOST_HEARD: u64 = 8 * (LONGEST_ANSWER + LONGEST_HEADERS) as u64;
 
 pub(super) async fn ask<N: Net>(asking: &Asking<'_, N>, page: &Http) -> Result<(), Failure> {
     let alpn = if page.two { Alpn::Http2 } else { Alpn::Http1 };
@@ -95,7 +98,9 @@ where
         true => "closed the connection without an answer".to_owned(),
         false => format!("gave no answer: {}", cause(&error)),
     };
-    let io = TokioIo::new(wire);
+    // Interim answers and the like have no other bound, and come as fast as the server can.
+    let (reader, writer) = io::split(wire);
+    let io = TokioIo::new(io::join(reader.take(MOST_HEARD), writer));
     if two {
         let tasks = Tasks::default();
         let mut builder = http2::Builder::new(Starter(tasks.0.clone()));
