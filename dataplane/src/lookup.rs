@@ -484,7 +484,7 @@ impl<'s> Step<'_, 's> {
         }
         if self.gets_a_page(service, packet) {
             self.memory.journal.note(|| Decision::Page);
-            return Err(Fate::Punt(self.snapshot.answers.class(flow)));
+            return Err(Fate::Punt(Class::Local));
         }
         if packet.flags.closes() {
             // The end of a connection that we forgot: nothing to remember.
@@ -961,7 +961,7 @@ impl<'s> Step<'_, 's> {
         }
         let service = self.service_of(&flow);
         if service.is_some_and(|service| self.gets_a_page(service, packet)) {
-            return Err(Fate::Punt(self.snapshot.answers.class(&flow)));
+            return Err(Fate::Punt(Class::Local));
         }
         let server = service
             .and_then(|service| scheduler::agreed(service, &flow, self.snapshot))

@@ -1,6 +1,6 @@
 //! Which packets for our own addresses are answers: they belong to conversations that the control plane has
-//! begun, or let in, and which are remembered here. What is an answer has a limit of its own, so that nobody who
-//! floods such an address can hide from the control plane what it has asked for.
+//! begun, and which are remembered here. What is an answer has a limit of its own, so that nobody who floods such
+//! an address can hide from the control plane what it has asked for.
 //!
 //! The control plane writes, workers read: a count for each of many places, and a conversation's place by a hash
 //! that strangers cannot compute. Two conversations may share a place, so a packet may pass for an answer that is

@@ -86,7 +86,7 @@ pub struct Connection {
     ends: Ends,
     way: Way,
     stage: Stage,
-    /// Its packets are answers: where clients open it, from when they have.
+    /// Its packets are answers. Not where a client opens it: who has come in could flood what servers say.
     awaited: Option<Awaited>,
     owner: Owner,
     /// We opened it.
@@ -380,10 +380,6 @@ impl Inner {
             self.stats.accepted += 1;
             listening.ready.push_back(id);
             self.woken.extend(listening.waiting.take());
-            if let Some(ends) = self.ends_of(id) {
-                let awaited = self.awaited(Protocol::Tcp, &ends);
-                self.connections.entry(id).and_modify(|it| it.awaited = Some(awaited));
-            }
         }
     }
 
