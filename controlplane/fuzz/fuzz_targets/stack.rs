@@ -138,7 +138,7 @@ fuzz_target!(|packets: Vec<(u8, u8, Vec<u8>)>| {
             let socket = net.datagrams(to("10.0.0.9:53"), Way::Routed).await.unwrap();
             let _ = socket.send(b"question").await;
             let _ = socket.receive(&mut [0; 100]).await;
-            let _ = net.ping("2001:db8::9".parse().unwrap()).await;
+            let _ = net.ping("2001:db8::9".parse().unwrap(), Way::Routed).await;
         };
         let (mut serve, mut open, mut ask) = (pin!(serve), pin!(open), pin!(ask));
         let mut done = [false; 2];
