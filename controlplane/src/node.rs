@@ -47,8 +47,7 @@ use dataplane::counters::Counters;
 use dataplane::moment::Moment;
 use dataplane::punt::{Command, ControlEnd, FlowReport};
 use dataplane::snapshot::ServerId;
-use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::spawn_blocking;
+use tokio::sync::{Notify, OnceCell, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::error;
 
@@ -128,6 +127,9 @@ pub struct Node {
     replaced: Notify,
     /// Locked for the whole of a change, so that there is one at a time.
     changing: Arc<tokio::sync::Mutex<Identities>>,
+    /// Where changes are made: always the same thread, because the allocator keeps for each thread what a large
+    /// configuration needed there.
+    changes: OnceCell<Lane>,
     /// Locked by whoever makes and publishes a snapshot. Holds the configuration that the workers have, while that
     /// is ahead of the one in force.
     publishing: Mutex<Option<Arc<Config>>>,
@@ -246,6 +248,7 @@ impl Node {
             stack,
             replaced: Notify::new(),
             changing: Arc::new(tokio::sync::Mutex::new(identities)),
+            changes: OnceCell::new(),
             publishing: Mutex::default(),
             inner: Mutex::new(inner),
         })
@@ -283,9 +286,6 @@ impl Node {
     /// clients at a server that has failed.
     async fn keep_standings(self: Arc<Self>) {
         let lane = Lane::open("publish");
-        if let Err(error) = &lane {
-            error!("what changes waits for requests: no thread of its own: {error}");
-        }
         let mut looks = interval(RAMP);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -297,10 +297,7 @@ impl Node {
                 continue;
             }
             let node = Arc::clone(&self);
-            match &lane {
-                Ok(lane) => lane.run(move || node.restate()).await,
-                Err(_) => drop(spawn_blocking(move || node.restate()).await),
-            }
+            lane.run(move || node.restate()).await;
         }
     }
 

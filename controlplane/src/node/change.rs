@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tracing::info;
 
-use super::helpers::on_helper;
+use super::helpers::Lane;
 use super::{Node, Place, Refusal, View, Wish};
 use crate::config::Config;
 use crate::events::{self, Subject};
@@ -148,7 +148,7 @@ impl Node {
         report::Verdict { live: restart_needed.is_empty(), restart_needed, changes, advice }
     }
 
-    /// One change, from beginning to end on a helper thread: a caller that goes away meanwhile
+    /// One change, from beginning to end on a thread of its own: a caller that goes away meanwhile
     /// neither stops it halfway nor lets the next one in before it is done.
     async fn change<T: Send + 'static>(
         self: &Arc<Self>,
@@ -157,7 +157,7 @@ impl Node {
     ) -> Result<(Arc<View>, T), Refusal> {
         let mut identities = Arc::clone(&self.changing).lock_owned().await;
         let node = Arc::clone(self);
-        on_helper(move || {
+        let work = move || {
             let view = node.view();
             guard.check(&view.etag)?;
             let next = next(&view)?;
@@ -171,8 +171,9 @@ impl Node {
                 Some(place) => node.fulfil(&view, next, place),
                 None => node.reconfigure(&view, next, &mut identities),
             }
-        })
-        .await
+        };
+        let lane = self.changes.get_or_init(|| Lane::open_aside("change")).await;
+        lane.run(work).await.unwrap_or(Err(Refusal::Failed))
     }
 
     /// Takes up a configuration that may be any other.

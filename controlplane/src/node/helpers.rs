@@ -2,10 +2,9 @@
 //! waiting for a disk or a name server: requests get a share of them only ([`helped`]), and what must not wait for
 //! anything else has a thread of its own ([`Lane`]).
 
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
 
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
@@ -42,19 +41,16 @@ pub(super) async fn on_helper<T: Send + 'static>(
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// A thread for one kind of work. It ends with this value, after the work that is under way.
+/// A thread for one kind of work, one after another. It ends with this value, after the work that is under way. If the
+/// system refuses a thread, the runtime's helpers do the work.
 pub struct Lane {
     work: Option<mpsc::Sender<Work>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Lane {
-    /// Starts a thread of that name.
-    ///
-    /// # Errors
-    ///
-    /// When the system refuses it.
-    pub fn open(name: &str) -> io::Result<Self> {
+    /// Starts a thread of that name, on the caller's cores.
+    pub fn open(name: &str) -> Self {
         let (work, given) = mpsc::channel::<Work>();
         let run = move || {
             let _ = rustix::process::setpriority_process(None, HELPING); // it works without, too
@@ -64,28 +60,43 @@ impl Lane {
                 }
             }
         };
-        let thread = Builder::new().name(name.to_owned()).spawn(run)?;
-        Ok(Self { work: Some(work), thread: Some(thread) })
+        match Builder::new().name(name.to_owned()).spawn(run) {
+            Ok(thread) => Self { work: Some(work), thread: Some(thread) },
+            Err(error) => {
+                error!("no thread for what is to {name}, which now waits for requests: {error}");
+                Self { work: None, thread: None }
+            }
+        }
     }
 
-    /// Does `work` there, and waits until it has ended.
-    pub async fn run(&self, work: impl FnOnce() + Send + 'static) {
-        let (done, is_done) = oneshot::channel::<()>();
+    /// The same, on the cores of the runtime's helpers: a thread inherits them from the one that starts it.
+    pub async fn open_aside(name: &'static str) -> Self {
+        let opened = spawn_blocking(move || Self::open(name)).await;
+        opened.unwrap_or(Self { work: None, thread: None })
+    }
+
+    /// Does `work` there, even if the caller goes away, and tells what comes of it: nothing if it panics.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let (tell, told) = oneshot::channel();
         let work = move || {
-            let _done = done; // told by its end, whatever becomes of the work
-            work();
+            let _ = tell.send(work()); // the caller may have gone
         };
-        if let Some(lane) = &self.work {
-            let _ = lane.send(Box::new(work)); // the thread lives as long as we do
+        match &self.work {
+            Some(lane) => drop(lane.send(Box::new(work))), // the thread lives as long as we do
+            None => drop(spawn_blocking(work)),
         }
-        let _ = is_done.await;
+        told.await.ok()
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
         self.work = None;
-        if let Some(thread) = self.thread.take() {
+        let elsewhere = |thread: &JoinHandle<()>| thread.thread().id() != thread::current().id();
+        if let Some(thread) = self.thread.take().filter(elsewhere) {
             let _ = thread.join(); // it does not panic
         }
     }
@@ -135,11 +146,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_lane_outlives_what_goes_wrong_on_it_and_ends_after_its_work() {
-        let lane = Lane::open("test").unwrap();
-        lane.run(|| panic!("as the test wants it")).await;
+        let lane = Lane::open("test");
+        let broken: Option<()> = lane.run(|| panic!("as the test wants it")).await;
+        assert_eq!(broken, None);
+        assert_eq!(lane.run(|| 5).await, Some(5));
         let (tell, told) = mpsc::channel();
         let begun = tell.clone();
-        lane.run(move || begun.send("begun").unwrap()).await;
+        lane.run(move || begun.send("begun").unwrap()).await.unwrap();
         assert_eq!(told.recv_timeout(PATIENCE), Ok("begun"));
         let (release, released) = mpsc::channel::<()>();
         let mut work = Box::pin(lane.run(move || {
@@ -151,5 +164,23 @@ mod tests {
         drop(release);
         drop(lane);
         assert_eq!(told.try_recv(), Ok("done"));
+    }
+
+    #[tokio::test]
+    async fn a_lane_may_be_given_up_by_its_own_work() {
+        let lane = Arc::new(Lane::open("test"));
+        let last = Arc::clone(&lane);
+        let (release, released) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
+        let mut work = Box::pin(lane.run(move || {
+            let _ = released.recv();
+            drop(last);
+            tell.send("done").unwrap();
+        }));
+        assert!(timeout(Duration::from_millis(1), &mut work).await.is_err(), "it is under way");
+        drop(work);
+        drop(lane);
+        release.send(()).unwrap();
+        assert_eq!(told.recv_timeout(PATIENCE), Ok("done"));
     }
 }
