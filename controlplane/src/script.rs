@@ -268,6 +268,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
+    use crate::testing::write_program;
 
     /// A program in a directory of its own.
     fn program(text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -277,8 +278,7 @@ mod tests {
         fs::create_dir(&inner).unwrap();
         allow(&inner, 0o755);
         let path = inner.join("program");
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        allow(&path, 0o755);
+        write_program(&path, text);
         (directory, path)
     }
 

@@ -1,8 +1,10 @@
 //! A network of servers that do as a test says, for the tests of this crate and of its users.
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +13,29 @@ use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use crate::net::{Net, Way};
+
+/// Makes a program of lines of shell that everybody may run. Another process writes it: what other threads start meanwhile
+/// has the file of a thread that writes open too, for a moment, and until then the kernel runs no such program.
+///
+/// # Panics
+///
+/// When it cannot be written.
+pub fn write_program(path: &Path, lines: &str) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
+    let mut install = install.spawn().expect("install is there");
+    let mut input = install.stdin.take().expect("it is piped");
+    write!(input, "#!/bin/sh\n{lines}\n").expect("it reads");
+    drop(input);
+    assert!(install.wait().expect("it runs").success(), "{}", path.display());
+}
+
+/// What this thread has computed so far.
+#[cfg(test)]
+pub(crate) fn cpu_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
 
 /// How a server takes a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

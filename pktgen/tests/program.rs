@@ -119,7 +119,7 @@ fn every_mode_goes_from_command_line_to_report() {
         stands_alone(&page, plots);
     }
     let found = json(&format!(
-        "cps --port rings --no-calibration --rate 5k --duration 200ms --ipv6 --html {}",
+        "cps --port rings --no-calibration --rate 5k --duration 1s --ipv6 --html {}",
         page.display()
     ));
     let result = &found["result"];

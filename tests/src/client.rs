@@ -190,23 +190,8 @@ impl Client {
     /// Sends ICMP echo requests of `size` bytes until `count` were answered, for at most `seconds`;
     /// how many were.
     pub fn ping(&self, address: impl Into<IpAddr>, count: u32, size: u32, seconds: u32) -> u32 {
-        let output = process::output(self.namespace.command("ping").args([
-            "-n",
-            "-q",
-            "-i0.05",
-            // Without a deadline it would wait for the last answer for two round trips only.
-            &format!("-w{seconds}"),
-            &format!("-c{count}"),
-            &format!("-s{size}"),
-            &address.into().to_string(),
-        ]));
-        let text = String::from_utf8_lossy(&output.stdout);
-        let received = text.split(" received").next().and_then(|text| text.rsplit(' ').next());
-        // More than were asked for come back when answers are slower than requests.
-        received
-            .and_then(|number| number.parse().ok())
-            .map(|received: u32| received.min(count))
-            .unwrap_or_else(|| panic!("ping did not say how many were answered: {text}"))
+        let options = [format!("-s{size}"), format!("-w{seconds}")];
+        self.namespace.ping(address, count, &options.each_ref().map(String::as_str))
     }
 
     /// The hardware addresses that answer ARP requests for `address`, one request a second, until

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,22 @@ impl Namespace {
     /// Runs a line of shell here to its end and returns what it printed.
     pub fn shell(&self, line: &str) -> String {
         process::run(self.command("sh").args(["-ec", line]))
+    }
+
+    /// Sends ICMP echo requests, 20 a second for at most 10 s unless `options` say otherwise, until `count`
+    /// were answered; how many were.
+    pub fn ping(&self, address: impl Into<IpAddr>, count: u32, options: &[&str]) -> u32 {
+        let mut ping = self.command("ping");
+        // Without a deadline it would wait for the last answer for two round trips only.
+        ping.args(["-n", "-q", "-i0.05", "-w10", &format!("-c{count}")]).args(options);
+        let output = process::output(ping.arg(address.into().to_string()));
+        let text = String::from_utf8_lossy(&output.stdout);
+        let received = text.split(" received").next().and_then(|text| text.rsplit(' ').next());
+        // More than were asked for come back when answers are slower than requests.
+        received
+            .and_then(|number| number.parse().ok())
+            .map(|received: u32| received.min(count))
+            .unwrap_or_else(|| panic!("ping did not say how many were answered: {text}"))
     }
 
     /// Runs lines of `ip`, all at once.

@@ -301,7 +301,7 @@ fn random_and_truncated_frames_are_dropped_and_traffic_goes_on(rig: &mut Rig) {
         traffic.join().expect("200 connections are answered meanwhile");
     });
     let after = rig.books();
-    assert!(after.received - before.received > 15_000, "most of them arrive: {after}");
+    assert!(after.received - before.received > 10_000, "most of them arrive: {after}");
     let drops = after.drops_since(&before);
     for reason in ["truncated", "malformed", "bad_checksum"] {
         assert!(drops.contains_key(reason), "{reason} is not among {drops:?}");

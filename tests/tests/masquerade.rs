@@ -60,21 +60,26 @@ fn masquerade() -> Value {
     json!([{ "kind": "masquerade", "out": "wan" }])
 }
 
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long none comes where none is to come.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// What an outside server answers to a connection from `server`, if it does.
-fn asks_outside(rig: &Rig, server: &Server, to: IpAddr) -> Option<SocketAddr> {
+fn asks_outside(rig: &Rig, server: &Server, to: IpAddr, patience: Duration) -> Option<SocketAddr> {
     let to = SocketAddr::new(to, 80);
     assert!(rig.direct().iter().any(|it| both(it.address).contains(&to.ip())));
     server.namespace.enter(|| {
-        let stream = std::net::TcpStream::connect_timeout(&to, Duration::from_millis(700)).ok()?;
+        let stream = std::net::TcpStream::connect_timeout(&to, patience).ok()?;
         let answer =
             sluice_tests::client::answer(&http::exchange(stream, "GET", "/", &[], b"").ok()?)?;
         Some(answer.peer)
     })
 }
 
-fn pings(server: &Server, to: IpAddr) -> bool {
-    let ping = ["-n", "-q", "-c3", "-i0.05", "-w1", &to.to_string()].map(str::to_owned);
-    process::output(server.namespace.command("ping").args(ping)).status.success()
+/// How many of three pings are answered.
+fn pings(server: &Server, to: IpAddr, patience: Duration) -> u32 {
+    server.namespace.ping(to, 3, &[&format!("-w{}", patience.as_secs())])
 }
 
 /// NAT-01, the other half: what is outside knows no way back.
@@ -82,8 +87,8 @@ fn without_a_rule_servers_get_no_answer_from_outside(rig: &mut Rig) {
     rules(rig, &json!([]));
     let server = &rig.translated()[0];
     for outside in both(rig.direct()[0].address) {
-        assert_eq!(asks_outside(rig, server, outside), None);
-        assert!(!pings(server, outside));
+        assert_eq!(asks_outside(rig, server, outside, SILENCE), None);
+        assert_eq!(pings(server, outside, SILENCE), 0);
     }
 }
 
@@ -93,7 +98,7 @@ fn masqueraded_servers_speak_with_our_address(rig: &mut Rig) {
     let outside = &rig.direct()[0];
     for server in rig.translated() {
         for (number, address) in both(outside.address).into_iter().enumerate() {
-            let peer = asks_outside(rig, server, address).expect("an answer");
+            let peer = asks_outside(rig, server, address, PATIENCE).expect("an answer");
             assert_eq!(peer.ip(), both(APPLIANCE)[number]);
             assert!(peer.port() >= 16_384, "a port for flows: {peer}");
             // As an operator would try it.
@@ -118,7 +123,7 @@ fn masqueraded_servers_ping_outside(rig: &mut Rig) {
         let filter = if number == 0 { "icmp" } else { "icmp6 and ip6[40] = 128" };
         let capture = Capture::start(&outside.namespace, Server::LEG, filter);
         for server in rig.translated() {
-            assert!(pings(server, address), "{} pings {address}", server.name);
+            assert_eq!(pings(server, address, PATIENCE), 3, "{} pings {address}", server.name);
         }
         let requests = |frames: &[Vec<u8>]| {
             packets(frames).into_iter().filter(is_echo_request).collect::<Vec<_>>()
@@ -159,8 +164,8 @@ fn a_rule_may_be_for_some_servers_only(rig: &mut Rig) {
     let from = json!([format!("{}/32", own.address)]);
     rules(rig, &json!([{ "kind": "masquerade", "out": "wan", "from": from }]));
     let outside = rig.direct()[0].address.into();
-    assert!(asks_outside(rig, own, outside).is_some());
-    assert_eq!(asks_outside(rig, other, outside), None);
+    assert!(asks_outside(rig, own, outside, PATIENCE).is_some());
+    assert_eq!(asks_outside(rig, other, outside, SILENCE), None);
 }
 
 /// NAT-02.
@@ -169,9 +174,9 @@ fn a_pair_has_an_address_of_its_own_both_ways(rig: &mut Rig) {
         let server = &rig.translated()[1];
         let inside = both(server.address)[number];
         rules(rig, &json!([{ "kind": "pair", "inside": inside, "outside": outside }]));
-        let peer = asks_outside(rig, server, both(rig.direct()[0].address)[number]);
+        let peer = asks_outside(rig, server, both(rig.direct()[0].address)[number], PATIENCE);
         assert_eq!(peer.expect("an answer").ip(), outside);
-        assert!(pings(server, both(rig.direct()[0].address)[number]));
+        assert_eq!(pings(server, both(rig.direct()[0].address)[number], PATIENCE), 3);
 
         for port in sluice_tests::server::PORTS {
             let answers = rig.client().connect(&at(outside, port), 2);
@@ -200,8 +205,14 @@ fn a_pair_comes_before_masquerading(rig: &mut Rig) {
         ]),
     );
     let outside = rig.direct()[0].address.into();
-    assert_eq!(asks_outside(rig, paired, outside).map(|it| it.ip()), Some(OUTSIDE.into()));
-    assert_eq!(asks_outside(rig, plain, outside).map(|it| it.ip()), Some(APPLIANCE.into()));
+    assert_eq!(
+        asks_outside(rig, paired, outside, PATIENCE).map(|it| it.ip()),
+        Some(OUTSIDE.into())
+    );
+    assert_eq!(
+        asks_outside(rig, plain, outside, PATIENCE).map(|it| it.ip()),
+        Some(APPLIANCE.into())
+    );
 }
 
 /// NAT-03.
@@ -233,7 +244,7 @@ fn services_go_on_beside_masquerading(rig: &mut Rig) {
         assert_eq!(rig.translated().each_ref().map(|server| answers.from(server)), [3, 3, 3]);
         assert_eq!(answers.peers(), BTreeSet::from([rig.client().address.into()]));
         for server in rig.translated() {
-            let peer = asks_outside(rig, server, outside).expect("an answer");
+            let peer = asks_outside(rig, server, outside, PATIENCE).expect("an answer");
             assert_eq!(peer.ip(), APPLIANCE);
         }
     }
@@ -244,22 +255,21 @@ fn servers_reach_their_own_service_if_it_may_hairpin(rig: &mut Rig) {
     rules(rig, &json!([]));
     for published in both(TRANSLATED) {
         let service = nat("web", published, "80").to_all(rig.translated());
-        let ask = |server: &Server| {
+        let ask = |server: &Server, patience| {
             let to = SocketAddr::new(published, 80);
             server.namespace.enter(|| {
-                let patience = Duration::from_millis(700);
                 let stream = std::net::TcpStream::connect_timeout(&to, patience).ok()?;
                 stream.set_read_timeout(Some(patience)).ok()?;
                 http::exchange(stream, "GET", "/", &[], b"").ok()
             })
         };
         rig.serve([&service]);
-        assert!(ask(&rig.translated()[0]).is_none(), "servers answer each other straight");
+        assert!(ask(&rig.translated()[0], SILENCE).is_none(), "servers answer each other straight");
         rig.serve([&service.with("hairpin", true)]);
         for server in rig.translated() {
             let met: BTreeSet<_> = (0..3)
                 .map(|_| {
-                    let answer = ask(server).expect("an answer").json();
+                    let answer = ask(server, PATIENCE).expect("an answer").json();
                     let ours = both(GATEWAY)[usize::from(published.is_ipv6())];
                     assert_eq!(answer["peer"], json!(ours), "or it would answer straight");
                     answer["server"].to_string()
@@ -328,7 +338,7 @@ fn without_a_gateway_interface_nothing_passes(rig: &mut Rig) {
     let server = &rig.translated()[0];
     let capture =
         Capture::start(&rig.client().namespace, Client::LEG, &format!("src {}", server.address));
-    assert!(!pings(server, rig.client().address.into()));
+    assert_eq!(pings(server, rig.client().address.into(), SILENCE), 0);
     assert_eq!(packets(&capture.frames()), []);
     rig.appliance.stop();
     rig.appliance.configure(&gateway_on_lan());

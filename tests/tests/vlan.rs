@@ -146,9 +146,7 @@ fn frames_with_a_tag_that_nobody_expects_are_dropped_and_counted(rig: &mut Rig) 
 fn packets_of_full_size_carry_a_tag_besides(rig: &mut Rig) {
     let server = &rig.translated()[0];
     rig.serve([&nat("nat", TRANSLATED, "80").to(server)]);
-    let ping = format!("ping -n -q -M do -s 1472 -c 3 -i 0.05 -w 10 {TRANSLATED}");
-    let said = rig.client().namespace.shell(&ping);
-    assert!(said.contains("3 received"), "{said}");
+    assert_eq!(rig.client().namespace.ping(TRANSLATED, 3, &["-Mdo", "-s1472"]), 3);
     let capture = cable(rig, "tcp port 80");
     let large = sluice_tests::server::large();
     let up = rig.client().request(&at(TRANSLATED, 80), "PUT", "/uploads/vlan", &large);

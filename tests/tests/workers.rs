@@ -195,9 +195,7 @@ fn masqueraded_flows_find_their_way_back(rig: &mut Rig) {
             for response in asked.expect("answers") {
                 assert_eq!(response.json()["peer"], json!(both(APPLIANCE)[number]));
             }
-            let ping = format!("ping -n -q -c 20 -i 0.01 -w 10 {address}");
-            let said = server.namespace.shell(&ping);
-            assert!(said.contains("20 received"), "{said}");
+            assert_eq!(server.namespace.ping(address, 20, &["-i0.01"]), 20, "{address}");
         }
     }
 }

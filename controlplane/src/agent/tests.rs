@@ -79,8 +79,12 @@ async fn behave(mut stream: TcpStream, manner: Manner) {
 }
 
 async fn outcome(method: AgentMethod, manner: Manner) -> Result<Answer, String> {
+    let patience = match manner {
+        Manner::Floods | Manner::Drips => Duration::from_millis(300),
+        Manner::Keeps(ref said) if said.is_empty() => Duration::from_millis(300),
+        _ => Duration::from_secs(5), // an answer may take as long as the machine is busy
+    };
     let (at, _running) = agent([127, 0, 0, 1], manner).await;
-    let patience = Duration::from_millis(300);
     let outcome = timeout(patience * 2, ask(&Kernel, at, &method, patience)).await;
     outcome.expect("a question ends in time")
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::rig::{Reply, Rig, converse, reply};
+use crate::rig::{Memory, Reply, Rig, converse, reply};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -78,25 +78,17 @@ fn sent_in_full(rig: &Rig, head: &str, chunked: bool) -> Reply {
     reply(&mut stream)
 }
 
-/// What this process has in memory, in bytes.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: u64 = status.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * 4096
-}
-
 #[test]
 fn a_body_of_a_hundred_megabytes_is_refused_and_never_kept() {
     let rig = Rig::start();
     let begin = "PUT /api/v1/config HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
                  content-type: application/json\r\n";
-    let before = resident();
+    let memory = Memory::measured();
     let announced = format!("{begin}content-length: 100000000\r\n\r\n");
     sent_in_full(&rig, &announced, false).problem(413);
     let chunked = format!("{begin}transfer-encoding: chunked\r\n\r\n");
     sent_in_full(&rig, &chunked, true).problem(413);
-    let grown = resident().saturating_sub(before);
-    assert!(grown < 64 << 20, "{} MB more in memory", grown >> 20);
+    memory.has_not_grown_by(64 << 20);
 
     // One that asks first is told at once, and has sent nothing.
     let asking = format!("{begin}expect: 100-continue\r\ncontent-length: 100000000\r\n\r\n");

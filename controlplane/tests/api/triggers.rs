@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use controlplane::testing::Manner;
+use controlplane::testing::{Manner, write_program};
 use serde_json::{Value, json};
 
 use crate::rig::{CONFIGURATION, Rig, wait_until};
@@ -32,8 +32,7 @@ fn rig_with(settings: &str, scripts: &[(&str, &str)], triggers: &str) -> Rig {
 fn script(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let directory = path.parent().unwrap().parent().unwrap().display().to_string();
-    fs::write(path, format!("#!/bin/sh\ncd {directory}\n{text}\n")).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(path, &format!("cd {directory}\n{text}"));
 }
 
 fn state(rig: &Rig, server: &str) -> Value {

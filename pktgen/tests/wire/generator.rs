@@ -18,8 +18,8 @@ use pktgen::replay::{Capture, Replay, Speed};
 use pktgen::track::Tracking;
 
 use crate::rig::{
-    Behaviour, RING, Rig, all_buffers_are_home, counts, eal, measure, pair, pool, profile, rig,
-    rig_both_ways, transparent, turn,
+    Behaviour, DRAIN, RING, Rig, all_buffers_are_home, counts, eal, measure, pair, pool, profile,
+    rig, rig_both_ways, transparent, turn,
 };
 
 /// The rate is what was sent between the first and the last frame; the median of several runs, as this machine may have
@@ -70,8 +70,7 @@ fn a_capture_is_sent_in_its_own_time_and_counted_where_it_arrives() {
             hz: eal().tsc_hz(),
         };
         let (stop, progress) = (AtomicBool::new(false), Progress::default());
-        let replayed =
-            replay.run(&capture, speed, rounds, Duration::from_millis(100), &stop, &progress);
+        let replayed = replay.run(&capture, speed, rounds, DRAIN, &stop, &progress);
         drop(device);
         replayed
     };
@@ -118,7 +117,7 @@ fn sending_and_receiving_on_a_core_each_gives_the_same_answer() {
     let _turn = turn();
     let [near, far] = pair();
     let mut generator = Generator::new(near.transmit, pool(), vec![far.receive], eal().tsc_hz());
-    let timing = Timing { drain: Duration::from_millis(100), ..Timing::frames(10_000) };
+    let timing = Timing { drain: DRAIN, ..Timing::frames(10_000) };
     let (stop, progress) = (Arc::new(AtomicBool::new(false)), Arc::new(Progress::default()));
     let wanted = Profile { flows: 10, ..profile(100_000.0) };
     let measured = generator
@@ -257,7 +256,7 @@ fn a_device_that_asks_for_a_hardware_address_is_told() {
     let receive = vec![near.receive, far.receive];
     let generator = Generator::new(near.transmit, pool(), receive, eal().tsc_hz());
     let mut generator = generator.answering(Some(desk));
-    let timing = Timing { drain: Duration::from_millis(150), ..Timing::frames(1000) };
+    let timing = Timing { drain: DRAIN, ..Timing::frames(1000) };
     let (stop, progress) = (AtomicBool::new(false), Progress::default());
     let measured = generator
         .run(&profile(50_000.0), &timing, &stop, &progress)

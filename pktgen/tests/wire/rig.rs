@@ -142,9 +142,12 @@ pub fn profile(rate: f64) -> Profile {
     Profile { rate: Rate::PacketsPerSecond(rate), ..Profile::simple() }
 }
 
+/// How long frames may be on their way in the end: a device is a thread that may not always have a core.
+pub const DRAIN: Duration = Duration::from_millis(500);
+
 /// Sends so many frames through the device, and gives every buffer back.
 pub fn measure(rig: Rig, profile: &Profile, frames: u64) -> Measurement {
-    let timing = Timing { drain: Duration::from_millis(150), ..Timing::frames(frames) };
+    let timing = Timing { drain: DRAIN, ..Timing::frames(frames) };
     let Rig { near, far, device } = rig;
     let receive = vec![near.receive, far.receive];
     let mut generator = Generator::new(near.transmit, pool(), receive, eal().tsc_hz());

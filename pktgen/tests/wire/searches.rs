@@ -12,7 +12,7 @@ use pktgen::rfc2544::Search;
 use pktgen::session::{Live, Order, Session};
 
 use crate::rig::{
-    Behaviour, Device, Rig, all_buffers_are_home, eal, pool, profile, rig, transparent, turn,
+    Behaviour, DRAIN, Device, Rig, all_buffers_are_home, eal, pool, profile, rig, transparent, turn,
 };
 
 pub fn session(rig: Rig, profile: Profile, trial: Timing) -> (Session, Device) {
@@ -36,7 +36,7 @@ pub fn session(rig: Rig, profile: Profile, trial: Timing) -> (Session, Device) {
 }
 
 pub fn trial(milliseconds: u64) -> Timing {
-    Timing { drain: Duration::from_millis(100), ..Timing::of(Duration::from_millis(milliseconds)) }
+    Timing { drain: DRAIN, ..Timing::of(Duration::from_millis(milliseconds)) }
 }
 
 /// Lets through so many frames a second on average, reckoned from the first of each run and by the times at which
@@ -115,7 +115,7 @@ fn latency_loss_and_back_to_back_go_end_to_end() {
 
     let mut number = 0;
     let mut before = 0;
-    let quiet = eal().tsc_hz() / 20;
+    let quiet = eal().tsc_hz() / 4;
     let short: Behaviour = Box::new(move |frame, now, out| {
         let sent = sent_at(frame.bytes(), now);
         number = if sent > before + quiet { 1 } else { number + 1 };

@@ -7,7 +7,7 @@ use super::gates::{MOST_IN_VAIN, MOST_SCRIPTS, MOST_UNDER_WAY};
 use super::*;
 use crate::config::Kind;
 use crate::net::Way;
-use crate::testing::{Manner, Script};
+use crate::testing::{Manner, Script, cpu_time, write_program};
 
 /// An engine at work, from outside.
 struct Bench {
@@ -325,11 +325,9 @@ async fn questions_that_wait_for_others_are_told_of() {
 
 /// A program in a folder of its own, and the kind of question that runs it.
 fn program(text: &str) -> (tempfile::TempDir, Kind) {
-    use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("script");
-    std::fs::write(&program, format!("#!/bin/sh\n{text}\n")).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, text);
     let arguments = vec![folder.path().to_str().unwrap().to_owned()];
     (folder, Kind::Script { program, arguments })
 }
@@ -423,10 +421,4 @@ async fn two_thousand_checks_a_second_cost_a_small_part_of_one_core() {
     println!("{asked} checks took {cpu:?} of a core, {each:?} each");
     assert!(asked >= 5000, "{asked}");
     assert!(each < Duration::from_micros(50), "{each:?}");
-}
-
-/// What this thread has computed so far.
-fn cpu_time() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }

@@ -29,6 +29,7 @@ use super::*;
 use crate::config::Config;
 use crate::net::Datagrams;
 use crate::net::kernel::Kernel;
+use crate::testing::write_program;
 
 /// A check as operators write it.
 fn check(written: Value) -> Check {
@@ -737,11 +738,9 @@ fn the_virtual_host_is_the_one_given_or_else_the_pages_or_else_the_servers_addre
 
 /// A program in a folder of its own.
 fn script(text: &str) -> (tempfile::TempDir, String) {
-    use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("script");
-    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&path, text);
     let path = path.to_str().unwrap().to_owned();
     (folder, path)
 }
