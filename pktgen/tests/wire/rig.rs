@@ -143,7 +143,7 @@ pub fn profile(rate: f64) -> Profile {
 }
 
 /// How long frames may be on their way in the end: a device is a thread that may not always have a core.
-pub const DRAIN: Duration = Duration::from_millis(500);
+pub const DRAIN: Duration = Duration::from_millis(300);
 
 /// Sends so many frames through the device, and gives every buffer back.
 pub fn measure(rig: Rig, profile: &Profile, frames: u64) -> Measurement {

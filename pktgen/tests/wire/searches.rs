@@ -115,7 +115,7 @@ fn latency_loss_and_back_to_back_go_end_to_end() {
 
     let mut number = 0;
     let mut before = 0;
-    let quiet = eal().tsc_hz() / 4;
+    let quiet = eal().tsc_hz() / 5;
     let short: Behaviour = Box::new(move |frame, now, out| {
         let sent = sent_at(frame.bytes(), now);
         number = if sent > before + quiet { 1 } else { number + 1 };
