@@ -50,8 +50,8 @@ use serde_json::Value;
 use self::alerts::Alerts;
 use self::trigger::Trigger;
 pub use check::{
-    Check, Expect, Http, Kind, Login, Method, OwnCheck, Pace, Payload, Record, Secret, Session,
-    Status, Tls,
+    Check, ClientsWay, Expect, Http, Kind, Login, Method, OwnCheck, Pace, Payload, Record, Secret,
+    Session, Status, Tls,
 };
 
 pub use self::agent::{Agent, Method as AgentMethod};

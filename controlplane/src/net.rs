@@ -18,6 +18,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub enum Way {
     /// As the routes say.
     Routed,
+    /// As the routes say, from an address of ours that the other end has on none of its subnets: its answer comes by its
+    /// gateway, as what it sends to clients does (AR-08).
+    From {
+        /// The address of ours.
+        source: IpAddr,
+    },
     /// To the hardware address of a real server, or of the router to it: the other end's address is a
     /// virtual one, which the server has on its loopback (AR-08, HC-17).
     Direct {

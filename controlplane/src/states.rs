@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use dataplane::snapshot::{Admission, ServerId, ServiceId};
+use dataplane::snapshot::{Admission, Routes, ServerId, ServiceId};
 use dataplane::wire::Address;
 use tokio::sync::{Notify, mpsc};
 
@@ -162,7 +162,9 @@ impl States {
     pub fn follow(&self, config: &Config, identities: &Identified) {
         let now = SystemTime::now();
         // What takes its time is done before others are kept waiting.
-        let asked: Vec<Vec<_>> = config.services.iter().map(questions_of).collect();
+        let ways = config.ways();
+        let of = |service| questions_of(config, &ways, service);
+        let asked: Vec<Vec<_>> = config.services.iter().map(of).collect();
         let mut inner = self.inner();
         let of = &mut *inner;
         let mut earlier = Earlier::of(of);
@@ -425,8 +427,16 @@ impl Flows<'_> {
 }
 
 /// What is asked about each server of a service.
-fn questions_of(service: &config::Service) -> Vec<Option<(Keyed, Option<Keyed>)>> {
-    let of = |server| service.check_of(server).kind.asks().then(|| questions(service, server));
+fn questions_of(
+    config: &Config,
+    ways: &Routes,
+    service: &config::Service,
+) -> Vec<Option<(Keyed, Option<Keyed>)>> {
+    let of = |server| {
+        let as_clients = config.asked_as_clients(ways, service, server);
+        let asks = service.check_of(server).kind.asks();
+        asks.then(|| questions(service, server, as_clients))
+    };
     service.servers.iter().map(of).collect()
 }
 

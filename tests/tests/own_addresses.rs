@@ -4,18 +4,23 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
+use sluice_tests::capture::Capture;
+use sluice_tests::decode::packets;
 use sluice_tests::http;
-use sluice_tests::lab::{APPLIANCE, DIRECT, Lab, both, ipv6};
+use sluice_tests::lab::{APPLIANCE, DIRECT, GATEWAY, Lab, TRANSLATED, both, ipv6};
 use sluice_tests::namespace::mac_text;
 use sluice_tests::process;
 use sluice_tests::rig::{Rig, at};
-use sluice_tests::service::direct;
+use sluice_tests::server::Server;
+use sluice_tests::service::{direct, nat};
+use sluice_tests::web::{state, wait_for};
 
 sluice_tests::cases! {
     on boot;
     an_address_that_another_station_has_is_left_to_it,
     nobody_is_asked_from_it_and_virtual_addresses_still_answer,
     services_work_all_the_same,
+    servers_behind_us_are_asked_from_the_address_that_is_left,
     what_comes_for_an_own_address_is_not_taken_for_a_service_s,
 }
 
@@ -75,12 +80,29 @@ fn services_work_all_the_same(rig: &mut Rig) {
     assert_eq!(rig.client().arping(DIRECT, 3, 6), BTreeSet::from([mac_text(rig.wan_mac())]));
 }
 
+/// In the way of clients' packets they would be asked from the one that is lost, and nobody's answer would come.
+fn servers_behind_us_are_asked_from_the_address_that_is_left(rig: &mut Rig) {
+    rig.appliance.wait_until("/interfaces", "both are known as duplicates", |interfaces| {
+        interfaces[0]["duplicate"] == json!(both(APPLIANCE))
+    });
+    let check =
+        json!({ "type": "connect", "interval": "200ms", "timeout": "150ms", "virtual": true });
+    rig.serve([&nat("web", TRANSLATED, "80").with("check", check).to_all(rig.translated())]);
+    rig.translated().iter().for_each(|server| wait_for(rig, server, &["up"]));
+    let asked = Capture::start(&rig.translated()[0].namespace, Server::LEG, "tcp[13] = 2");
+    let asked = packets(&asked.until("four questions", |frames| frames.len() >= 4));
+    let sources: BTreeSet<_> = asked.iter().filter_map(|it| Some(it.source()?.ip())).collect();
+    assert_eq!(sources, BTreeSet::from([GATEWAY.into()]));
+    assert!(rig.translated().iter().all(|server| state(rig, server)["actual"] == "up"));
+    rig.serve([]);
+}
+
 /// Of the wire behind: there its address is its own.
 fn what_comes_for_an_own_address_is_not_taken_for_a_service_s(rig: &mut Rig) {
     rig.serve([]);
     let station = &rig.translated()[0].namespace;
     let before = rig.books();
-    let to = at(sluice_tests::lab::GATEWAY, 81);
+    let to = at(GATEWAY, 81);
     let _ = station.enter(|| {
         let to = to.parse().expect("an address and a port");
         std::net::TcpStream::connect_timeout(&to, Duration::from_millis(300))

@@ -1,13 +1,13 @@
 //! What goes wrong with servers, and what their clients notice: real nginx, killed and started again.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sluice_tests::http;
-use sluice_tests::lab::{DIRECT, PROXIED, TRANSLATED, TUNNELLED, ipv6};
+use sluice_tests::lab::{APPLIANCE, DIRECT, GATEWAY, PROXIED, TRANSLATED, TUNNELLED, ipv6};
 use sluice_tests::process::eventually;
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::server::Server;
@@ -25,6 +25,7 @@ sluice_tests::cases! {
     a_server_without_the_virtual_address_is_named_and_gets_nobody,
     a_server_that_listens_on_its_own_address_alone_says_so,
     a_server_that_lacks_the_virtual_address_does_not_answer_pings_there,
+    a_translated_server_with_another_gateway_is_named_and_gets_nobody,
 }
 
 /// Of the checks.
@@ -383,4 +384,106 @@ fn a_server_that_lacks_the_virtual_address_does_not_answer_pings_there(rig: &mut
     first.namespace.ip(&format!("addr add {lacks}\n"));
     third.namespace.ip(&format!("addr add {lacks6} nodad\n"));
     rig.direct().iter().for_each(|server| wait_for(rig, server, &["up"]));
+}
+
+/// Another router on the translated servers' wire, which leads to the clients past the appliance.
+const OTHER_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
+
+/// Gives the router a leg on the translated servers' wire.
+fn lay_way_around(rig: &Rig) {
+    let router = &rig.lab.router;
+    rig.lab.fabric.ip(&format!(
+        "link add l.router type veth peer name lan netns {}
+         link set l.router master lan up\n",
+        router.name()
+    ));
+    router.speak_ipv6("lan");
+    router.ip(&format!(
+        "link set lan up
+         addr add {OTHER_GATEWAY}/24 dev lan
+         addr add {}/64 dev lan nodad\n",
+        ipv6(OTHER_GATEWAY)
+    ));
+}
+
+/// How many of a client's next two connections open.
+fn opened_of_two(rig: &Rig) -> usize {
+    let to = (TRANSLATED, 80).into();
+    let open = |_: &i32| TcpStream::connect_timeout(&to, Duration::from_millis(500)).is_ok();
+    rig.client().namespace.enter(|| (0..2).filter(open).count())
+}
+
+/// AR-08, RP-11: its answers to our address on its own wire come as before.
+fn a_translated_server_with_another_gateway_is_named_and_gets_nobody(rig: &mut Rig) {
+    let [first, second, third] = rig.translated();
+    let _webs =
+        [(first, "*"), (second, "*"), (third, "[::]")].map(|(it, at)| Web::start(rig, it, at));
+    let port = json!({ "port": PORT });
+    let services = |also_from_afar| {
+        let service = nat("web", TRANSLATED, "80").to_with(first, port.clone());
+        let beside = nat("web6", ipv6(TRANSLATED), "80").to_with(third, port.clone());
+        let service = service.to_with(second, port.clone());
+        [service, beside].map(|service| checked(service, also_from_afar))
+    };
+    lay_way_around(rig);
+    let lead = |gateway: Ipv4Addr| {
+        first.namespace.ip(&format!("route replace default via {gateway}\n"));
+        third.namespace.ip(&format!("route replace default via {}\n", ipv6(gateway)));
+    };
+    lead(OTHER_GATEWAY);
+    rig.serve(&services(false));
+    rig.translated().iter().for_each(|server| wait_for(rig, server, &["up"]));
+    assert_eq!(opened_of_two(rig), 1, "one of two hangs, and nothing says so");
+    lead(GATEWAY);
+    rig.serve(&services(true));
+    rig.translated().iter().for_each(|server| wait_for(rig, server, &["up"]));
+    assert_eq!(opened_of_two(rig), 2);
+
+    let before = rig.appliance.books();
+    let are_out_in_time = |_| {
+        lead(GATEWAY);
+        rig.translated().iter().for_each(|server| wait_for(rig, server, &["up"]));
+        lead(OTHER_GATEWAY);
+        let misled = Instant::now();
+        let are_out = || {
+            let services = rig.appliance.get("/status")["services"].clone();
+            let is_out = |service: usize| services[service]["servers"][0]["actual"] != "up";
+            (is_out(0) && is_out(1)).then(|| misled.elapsed())
+        };
+        let took = eventually(Duration::from_secs(10), are_out).expect("it is noticed");
+        println!("out after {took:?}");
+        took < INTERVAL * 2 + Duration::from_millis(200)
+    };
+    // Others may need the machine, too.
+    assert!((0..3).any(are_out_in_time), "three times late");
+    for (server, source, at) in [
+        (first, APPLIANCE.to_string(), at(first.address, PORT)),
+        (third, ipv6(APPLIANCE).to_string(), at(third.ipv6(), PORT)),
+    ] {
+        let told = state(rig, server);
+        let reason = told["reason"].as_str().expect("a reason");
+        let expected = format!("answers when asked from its own subnet but not from {source}: ");
+        assert!(reason.starts_with(&expected), "{reason}");
+        assert!(reason.contains("its default gateway must be the appliance"), "{reason}");
+        assert!(
+            reason.ends_with(&format!("(no answer from {at} within 150 ms, 2 of 2)")),
+            "{reason}"
+        );
+    }
+    assert!(rig.appliance.books().dropped("spoofed_source") > before.dropped("spoofed_source"));
+    let answers = || (0..20).filter_map(|_| who(rig));
+    assert_eq!(answers().filter(|name| *name == second.name).count(), 20);
+
+    lead(GATEWAY);
+    rig.translated().iter().for_each(|server| wait_for(rig, server, &["up"]));
+    assert_eq!(answers().filter(|name| *name == first.name).count(), 10);
+    let six = web::who(rig, &at(ipv6(TRANSLATED), 80));
+    assert_eq!(six.as_deref(), Some(third.name.as_str()));
+
+    first.namespace.ip("route del default\n");
+    wait_for(rig, first, &["closing", "down"]);
+    lead(GATEWAY);
+    wait_for(rig, first, &["up"]);
+    rig.lab.router.ip("link del lan\n");
+    rig.serve([]);
 }

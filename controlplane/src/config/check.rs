@@ -2,8 +2,11 @@
 //! same pace, so one answer does for both.
 //!
 //! [`read`] makes one of what an operator wrote: of a service's table, or of a server's above it.
+//! [`clients_way`] says how a server is asked a second time, as its clients would.
 
 mod read;
+
+mod clients_way;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -11,11 +14,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use dataplane::snapshot::Routes;
 use regex::bytes::Regex;
 
+pub use clients_way::ClientsWay;
+pub(super) use clients_way::{NoWay, clients_way};
 pub(super) use read::{check, own_check};
 
-use super::{Config, Forwarding, Server, Service};
+use super::{Config, Mode, Server, Service};
 use crate::document::{self, CheckKind};
 
 /// How servers are asked whether they are well.
@@ -27,7 +33,7 @@ pub struct Check {
     pub pace: Pace,
     /// The port that is asked, if the operator says so; [`Service::check_port`] is what counts.
     pub port: Option<u16>,
-    /// Servers of modes `dr` and `tun` are asked at the virtual address as well.
+    /// Servers are asked in the way that clients' packets take as well, where they can be.
     pub virtual_address: bool,
 }
 
@@ -539,6 +545,7 @@ impl Config {
     /// What is accepted and may not be meant, a sentence each.
     pub fn advice(&self) -> Vec<String> {
         let mut told = Vec::new();
+        let ways = self.ways();
         for service in &self.services {
             let name = &service.name;
             told.extend(service.check.advice().map(|it| format!("service {name}: check: {it}")));
@@ -547,8 +554,38 @@ impl Config {
                 Some(format!("service {name}: server {}: check: {advice}", server.name))
             };
             told.extend(service.servers.iter().filter_map(own));
+            told.extend(self.not_asked_as_clients(&ways, service));
         }
         told
+    }
+
+    /// How a server is asked in the way that clients' packets take, if it is; `ways` are [`Self::ways`].
+    pub fn asked_as_clients(
+        &self,
+        ways: &Routes,
+        service: &Service,
+        server: &Server,
+    ) -> Option<ClientsWay> {
+        let is_wanted = service.check_of(server).virtual_address;
+        is_wanted.then(|| clients_way(&self.interfaces, ways, service, server).ok())?
+    }
+
+    /// Which servers of mode `nat` are not asked so although that is wanted of their service.
+    fn not_asked_as_clients(&self, ways: &Routes, service: &Service) -> Option<String> {
+        let is_meant = |server: &&Server| {
+            server.forwarding.mode() == Mode::Nat && service.check_of(server).virtual_address
+        };
+        let mut left_out = service.servers.iter().filter(is_meant).filter_map(|server| {
+            let why = clients_way(&self.interfaces, ways, service, server).err()?;
+            Some((&server.name, why))
+        });
+        let (first, why) = left_out.next()?;
+        let others = match left_out.count() {
+            0 => String::new(),
+            others => format!(" and {others} more"),
+        };
+        let name = &service.name;
+        Some(format!("service {name}: check: virtual is not for server {first}{others}: {why}"))
     }
 }
 
@@ -568,12 +605,6 @@ impl Service {
         let first = self.ports.ranges().next().and_then(alone);
         let only = first.filter(|_| self.ports.count() == 1);
         check.port.or(server.forwarding.port()).or(only).or(usual).or(first)
-    }
-
-    /// Whether this server is asked at the virtual address as well (HC-17).
-    pub fn is_asked_at_virtual_address(&self, server: &Server) -> bool {
-        let own = matches!(server.forwarding, Forwarding::DirectReturn | Forwarding::Tunnel);
-        own && self.check_of(server).virtual_address
     }
 }
 

@@ -10,8 +10,10 @@ use dataplane::snapshot::{self, InterfaceId, MAX_INTERFACES, MAX_PORTS, Routes};
 use dataplane::wire::{Address, Prefix};
 
 use super::address::{address, address_or_prefix, each, is_edge, own_address, prefix};
+use super::check::{NoWay, clients_way};
 use super::{
-    Device, Interface, MAX_INTERFACE_ADDRESSES, MAX_NEIGHBOURS, MAX_ROUTES, Neighbour, Route, name,
+    Device, Interface, MAX_INTERFACE_ADDRESSES, MAX_NEIGHBOURS, MAX_ROUTES, Neighbour, Route,
+    Server, Service, name,
 };
 use crate::field::{Field, Invalid, Refusals, Shape, Table};
 
@@ -135,6 +137,18 @@ impl Network {
     pub fn is_off_link(&self, address: Address) -> bool {
         let Some(ways) = &self.ways else { return false };
         ways.to(address).is_none_or(|way| way.via.is_some())
+    }
+
+    /// Whether a server can be asked in the way that its clients' packets take.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be; where something could not be read, that is not judged.
+    pub fn clients_way(&self, service: &Service, server: &Server) -> Result<(), NoWay> {
+        match &self.ways {
+            Some(ways) => clients_way(&self.interfaces, ways, service, server).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// A server's address: within reach, and on a subnet of ours if it must be (FWD-04).

@@ -8,13 +8,14 @@ use dataplane::wire::{Address, Prefix};
 
 use super::address::{address, each};
 use super::agent::agent;
+use super::check::NoWay;
 use super::claims::Claims;
 use super::network::Network;
 use super::passive::passive;
 use super::server::{Inherited, default_mode, servers};
 use super::{
-    Encapsulation, Forwarding, Helper, LastServer, Mode, Protocol, Scheduler, Service, alerts,
-    check, fallback, name, settings,
+    Encapsulation, Forwarding, Helper, LastServer, Mode, Protocol, Scheduler, Server, Service,
+    alerts, check, fallback, name, settings,
 };
 use crate::field::{Field, Refusals, Shape, Table};
 
@@ -168,7 +169,7 @@ fn service<'v>(
     };
     refusals.keep(claims.publish(ports_field, &service));
     if complete {
-        together(&table, &service, claims, refusals);
+        together(&table, &service, network, claims, refusals);
     }
     // What else could not be read is refused, and with it the whole.
     complete.then_some(service)
@@ -240,6 +241,7 @@ fn sources<'v>(
 fn together<'v>(
     table: &Table<'v>,
     service: &Service,
+    network: &Network,
     claims: &mut Claims<'v>,
     refusals: &mut Refusals,
 ) {
@@ -269,19 +271,19 @@ fn together<'v>(
     refuse(wrong, "sources", "an address of the servers' family as well");
     let wrong = service.passive.is_some() && service.protocol == Protocol::Udp;
     refuse(wrong, "passive", "none: only connections over tcp tell whether servers answer");
-    checks(table, service, refusals);
+    checks(table, service, network, refusals);
     if service.scheduler == Scheduler::Ops {
         one_packet(table, service, claims, refusals);
     }
 }
 
 /// What checks ask of the rest: servers that can be asked as they say, at a port that can be told.
-fn checks(table: &Table<'_>, service: &Service, refusals: &mut Refusals) {
-    let own = |mode| matches!(mode, Mode::Dr | Mode::Tun);
-    let modes = || service.servers.iter().map(|server| server.forwarding.mode());
-    let only = "false: only servers of modes dr and tun have the virtual address";
-    if service.check.virtual_address && !own(service.mode) && !modes().any(own) {
-        refusals.add(table.at("check").part("virtual").expected(only));
+fn checks(table: &Table<'_>, service: &Service, network: &Network, refusals: &mut Refusals) {
+    let way = |server: &Server| network.clients_way(service, server);
+    if service.check.virtual_address && !may_be_asked_as_clients(service, way) {
+        let why = service.servers.iter().find_map(|server| way(server).err());
+        let why = why.unwrap_or(NoWay::Snat);
+        refusals.add(table.at("check").part("virtual").expected(format!("false: {why}")));
     }
     let mut told = false;
     let items = table.at("server").items(MAX_SERVERS, "").unwrap_or_default();
@@ -292,8 +294,10 @@ fn checks(table: &Table<'_>, service: &Service, refusals: &mut Refusals) {
             Some(_) => item.part("check"),
         };
         let also_virtual = server.check.as_ref().and_then(|own| own.written.virtual_address);
-        if also_virtual == Some(true) && !own(server.forwarding.mode()) {
-            refusals.add(at.part("virtual").expected(only));
+        if also_virtual == Some(true)
+            && let Err(why) = way(server)
+        {
+            refusals.add(at.part("virtual").expected(format!("false: {why}")));
         }
         let shared = server.check.is_none();
         if check.kind.needs_port() && service.check_port(server).is_none() && !(shared && told) {
@@ -301,6 +305,16 @@ fn checks(table: &Table<'_>, service: &Service, refusals: &mut Refusals) {
             let expected = "the port to ask, since the service has a range of them";
             refusals.add(at.part("port").expected(expected));
         }
+    }
+}
+
+/// Whether any of a service's servers can be asked in the way that clients' packets take; or one that is still to come, of
+/// the service's mode.
+fn may_be_asked_as_clients(service: &Service, way: impl Fn(&Server) -> Result<(), NoWay>) -> bool {
+    match service.mode {
+        Mode::Dr | Mode::Tun => true,
+        Mode::Nat if service.servers.is_empty() => true,
+        Mode::Nat | Mode::Snat => service.servers.iter().any(|server| way(server).is_ok()),
     }
 }
 

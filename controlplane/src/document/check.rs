@@ -48,8 +48,8 @@ pub struct Check {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 65535)]
     pub port: Option<u16>,
-    /// `dr` and `tun`: the server is asked at the virtual address as well, in the way that clients' packets take; not by
-    /// a `script`.
+    /// The server is asked in the way that clients' packets take as well: with `dr` and `tun` at the virtual address, with
+    /// `nat` from an address of ours that is not on its subnet; not by a `script`.
     #[serde(rename = "virtual", skip_serializing_if = "Option::is_none")]
     pub virtual_address: Option<bool>,
     /// `http`, `https`, `http2`, `grpc`: the virtual host; if absent that of `path`, or else the server's address.

@@ -117,8 +117,8 @@ impl Echo {
 fn only_routed(way: Way) -> io::Result<()> {
     match way {
         Way::Routed => Ok(()),
-        Way::Direct { .. } | Way::Tunnel { .. } => {
-            let told = "servers that have the virtual address can be asked on the data ports only";
+        Way::From { .. } | Way::Direct { .. } | Way::Tunnel { .. } => {
+            let told = "in the way of clients' packets servers can be asked on the data ports only";
             Err(io::Error::new(ErrorKind::Unsupported, told))
         }
     }

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use aws_lc_rs::digest;
 
 use super::Place;
-use crate::config::{self, Check, Encapsulation, Forwarding, Kind};
+use crate::config::{self, Check, ClientsWay, Encapsulation, Forwarding, Kind};
 use crate::health::engine::{News, Order, Question, QuestionId};
 use crate::health::memory::{Memory, Remembered};
 use crate::health::probe::Target;
@@ -22,25 +22,41 @@ pub type Key = [u8; 16];
 /// A question with its key.
 pub struct Keyed(Question, Key);
 
-/// The questions about one server: at its own address, and at the virtual one if that is asked, too (HC-17).
-pub fn questions(service: &config::Service, server: &config::Server) -> (Keyed, Option<Keyed>) {
+/// The questions about one server: at its own address, and in the way that clients' packets take if that is asked, too
+/// (HC-17, AR-08).
+pub fn questions(
+    service: &config::Service,
+    server: &config::Server,
+    as_clients: Option<ClientsWay>,
+) -> (Keyed, Option<Keyed>) {
     let check = service.check_of(server);
     let port = service.check_port(server).unwrap_or(0);
     let own = SocketAddr::new(server.address.ip(), port);
-    let at_virtual_address = service.is_asked_at_virtual_address(server).then(|| {
-        let way = match server.forwarding {
-            Forwarding::Tunnel => Way::Tunnel {
-                server: own.ip(),
-                gue_port: match server.encapsulation.unwrap_or(service.encapsulation) {
-                    Encapsulation::Gue => Some(service.gue_port),
-                    Encapsulation::Ipip => None,
-                },
-            },
-            _ => Way::Direct { server: own.ip() },
+    let also = as_clients.map(|as_clients| {
+        let (at, way) = match as_clients {
+            ClientsWay::From(source) => (own, Way::From { source: source.ip() }),
+            ClientsWay::VirtualAddress => {
+                (virtual_address(service, server, port), way_to(service, server))
+            }
         };
-        question(service, check.clone(), virtual_address(service, server, port), way)
+        question(service, check.clone(), at, way)
     });
-    (question(service, check.clone(), own, Way::Routed), at_virtual_address)
+    (question(service, check.clone(), own, Way::Routed), also)
+}
+
+/// How packets for a virtual address get to the server, which has it.
+fn way_to(service: &config::Service, server: &config::Server) -> Way {
+    let address = server.address.ip();
+    let encapsulation = server.encapsulation.unwrap_or(service.encapsulation);
+    match (server.forwarding, encapsulation) {
+        (Forwarding::Tunnel, Encapsulation::Gue) => {
+            Way::Tunnel { server: address, gue_port: Some(service.gue_port) }
+        }
+        (Forwarding::Tunnel, Encapsulation::Ipip) => {
+            Way::Tunnel { server: address, gue_port: None }
+        }
+        _ => Way::Direct { server: address },
+    }
 }
 
 /// The service's first address, of the server's family if it has one, with the port that clients use.
@@ -205,9 +221,9 @@ impl Answers {
         self.asked.get(&id).map(|asked| &asked.answer)
     }
 
-    /// Where one question is asked.
-    pub fn at(&self, id: QuestionId) -> Option<SocketAddr> {
-        self.asked.get(&id).map(|asked| asked.question.target.at)
+    /// Whom one question is asked, and how it gets there.
+    pub fn target(&self, id: QuestionId) -> Option<&Target> {
+        self.asked.get(&id).map(|asked| &asked.question.target)
     }
 
     /// How often it has changed who is down.

@@ -1,5 +1,6 @@
 //! One service with its servers: who is the last one, whether the fallback is needed, and what has changed.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
 use dataplane::snapshot::{Admission, ServerId, ServiceId};
@@ -10,7 +11,9 @@ use super::{ServiceTold, Standing, Told, Unreachable};
 use crate::config::{self, LastServer, State as Wanted};
 use crate::events::{Change, Subject};
 use crate::health::engine::QuestionId;
+use crate::health::probe::Target;
 use crate::health::tally::Verdict;
+use crate::net::Way;
 
 /// How a server is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +22,7 @@ pub enum Checked {
     Unasked,
     /// Not at all: it counts as not well.
     Off,
-    /// By these questions: at its own address, and at the virtual one.
+    /// By these questions: at its own address, and in the way that clients' packets take.
     Asked { own: QuestionId, also: Option<QuestionId> },
 }
 
@@ -112,9 +115,9 @@ impl Server {
         match (verdict, also_verdict) {
             (Verdict::Failing, _) => (Health::Failing, reason),
             (Verdict::Well, Verdict::Failing) => {
-                let at = also.and_then(|id| answers.at(id));
-                let address = at.map(|at| at.to_string()).unwrap_or_default();
-                (Health::Failing, Some(diagnosis(&address, &also_reason.unwrap_or_default())))
+                let target = also.and_then(|id| answers.target(id));
+                let reason = also_reason.unwrap_or_default();
+                (Health::Failing, Some(target.map_or(reason.clone(), |it| diagnosis(it, &reason))))
             }
             (Verdict::Well, Verdict::Well) => (Health::Well, None),
             _ => {
@@ -181,8 +184,31 @@ impl Server {
     }
 }
 
+/// Why a server that answers us is not well when it is asked in the way that clients' packets take.
+fn diagnosis(asked: &Target, reason: &str) -> String {
+    match asked.way {
+        Way::From { source } => of_way_back(source, reason),
+        _ => of_virtual_address(asked.at, reason),
+    }
+}
+
+/// Why a server whose gateway should be ours is not well when an address of ours that is not on its subnet asks (AR-08).
+fn of_way_back(source: IpAddr, reason: &str) -> String {
+    let why = match reason {
+        silent if silent.starts_with("no answer") => {
+            "its way back to clients does not lead here (its default gateway must be the appliance), or \
+             a firewall there drops what comes from other subnets"
+        }
+        // That has come back here.
+        _ => {
+            "a firewall there, or the application, treats other subnets than its own in another way"
+        }
+    };
+    format!("answers when asked from its own subnet but not from {source}: {why} ({reason})")
+}
+
 /// Why a server that is well at its own address is not at the virtual one (AR-08, AR-09).
-fn diagnosis(address: &str, reason: &str) -> String {
+fn of_virtual_address(address: SocketAddr, reason: &str) -> String {
     let why = match reason {
         refused if refused.contains("refused") => {
             "the application does not listen on it (it may listen on the server's own address alone)"

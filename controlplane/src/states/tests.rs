@@ -42,10 +42,17 @@ impl Bench {
     }
 
     fn follow(&mut self, services: Value) {
-        let document = json!({
-            "interface": [{ "name": "lan", "device": "kernel:lan", "addresses": ["10.0.0.2/24"] }],
-            "service": services,
-        });
+        self.follow_between(&["10.0.0.2/24"], services);
+    }
+
+    /// With an interface for each of these addresses.
+    fn follow_between(&mut self, addresses: &[&str], services: Value) {
+        let interface = |(at, address): (usize, &&str)| {
+            let (name, device) = (format!("lan{at}"), format!("kernel:lan{at}"));
+            json!({ "name": name, "device": device, "addresses": [address] })
+        };
+        let interfaces: Vec<_> = addresses.iter().enumerate().map(interface).collect();
+        let document = json!({ "interface": interfaces, "service": services });
         let config = Config::read(&document).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
         self.identities.assign(&config);
         self.states.follow(&config, &self.identities.of(&config));
@@ -538,6 +545,50 @@ fn a_server_that_answers_a_ping_at_its_own_address_alone_says_so() {
     let reason = hear(1, Verdict::Failing, Some(silent)).reason.unwrap();
     assert!(reason.contains("the address is missing on its loopback"), "{reason}");
     assert!(!reason.contains("application"), "{reason}");
+}
+
+/// AR-08, RP-11.
+#[test]
+fn a_translated_server_that_answers_its_own_subnet_alone_says_that_its_way_back_is_wrong() {
+    let mut bench = Bench::new();
+    let settings = json!({ "mode": "nat", "address": "192.0.2.100", "check": { "type": "connect", "virtual": true } });
+    bench.follow_between(&["10.0.0.2/24", "192.0.2.2/24"], json!([service("web", settings)]));
+    use crate::net::Way;
+    let source = "192.0.2.2".parse().unwrap();
+    let asked = |position: usize| {
+        let target = &bench.asked[position].1.target;
+        (target.at.to_string(), target.way)
+    };
+    assert_eq!(asked(0), ("10.0.0.11:80".into(), Way::Routed));
+    assert_eq!(asked(1), ("10.0.0.11:80".into(), Way::From { source }), "not the virtual address");
+    let hear = |position: usize, verdict, reason: Option<&str>| {
+        let (id, ..) = bench.asked[position];
+        bench.states.hear(News { id, verdict, reason: reason.map(Into::into) });
+        bench.states.take_in();
+        bench.told("web1")
+    };
+    assert_eq!(hear(0, Verdict::Well, None).actual, Actual::Unknown, "half of it is not known");
+    let silent = "no answer from 10.0.0.11:80 within 2 s, 2 of 2";
+    let told = hear(1, Verdict::Failing, Some(silent));
+    assert_eq!(told.actual, Actual::Down);
+    assert_eq!(
+        told.reason.unwrap(),
+        format!(
+            "answers when asked from its own subnet but not from 192.0.2.2: its way back to clients \
+             does not lead here (its default gateway must be the appliance), or a firewall there \
+             drops what comes from other subnets ({silent})"
+        )
+    );
+    let refused = "connect to 10.0.0.11:80 refused, 2 of 2";
+    let reason = hear(1, Verdict::Failing, Some(refused)).reason.unwrap();
+    assert!(reason.contains("a firewall there, or the application"), "{reason}");
+    assert!(!reason.contains("gateway"), "the refusal has found its way: {reason}");
+    assert_eq!(hear(1, Verdict::Well, None).actual, Actual::Up);
+    assert_eq!(
+        hear(0, Verdict::Failing, Some(refused)).reason.unwrap(),
+        refused,
+        "its own comes first"
+    );
 }
 
 #[test]

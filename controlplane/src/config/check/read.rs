@@ -205,7 +205,7 @@ fn read(layers: &Layers<'_>, refusals: &mut Refusals) -> Option<Check> {
         if field.is_given() && !EVERY.contains(name) && !has(asked) && !has(kind) {
             let why = match (*name, asked) {
                 ("virtual", CheckKind::Script) => {
-                    "a script talks through the kernel, which cannot send to the virtual address by way of a server".into()
+                    "a script talks through the kernel, which cannot send in the way that clients' packets take".into()
                 }
                 _ => format!("a check of type {} has none", asked.name()),
             };

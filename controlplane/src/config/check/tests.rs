@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::field::Invalid;
 
 /// Every kind with all the settings that it can have.
 fn every_kind() -> Vec<Value> {
@@ -69,9 +70,8 @@ fn document(check: &Value, server: Value) -> Value {
 }
 
 fn reading(check: &Value, server: Value) -> Result<Config, Vec<String>> {
-    let told = |mistakes: Vec<crate::field::Invalid>| {
-        mistakes.iter().map(ToString::to_string).collect::<Vec<_>>()
-    };
+    let told =
+        |mistakes: Vec<Invalid>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
     Config::read(&document(check, server)).map_err(told)
 }
 
@@ -269,35 +269,145 @@ fn the_port_that_is_asked_is_the_nearest_one_that_is_known() {
     );
 }
 
+/// A node between the networks 10.0.0.0/24 and 2001:db8::/64, where `document` has its service, and others.
+fn read_between(interfaces: &[(&str, &[&str])], service: &Value) -> Result<Config, Vec<Invalid>> {
+    let interface = |(name, addresses): &(&str, &[&str])| {
+        let device = format!("kernel:{name}");
+        json!({ "name": name, "device": device, "addresses": addresses })
+    };
+    let interfaces: Vec<_> = interfaces.iter().map(interface).collect();
+    let via = |to: &str, via: &str| json!({ "to": to, "via": via });
+    Config::read(&json!({
+        "interface": interfaces,
+        "route": [via("0.0.0.0/0", "10.0.0.1"), via("10.3.0.0/24", "10.0.0.1")],
+        "service": [service],
+    }))
+}
+
+/// A service with these servers, all asked in the way of their clients' packets.
+fn asked_as_clients(mode: &str, address: &str, servers: Value) -> Value {
+    json!({
+        "name": "web", "address": address, "ports": "80", "mode": mode, "server": servers,
+        "check": { "type": "connect", "virtual": true },
+    })
+}
+
+/// How each server of the only service is asked the second time.
+fn ways_of(config: &Config) -> Vec<Option<ClientsWay>> {
+    let (service, ways) = (&config.services[0], config.ways());
+    service.servers.iter().map(|it| config.asked_as_clients(&ways, service, it)).collect()
+}
+
+const WAN: (&str, &[&str]) = ("wan", &["10.0.0.2/24", "2001:db8::2/64"]);
+const LAN: (&str, &[&str]) = ("lan", &["10.1.0.2/24", "2001:db8:1::2/64"]);
+const OTHER: (&str, &[&str]) = ("other", &["10.9.0.2/24"]);
+
+/// HC-17, AR-08.
 #[test]
-fn only_servers_that_have_the_virtual_address_are_asked_there() {
-    let written = json!({ "type": "connect", "virtual": true });
-    let with_modes = |service: &str, own: Value| {
-        let mut document = document(&written, own);
-        document["service"][0]["mode"] = json!(service);
-        Config::read(&document)
-    };
-    let asked = |config: Config| {
-        let service = &config.services[0];
-        service.is_asked_at_virtual_address(&service.servers[0])
-    };
-    assert!(asked(with_modes("dr", server()).unwrap()));
-    let mut tunnelled = server();
-    tunnelled["mode"] = json!("tun");
-    assert!(asked(with_modes("nat", tunnelled).unwrap()));
-    let mut translated = server();
-    translated["mode"] = json!("nat");
-    assert!(!asked(with_modes("dr", translated).unwrap()));
-    let path = |mistakes: Vec<crate::field::Invalid>| mistakes[0].path.clone();
-    let refused = with_modes("nat", server()).unwrap_err();
-    assert_eq!(path(refused), "service[0].check.virtual");
-    let mut own = server_with(json!({ "virtual": true }));
-    own["mode"] = json!("snat");
-    assert_eq!(path(with_modes("dr", own).unwrap_err()), "service[0].server[0].check.virtual");
+fn each_server_is_asked_in_the_way_that_its_clients_packets_take() {
+    let servers = json!([
+        { "address": "10.1.0.11" },
+        { "address": "10.0.0.21", "mode": "dr" },
+        { "address": "10.3.0.11", "mode": "tun" },
+        { "address": "10.1.0.12", "mode": "snat" },
+        { "address": "10.1.0.13", "check": { "virtual": false } },
+    ]);
+    let from = |address: &str| Some(ClientsWay::From(address.parse().unwrap()));
+    let at_virtual_address = Some(ClientsWay::VirtualAddress);
+    let service = asked_as_clients("nat", "10.0.0.100", servers);
+    let config = read_between(&[OTHER, LAN, WAN], &service).unwrap();
+    let expected = [from("10.0.0.2"), at_virtual_address, at_virtual_address, None, None];
+    assert_eq!(ways_of(&config), expected);
+    assert!(config.advice().is_empty(), "{:?}", config.advice());
+    let six = json!([{ "address": "2001:db8:1::11" }]);
+    let config = read_between(&[OTHER, LAN, WAN], &asked_as_clients("nat", "2001:db8::100", six));
+    assert_eq!(ways_of(&config.unwrap()), [from("2001:db8::2")], "one of its family");
 }
 
 #[test]
-fn a_script_cannot_ask_at_the_virtual_address_and_the_refusal_says_why() {
+fn a_server_is_asked_from_where_clients_come_from_most_likely() {
+    let from = |interfaces: &[_], address: &str| {
+        let servers = json!([{ "address": "10.1.0.11" }]);
+        let config = read_between(interfaces, &asked_as_clients("nat", address, servers)).unwrap();
+        match ways_of(&config)[..] {
+            [Some(ClientsWay::From(source))] => source.to_string(),
+            ref other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(from(&[WAN, OTHER, LAN], "10.9.0.100"), "10.9.0.2", "the virtual address's");
+    assert_eq!(from(&[OTHER, WAN, LAN], "10.1.0.100"), "10.0.0.2", "the default route's");
+}
+
+#[test]
+fn a_server_of_mode_nat_that_cannot_be_asked_as_clients_do_is_told_with_the_reason() {
+    let told = |servers: Value| {
+        let service = asked_as_clients("nat", "10.0.0.100", servers);
+        let read = read_between(&[WAN, LAN], &service);
+        read.map(|config| config.advice()).map_err(|mistakes| mistakes[0].to_string())
+    };
+    let one_armed = json!({ "address": "10.0.0.21" });
+    let own = |mut server: Value| {
+        server["check"] = json!({ "virtual": true });
+        server
+    };
+    assert_eq!(told(json!([one_armed])), Ok(vec![]), "from the other side");
+    let narrow = |servers: Value, virtual_address: &str| {
+        let service = asked_as_clients("nat", virtual_address, servers);
+        let read = read_between(&[WAN], &service);
+        read.map(|config| config.advice()).map_err(|mistakes| mistakes[0].to_string())
+    };
+    let why = "whether a server of mode nat has us as its gateway shows in its answers to an address of ours, of its \
+               family, on another interface than wan, and there is none";
+    let refused =
+        |at: &str, why: &str| Err(format!("{at}.check.virtual: expected false: {why}, found true"));
+    assert_eq!(narrow(json!([one_armed]), "10.0.0.100"), refused("service[0]", why));
+    let direct = json!({ "address": "10.0.0.22", "mode": "dr" });
+    assert_eq!(
+        narrow(json!([direct, one_armed, { "address": "10.0.0.23" }]), "10.0.0.100"),
+        Ok(vec![format!(
+            "service web: check: virtual is not for server 10.0.0.21 and 1 more: {why}"
+        )]),
+        "the others are asked"
+    );
+    assert_eq!(
+        narrow(json!([direct, own(one_armed)]), "10.0.0.100"),
+        refused("service[0].server[1]", why)
+    );
+    let six = narrow(json!([{ "address": "2001:db8::21" }]), "2001:db8::100");
+    assert_eq!(six, refused("service[0]", why), "of either family");
+    let routed = "a server of mode nat behind a router answers in the router's way, which may be another one for clients";
+    assert_eq!(told(json!([{ "address": "10.3.0.11" }])), refused("service[0]", routed));
+    assert_eq!(narrow(json!([]), "10.0.0.100"), Ok(vec![]), "its servers are still to come");
+}
+
+#[test]
+fn servers_of_mode_snat_are_not_asked_as_clients_do_and_the_refusal_says_why() {
+    let snat = "servers of mode snat reply to us, whatever their gateway is";
+    let refused = |servers: Value| {
+        let service = asked_as_clients("snat", "10.0.0.100", servers);
+        read_between(&[WAN, LAN], &service).unwrap_err()[0].to_string()
+    };
+    for servers in [json!([]), json!([{ "address": "10.1.0.11" }])] {
+        let expected = format!("service[0].check.virtual: expected false: {snat}, found true");
+        assert_eq!(refused(servers), expected);
+    }
+    let mut own = server_with(json!({ "virtual": true }));
+    own["mode"] = json!("snat");
+    let mistakes = Config::read(&document(&json!({ "type": "connect" }), own)).unwrap_err();
+    assert_eq!(mistakes[0].path, "service[0].server[0].check.virtual");
+}
+
+/// One mistake is not told as two.
+#[test]
+fn how_servers_are_asked_is_not_judged_where_an_interface_could_not_be_read() {
+    let service = asked_as_clients("nat", "10.0.0.100", json!([{ "address": "10.0.0.21" }]));
+    let mistakes = read_between(&[WAN, ("lan", &["10.1.0.2"])], &service).unwrap_err();
+    assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+    assert!(mistakes[0].path.starts_with("interface[1]"), "{mistakes:?}");
+}
+
+#[test]
+fn a_script_cannot_ask_as_clients_do_and_the_refusal_says_why() {
     let script = json!({ "type": "script", "path": "/bin/true" });
     let mut also_virtual = script.clone();
     also_virtual["virtual"] = json!(true);
@@ -311,7 +421,7 @@ fn a_script_cannot_ask_at_the_virtual_address_and_the_refusal_says_why() {
             refused[0].to_string(),
             format!(
                 "{at}.check.virtual: expected no virtual: a script talks through the kernel, which \
-                 cannot send to the virtual address by way of a server, found true"
+                 cannot send in the way that clients' packets take, found true"
             )
         );
     }

@@ -110,7 +110,7 @@ impl Egress {
     fn frame(&self, path: &Path, mac: Mac, outgoing: &Outgoing) -> Option<Vec<u8>> {
         let own = self.paths.interface(path.interface)?.mac;
         let around = match outgoing.way {
-            Way::Routed | Way::Direct { .. } => Vec::new(),
+            Way::Routed | Way::From { .. } | Way::Direct { .. } => Vec::new(),
             Way::Tunnel { server, gue_port } => {
                 let source = self.paths.path(server, Way::Routed)?.source?.into();
                 around(&outgoing.packet, (source, server.into()), gue_port)?

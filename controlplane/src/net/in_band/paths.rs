@@ -77,7 +77,7 @@ impl Paths {
     pub fn path(&self, to: IpAddr, way: Way) -> Option<Path> {
         let to = Address::from(to);
         let station = match way {
-            Way::Routed => to,
+            Way::Routed | Way::From { .. } => to,
             Way::Direct { server } | Way::Tunnel { server, .. } => server.into(),
         };
         let (interface, hop) = self.hop(station)?;
@@ -86,10 +86,17 @@ impl Paths {
         // the link alone leads nowhere else.
         let is_of_use = hop.is_v4() == to.is_v4() && (hop == to || !is_link_local(hop));
         let peer = if is_of_use { hop } else { to };
-        let source = near.source_for(peer).map(Address::ip);
+        let source = self.far_source(way).or_else(|| near.source_for(peer).map(Address::ip));
         let room = near.mtu.min((LONGEST - ethernet::HEADER) as u16);
         let mtu = room.checked_sub(overhead(way))?;
         Some(Path { interface, hop, source, mtu })
+    }
+
+    /// The address that the way asks for. One that another station has is not missed: the question then tells less, but
+    /// nothing that is wrong.
+    fn far_source(&self, way: Way) -> Option<IpAddr> {
+        let Way::From { source } = way else { return None };
+        self.is_own(source).then_some(source)
     }
 
     /// The next station on the way to another.
@@ -185,6 +192,23 @@ mod tests {
         let other = shown("2001:db8:9::1", Way::Direct { server });
         let long = (LONGEST - ethernet::HEADER) as u16;
         assert_eq!(other, path(0, "10.1.0.9", "nobody", long), "we have none there");
+    }
+
+    /// AR-08.
+    #[test]
+    fn packets_leave_with_the_far_address_that_is_asked_for_and_go_where_others_do() {
+        let from = |source: &str| Way::From { source: source.parse().unwrap() };
+        assert_eq!(shown("10.2.0.9", from("10.1.0.2")), path(1, "10.2.0.9", "10.1.0.2", 1500));
+        assert_eq!(shown("172.16.0.9", from("10.1.0.2")), path(1, "10.3.0.1", "10.1.0.2", 1500));
+        let strange = shown("10.2.0.9", from("192.0.2.7"));
+        assert_eq!(
+            strange,
+            path(1, "10.2.0.9", "10.2.0.2", 1500),
+            "never with one that is not ours"
+        );
+        let lost = (InterfaceId(0), "10.1.0.2".parse().unwrap());
+        let near = shown_by(&paths().without(&[lost]), "10.2.0.9", from("10.1.0.2"));
+        assert_eq!(near, path(1, "10.2.0.9", "10.2.0.2", 1500), "the same as the first question");
     }
 
     #[test]

@@ -204,3 +204,66 @@ fn a_server_can_be_pinged_at_the_virtual_address() {
         }
     }
 }
+
+const FAR: [&str; 2] = ["192.0.2.9", "2001:db8:9::9"];
+
+/// The left one gets another interface, with addresses that the right one reaches by its gateway: the left one.
+fn with_far_side(rig: &Rig) {
+    let prefix = |address: &str| {
+        Prefix::new(ip(address).into(), if ip(address).is_ipv4() { 24 } else { 64 })
+    };
+    let interface = |addresses: [&str; 2]| Interface {
+        port: PortId(0),
+        vlan: None,
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        mtu: 1500,
+        addresses: addresses.map(prefix).into(),
+        gateway: false,
+    };
+    let routes = |via: [Option<&str>; 2]| {
+        let near = LEFT.map(|to| Route { to: prefix(to), interface: InterfaceId(0), via: None });
+        let far = FAR.into_iter().zip(via).map(|(to, via)| {
+            let interface = InterfaceId(u8::from(via.is_none()));
+            Route { to: prefix(to), interface, via: via.map(|it| ip(it).into()) }
+        });
+        Arc::new(Routes::new(near.into_iter().chain(far)))
+    };
+    let both = [interface(LEFT), interface(FAR)];
+    rig.left.configure(Arc::new(Paths::new(both.into(), routes([None; 2]))));
+    let right = [interface(RIGHT)];
+    rig.right.configure(Arc::new(Paths::new(right.into(), routes(LEFT.map(Some)))));
+}
+
+/// AR-08: whether the answers come shows whether the gateway is right.
+#[test]
+fn a_server_can_be_asked_from_an_address_that_it_reaches_by_its_gateway() {
+    for (source, server) in FAR.into_iter().zip(RIGHT) {
+        let mut rig = Rig::new();
+        with_far_side(&rig);
+        let station = (InterfaceId(0), Address::from(ip(server)));
+        let way = Way::From { source: ip(source) };
+        let (client, listener) = (rig.client(), rig.server().listen(None, 80).unwrap());
+        let mut opening = Box::pin(client.connect(at(server, 80), way));
+        assert!(poll(opening.as_mut()).is_pending());
+        let ours = ends(&rig.left);
+        assert_eq!(class(&rig.left, Protocol::Tcp, &ours), Class::Answer);
+        let (stream, accepted) = rig.until(async { tokio::join!(opening, listener.accept()) });
+        assert_eq!(accepted.unwrap().1.ip(), ip(source), "that is whom the server sees");
+        assert_eq!(rig.left.take_reached().first(), Some(&station), "over the server's own subnet");
+        drop(stream.unwrap());
+
+        let socket = rig.until(client.datagrams(at(server, 53), way)).unwrap();
+        let ours = rig.left.with(|inner| *inner.datagrams.keys().next().unwrap());
+        assert_eq!(ours.local.ip(), ip(source));
+        assert_eq!(class(&rig.left, Protocol::Udp, &ours), Class::Answer);
+        drop(socket);
+
+        let mut ping = Box::pin(client.ping(ip(server), way));
+        assert!(poll(ping.as_mut()).is_pending());
+        rig.turns(1);
+        let (_, sent) = rig.wire[0].pop_back().unwrap();
+        assert_eq!(Packet::read(&sent).unwrap().source, ip(source));
+        rig.left.receive(rig.now, &both_ways::echo_of(&sent));
+        assert!(rig.until(ping).is_ok());
+    }
+}
