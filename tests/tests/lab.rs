@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
 use sluice_tests::capture::Capture;
@@ -12,6 +13,7 @@ use sluice_tests::client::{Client, Frames};
 use sluice_tests::decode::{self, Packet, Transport};
 use sluice_tests::lab::{Lab, TUNNELLED, both, somebody};
 use sluice_tests::namespace::{self, Namespace};
+use sluice_tests::process::{Background, eventually};
 use sluice_tests::rig::at;
 use sluice_tests::server::{Server, names};
 
@@ -193,14 +195,17 @@ fn checksums_are_complete_on_the_wire(lab: &Lab) {
 fn what_a_killed_run_left_is_removed() {
     // No process has this number: it is beyond the kernel's largest.
     let mut orphan = Namespace::new("4194305.0", "orphan");
-    let mut sleeper = sluice_tests::process::Background::start(orphan.command("sleep").arg("100"));
+    let mut sleeper = Background::start(orphan.command("sleep").arg("100"));
+    let comm = format!("/proc/{}/comm", sleeper.id());
+    let sleeps = || (fs::read_to_string(&comm).ok()?.trim_end() == "sleep").then_some(());
+    eventually(Duration::from_secs(10), sleeps).expect("it is in the namespace");
     let name = orphan.name().to_owned();
     orphan.keep();
     drop(orphan);
     assert!(Path::new("/run/netns").join(&name).exists());
     assert!(namespace::remove_leftovers().contains("4194305.0"));
     assert!(!Path::new("/run/netns").join(&name).exists());
-    let ended = sleeper.wait(std::time::Duration::from_secs(5));
+    let ended = sleeper.wait(Duration::from_secs(5));
     assert!(ended.is_ok(), "what ran in it is ended too");
 }
 
