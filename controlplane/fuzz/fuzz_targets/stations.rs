@@ -26,8 +26,6 @@ use crate::sources::{echo, icmpv6, neighbours};
 
 /// Ethernet, and what stands before its payload.
 const ETHERNET: usize = 14;
-/// Ethernet and the fixed header of IPv6.
-const HEADERS: usize = ETHERNET + 40;
 /// Ethernet and ARP for IPv4.
 const ARP: usize = ETHERNET + 28;
 /// Stations that the configuration names, and those that workers may ask for in a run.
@@ -62,65 +60,79 @@ fn plan(kind: u8) -> Plan {
     }
 }
 
-/// Makes a frame one of ARP, of neighbour discovery or an echo request, with right lengths and checksums, so that what lies
-/// behind them is reached.
-fn mend(frame: &mut Vec<u8>, kind: u8, interface: InterfaceId) {
-    let group = kind & 4 != 0;
+/// Addresses that mean something here, and some that do not.
+const V4: [&str; 8] = [
+    "0.0.0.0",
+    "192.0.2.2",
+    "192.0.2.100",
+    "192.0.2.9",
+    "10.0.0.2",
+    "10.0.0.7",
+    "10.0.1.1",
+    "203.0.113.1",
+];
+const V6: [&str; 8] = [
+    "::",
+    "2001:db8::2",
+    "2001:db8::100",
+    "2001:db8:1::2",
+    "2001:db8:1::7",
+    "2001:db8:1::101",
+    "ff02::1",
+    "ff02::1:ff00:7",
+];
+
+/// A frame of ARP, of ICMP for IPv4 or for IPv6 with right lengths and checksums, so that what lies behind them is reached;
+/// the first bytes choose who speaks of whom, the others are what is said. Or any frame at all.
+fn frame(kind: u8, bytes: &[u8], interface: InterfaceId) -> Vec<u8> {
+    let (Some((&[who, whom], said)), true) = (bytes.split_first_chunk(), kind & 3 != 0) else {
+        return bytes.to_vec();
+    };
+    let pick = |from: [&str; 8], which: u8| address(from[usize::from(which & 7)]);
+    let to = if kind & 4 == 0 { our_mac(interface) } else { Mac::BROADCAST };
+    let from = Mac([2, 0, 0, 0, who >> 6, whom >> 6]);
+    let mut frame = [to.0, from.0].concat();
     match kind & 3 {
-        1 if frame.len() >= ARP => {
-            frame[..6].copy_from_slice(&[0xff; 6]);
-            if !group {
-                frame[..6].copy_from_slice(&our_mac(interface).0);
-            }
-            frame[6] &= 0xfe;
-            frame[12..14].copy_from_slice(&ethertype::ARP.to_be_bytes());
-            frame[14..20].copy_from_slice(&[0, 1, 8, 0, 6, 4]);
-            frame[20..22].copy_from_slice(&[0, 1 + (kind >> 7)]);
-            frame.copy_within(6..12, 22);
+        1 => {
+            let octets = |which| pick(V4, which).low().to_be_bytes();
+            frame.extend(ethertype::ARP.to_be_bytes());
+            frame.extend([0, 1, 8, 0, 6, 4, 0, 1 + (kind >> 7)]);
+            frame
+                .extend([&from.0[..], &octets(who), &our_mac(interface).0, &octets(whom)].concat());
+            // What is said changes some of it.
+            frame[ETHERNET..].iter_mut().zip(said).for_each(|(byte, said)| *byte ^= said);
         }
-        2 if frame.len() >= HEADERS + 8 => {
-            frame[..6].copy_from_slice(&our_mac(interface).0);
-            if group {
-                frame[..2].copy_from_slice(&[0x33, 0x33]);
-            }
-            frame[6] &= 0xfe;
-            frame[12..14].copy_from_slice(&ethertype::IPV6.to_be_bytes());
-            frame[14] = 0x60;
-            let length = (frame.len() - HEADERS) as u16;
-            frame[18..20].copy_from_slice(&length.to_be_bytes());
-            frame[20..22].copy_from_slice(&[protocol::ICMPV6, 255]);
-            if kind & 8 != 0 {
-                frame[HEADERS] = [135, 136, 128, 129][usize::from(kind >> 6)];
-                frame[HEADERS + 1] = 0;
-            }
-            let at = |from: usize| {
-                let bytes: [u8; 16] = std::array::from_fn(|byte| frame[from + byte]);
-                Address::from_bits(u128::from_be_bytes(bytes))
-            };
-            let (source, destination) = (at(22), at(38));
-            frame[HEADERS + 2..HEADERS + 4].fill(0);
-            let message = &frame[HEADERS..];
-            let sum = checksum::of_transport(source, destination, protocol::ICMPV6, message);
-            frame[HEADERS + 2..HEADERS + 4].copy_from_slice(&sum.to_be_bytes());
+        2 => {
+            let (source, destination) = (pick(V6, who), pick(V6, who >> 3));
+            let mut message = vec![[135, 136, 128, 133][usize::from(kind >> 6)], 0, 0, 0];
+            message.extend(said.iter().chain(&[0; 4]).take(4)); // flags
+            message.extend(pick(V6, whom).bits().to_be_bytes());
+            message.extend(said.iter().skip(4));
+            let sum = checksum::of_transport(source, destination, protocol::ICMPV6, &message);
+            message[2..4].copy_from_slice(&sum.to_be_bytes());
+            frame.extend(ethertype::IPV6.to_be_bytes());
+            frame.extend([0x60, 0, 0, 0]);
+            frame.extend((message.len() as u16).to_be_bytes());
+            frame.extend([protocol::ICMPV6, 255 - (kind >> 3 & 1)]);
+            frame.extend([source.bits().to_be_bytes(), destination.bits().to_be_bytes()].concat());
+            frame.extend(message);
         }
-        3 if frame.len() >= ETHERNET + 28 => {
-            frame[..6].copy_from_slice(&our_mac(interface).0);
-            frame[6] &= 0xfe;
-            frame[12..14].copy_from_slice(&ethertype::IPV4.to_be_bytes());
-            frame[14] = 0x45;
-            let length = (frame.len() - ETHERNET) as u16;
-            frame[16..18].copy_from_slice(&length.to_be_bytes());
-            frame[20..22].fill(0);
-            frame[23] = protocol::ICMP;
-            frame[24..26].fill(0);
-            let sum = checksum::of(&frame[ETHERNET..ETHERNET + 20]);
-            frame[24..26].copy_from_slice(&sum.to_be_bytes());
-            frame[34..38].copy_from_slice(&[8, 0, 0, 0]);
-            let sum = checksum::of(&frame[34..]);
-            frame[36..38].copy_from_slice(&sum.to_be_bytes());
+        _ => {
+            let (source, destination) = (pick(V4, who), pick(V4, whom));
+            let mut message = [&[8, 0, 0, 0][..], said].concat();
+            let sum = checksum::of(&message);
+            message[2..4].copy_from_slice(&sum.to_be_bytes());
+            let mut header = vec![0x45, 0];
+            header.extend((20 + message.len() as u16).to_be_bytes());
+            header.extend([0, 1, 0, 0, 64, protocol::ICMP, 0, 0]);
+            header.extend([source.low().to_be_bytes(), destination.low().to_be_bytes()].concat());
+            let sum = checksum::of(&header);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            frame.extend(ethertype::IPV4.to_be_bytes());
+            frame.extend([header, message].concat());
         }
-        _ => {}
     }
+    frame
 }
 
 /// A frame that we send comes from us, and means something.
@@ -149,14 +161,15 @@ fuzz_target!(|steps: Vec<(u8, u8, Vec<u8>)>| {
     table.configure(now, plan(0));
     let mut wanted: HashSet<_> =
         WANTED.iter().map(|text| (InterfaceId(1), address(text))).collect();
-    for (kind, time, mut frame) in steps {
+    for (kind, time, bytes) in steps {
         let interface = InterfaceId(kind >> 5 & 1);
-        match (kind & 0x13, frame.get(..4)) {
-            (0x10, Some(&[_, _, high, low])) => {
+        match (kind & 0x13, &bytes[..]) {
+            (0x10, &[high, low]) => {
                 let station = match kind & 4 {
                     0 => std::net::Ipv4Addr::new(10, 0, high, low).into(),
                     _ => Address::from_bits(
-                        address("2001:db8:1::").bits() | u128::from(u16::from_be_bytes([high, low])),
+                        address("2001:db8:1::").bits()
+                            | u128::from(u16::from_be_bytes([high, low])),
                     ),
                 };
                 wanted.insert((interface, station));
@@ -165,9 +178,9 @@ fuzz_target!(|steps: Vec<(u8, u8, Vec<u8>)>| {
                     table.confirm(now, interface, station);
                 }
             }
-            (0x11, _) if frame.is_empty() => table.configure(now, plan(kind >> 7)),
+            (0x10, &[]) => table.configure(now, plan(kind >> 7)),
             _ => {
-                mend(&mut frame, kind, interface);
+                let frame = frame(kind, &bytes, interface);
                 echo(&frame);
                 table.receive(now, interface, &frame);
             }
