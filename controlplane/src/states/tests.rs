@@ -109,6 +109,14 @@ impl Bench {
         self.identities.server(service, server).unwrap()
     }
 
+    /// What comes of the question at this place; what is then told of the first server.
+    fn hear(&self, position: usize, verdict: Verdict, reason: Option<&str>) -> Told {
+        let (id, ..) = self.asked[position];
+        self.states.hear(News { id, verdict, reason: reason.map(Into::into) });
+        self.states.take_in();
+        self.told("web1")
+    }
+
     fn told(&self, server: &str) -> Told {
         self.states.words().servers[&self.id("web", server)].clone()
     }
@@ -504,26 +512,29 @@ fn a_server_that_is_well_but_not_at_the_virtual_address_says_why() {
     assert_eq!(ways[0], ("10.0.0.11:80".into(), Way::Routed));
     let server = "10.0.0.11".parse().unwrap();
     assert_eq!(ways[1], ("10.0.0.100:80".into(), Way::Direct { server }));
-    let hear = |position: usize, verdict, reason: Option<&str>| {
-        let (id, ..) = bench.asked[position];
-        bench.states.hear(News { id, verdict, reason: reason.map(Into::into) });
-        bench.states.take_in();
-        bench.told("web1")
-    };
-    assert_eq!(hear(0, Verdict::Well, None).actual, Actual::Unknown, "half of it is not known");
-    assert_eq!(hear(1, Verdict::Well, None).actual, Actual::Up);
+
+    assert_eq!(
+        bench.hear(0, Verdict::Well, None).actual,
+        Actual::Unknown,
+        "half of it is not known"
+    );
+    assert_eq!(bench.hear(1, Verdict::Well, None).actual, Actual::Up);
     let silent = "no answer from 10.0.0.100:80 within 2 s, 2 of 2";
-    let reason = hear(1, Verdict::Failing, Some(silent)).reason.unwrap();
+    let reason = bench.hear(1, Verdict::Failing, Some(silent)).reason.unwrap();
     assert!(
         reason.starts_with("answers on its own address but not on the virtual address 10.0.0.100")
     );
     assert!(reason.contains("the ARP problem is not solved"), "{reason}");
     let refused = "connect to 10.0.0.100:80 refused, 2 of 2";
-    let reason = hear(1, Verdict::Failing, Some(refused)).reason.unwrap();
+    let reason = bench.hear(1, Verdict::Failing, Some(refused)).reason.unwrap();
     assert!(reason.contains("the application does not listen on it"), "{reason}");
     assert!(!reason.contains("ARP"), "{reason}");
     let down = "connect to 10.0.0.11:80 refused, 2 of 2";
-    assert_eq!(hear(0, Verdict::Failing, Some(down)).reason.unwrap(), down, "its own comes first");
+    assert_eq!(
+        bench.hear(0, Verdict::Failing, Some(down)).reason.unwrap(),
+        down,
+        "its own comes first"
+    );
 }
 
 #[test]
@@ -534,15 +545,10 @@ fn a_server_that_answers_a_ping_at_its_own_address_alone_says_so() {
     assert_eq!(asked[1].way, crate::net::Way::Direct { server });
     assert_eq!(asked[1].at.ip().to_string(), "10.0.0.100");
     assert!(bench.asked.iter().all(|it| it.1.check.kind == Kind::Ping));
-    let hear = |position: usize, verdict, reason: Option<&str>| {
-        let (id, ..) = bench.asked[position];
-        bench.states.hear(News { id, verdict, reason: reason.map(Into::into) });
-        bench.states.take_in();
-        bench.told("web1")
-    };
-    hear(0, Verdict::Well, None);
+
+    bench.hear(0, Verdict::Well, None);
     let silent = "no answer from 10.0.0.100 to ping within 2 s, 2 of 2";
-    let reason = hear(1, Verdict::Failing, Some(silent)).reason.unwrap();
+    let reason = bench.hear(1, Verdict::Failing, Some(silent)).reason.unwrap();
     assert!(reason.contains("the address is missing on its loopback"), "{reason}");
     assert!(!reason.contains("application"), "{reason}");
 }
@@ -561,15 +567,14 @@ fn a_translated_server_that_answers_its_own_subnet_alone_says_that_its_way_back_
     };
     assert_eq!(asked(0), ("10.0.0.11:80".into(), Way::Routed));
     assert_eq!(asked(1), ("10.0.0.11:80".into(), Way::From { source }), "not the virtual address");
-    let hear = |position: usize, verdict, reason: Option<&str>| {
-        let (id, ..) = bench.asked[position];
-        bench.states.hear(News { id, verdict, reason: reason.map(Into::into) });
-        bench.states.take_in();
-        bench.told("web1")
-    };
-    assert_eq!(hear(0, Verdict::Well, None).actual, Actual::Unknown, "half of it is not known");
+
+    assert_eq!(
+        bench.hear(0, Verdict::Well, None).actual,
+        Actual::Unknown,
+        "half of it is not known"
+    );
     let silent = "no answer from 10.0.0.11:80 within 2 s, 2 of 2";
-    let told = hear(1, Verdict::Failing, Some(silent));
+    let told = bench.hear(1, Verdict::Failing, Some(silent));
     assert_eq!(told.actual, Actual::Down);
     assert_eq!(
         told.reason.unwrap(),
@@ -580,12 +585,12 @@ fn a_translated_server_that_answers_its_own_subnet_alone_says_that_its_way_back_
         )
     );
     let refused = "connect to 10.0.0.11:80 refused, 2 of 2";
-    let reason = hear(1, Verdict::Failing, Some(refused)).reason.unwrap();
+    let reason = bench.hear(1, Verdict::Failing, Some(refused)).reason.unwrap();
     assert!(reason.contains("a firewall there, or the application"), "{reason}");
     assert!(!reason.contains("gateway"), "the refusal has found its way: {reason}");
-    assert_eq!(hear(1, Verdict::Well, None).actual, Actual::Up);
+    assert_eq!(bench.hear(1, Verdict::Well, None).actual, Actual::Up);
     assert_eq!(
-        hear(0, Verdict::Failing, Some(refused)).reason.unwrap(),
+        bench.hear(0, Verdict::Failing, Some(refused)).reason.unwrap(),
         refused,
         "its own comes first"
     );
