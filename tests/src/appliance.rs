@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::books::Books;
+use crate::held::Held;
 use crate::http::{self, Response};
 use crate::namespace::Namespace;
 use crate::process::{self, Background, eventually};
@@ -56,6 +57,7 @@ pub struct Appliance {
     running: Option<Background>,
     namespace: String,
     directory: PathBuf,
+    variables: Vec<(String, String)>,
     expected_to_run: bool,
 }
 
@@ -67,6 +69,7 @@ impl Appliance {
             running: None,
             namespace: namespace.name().to_owned(),
             directory: directory.to_owned(),
+            variables: Vec::new(),
             expected_to_run: false,
         };
         appliance.configure(INTERFACES_ONLY);
@@ -97,6 +100,11 @@ impl Appliance {
             .expect("temporary files can be written");
     }
 
+    /// Adds to the environment of the next starts.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.variables.push((name.into(), value.into()));
+    }
+
     /// The token that it made at its first start.
     ///
     /// # Panics
@@ -123,6 +131,14 @@ impl Appliance {
         self.running.as_ref().map(Background::id)
     }
 
+    /// What it holds of the machine.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn held(&self) -> Held {
+        Held::by(self.id().expect("sluice runs"))
+    }
+
     /// Starts it and waits until it says that it is ready.
     ///
     /// # Panics
@@ -134,10 +150,11 @@ impl Appliance {
 
     /// Starts it and does not wait.
     pub fn launch(&mut self) {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace]).arg(program());
-        command.arg("run").arg("--config").arg(self.file()).arg("--state").arg(self.state());
-        command.args(["--log", "text"]);
+        let mut command = self.command(&["run", "--config"]);
+        command.arg(self.file()).arg("--state").arg(self.state());
+        command
+            .args(["--log", "text"])
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
         process::say_to(&mut command, &self.log_file());
         self.running = Some(Background::start(&mut command));
         self.expected_to_run = true;
@@ -346,9 +363,14 @@ impl Appliance {
 
     /// Another program of ours on its machine, such as `sluice ctl`.
     pub fn sluice(&self, arguments: &[&str]) -> std::process::Output {
+        process::output(&mut self.command(arguments))
+    }
+
+    /// The same, to be run. `ip` replaces itself with it.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace]).arg(program()).args(arguments);
-        process::output(&mut command)
+        command
     }
 
     /// Where every frame went so far.

@@ -13,7 +13,8 @@
 //! 10. [`cable`]: an Ethernet cable into a virtual machine, and the stations on its other end
 //! 11. [`trunk`]: a cable that carries several VLANs, and the switch on its other end
 //! 12. [`books`]: frames in = frames out + drops by reason; asserted after every case
-//! 13. [`cases`]: several tests over one rig
+//! 13. [`held`]: what a program holds of the machine
+//! 14. [`cases`]: several tests over one rig
 //!
 //! Everything here is meant to be watched failing: helpers panic with a sentence that says what
 //! was expected of whom.
@@ -49,6 +50,8 @@ pub mod cable;
 pub mod trunk;
 
 pub mod books;
+
+pub mod held;
 
 pub mod cases;
 

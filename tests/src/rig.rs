@@ -1,13 +1,15 @@
 //! A laboratory with an appliance in it: what most tests start from.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use serde_json::json;
 
 use crate::appliance::{Appliance, INTERFACES_ONLY};
 use crate::books::Books;
 use crate::client::Client;
-use crate::lab::Lab;
+use crate::lab::{Lab, PROXIED};
 use crate::server::Server;
-use crate::service::Service;
+use crate::service::{Service, snat};
 
 /// The laboratory and the appliance.
 pub struct Rig {
@@ -69,6 +71,21 @@ impl Rig {
     /// The servers behind the router.
     pub fn tunnelled(&self) -> &[Server; 3] {
         &self.lab.tunnelled
+    }
+
+    /// A service at [`PROXIED`] of many servers, at most 2,046: the first of those on the clients' wire stands
+    /// for all of them.
+    pub fn many(&self, count: u16) -> Service {
+        let machine = &self.direct()[0];
+        machine.namespace.ip("route replace local 10.6.0.0/21 dev lo\n");
+        self.lab.router.ip(&format!("route replace 10.6.0.0/21 via {}\n", machine.address));
+        // What comes in for so many addresses is no reason to doubt who sends it.
+        machine.namespace.sysctl("net.ipv4.conf.all.rp_filter", "0");
+        let server = |number: u16| {
+            let [high, low] = (number + 1).to_be_bytes();
+            json!({ "name": format!("many{number}"), "address": Ipv4Addr::new(10, 6, high, low) })
+        };
+        snat("many", PROXIED, "80").with("server", (0..count).map(server).collect::<Vec<_>>())
     }
 
     /// The appliance's hardware address on the clients' wire.

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sluice_tests::appliance::Appliance;
 use sluice_tests::books::Books;
+use sluice_tests::figure;
+use sluice_tests::held::Held;
 use sluice_tests::namespace::{Namespace, mac_text};
 use sluice_tests::process::eventually;
 
@@ -24,14 +26,6 @@ use sluice_tests::process::eventually;
 const WINDOW: usize = 256;
 /// Real servers on the servers' wire, each with a static neighbour entry.
 const SERVERS: usize = 240;
-
-/// Puts a figure into the log of the tests; what a test prints is only shown when it fails.
-macro_rules! figure {
-    ($($text:tt)*) => {
-        // A log that nobody reads any more is no reason to fail.
-        let _ = writeln!(std::io::stderr(), $($text)*);
-    };
-}
 
 #[test]
 fn a_configuration_of_1000_services_is_swapped_in_under_load_without_a_lost_frame() {
@@ -100,7 +94,7 @@ fn a_thousand_swaps_in_a_row_under_load_lose_and_leak_nothing() {
         let services = if large { 1000 } else { number % 7 };
         bench.put(&bench.configuration(Variant { name, number, services }));
         bench.sees(name);
-        held.push(bench.held());
+        held.push(bench.appliance.held());
     }
     let took = start.elapsed();
 
@@ -109,11 +103,7 @@ fn a_thousand_swaps_in_a_row_under_load_lose_and_leak_nothing() {
     figure!("{SWAPS} swaps in {took:.1?}, {rate:.0} a second");
     figure!("{}", summary(&report));
     for number in (100..=SWAPS).step_by(100) {
-        let Held { resident, anonymous, files, threads } = held[number - 1];
-        figure!(
-            "after {number} swaps: {resident} kB resident, of these {anonymous} kB the program's \
-             own; {files} open files, {threads} threads"
-        );
+        figure!("after {number} swaps: {}", held[number - 1]);
     }
     assert_eq!(report["changes"], SWAPS, "each swap is seen once, by all services together");
 
@@ -261,23 +251,6 @@ impl Bench {
 
     fn services(&self) -> usize {
         self.appliance.get("/services").as_array().expect("a list of services").len()
-    }
-
-    fn held(&self) -> Held {
-        let id = self.appliance.id().expect("sluice runs");
-        let status = fs::read_to_string(format!("/proc/{id}/status")).expect("/proc is there");
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let number = line.and_then(|line| line.trim_end_matches("kB").trim().parse().ok());
-            number.unwrap_or_else(|| panic!("no {name} in {status}"))
-        };
-        let files = fs::read_dir(format!("/proc/{id}/fd")).expect("/proc is there").count();
-        Held {
-            resident: field("VmRSS:"),
-            anonymous: field("RssAnon:"),
-            files: files as u64,
-            threads: field("Threads:"),
-        }
     }
 
     /// Ends the load, and checks that every frame and every buffer is accounted for, by both ends.
@@ -544,17 +517,6 @@ impl Drop for Wire {
         let _ = self.program.kill();
         let _ = self.program.wait();
     }
-}
-
-/// What the appliance holds of the machine.
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    /// Memory, in kB.
-    resident: u64,
-    /// Memory that is neither shared with the driver nor the program's file, in kB.
-    anonymous: u64,
-    files: u64,
-    threads: u64,
 }
 
 fn number(value: &Value) -> u64 {

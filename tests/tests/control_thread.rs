@@ -2,7 +2,6 @@
 //! flood of frames for us. The figures are printed, so that a log of the tests holds them.
 
 use std::fs;
-use std::io::Write;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sluice_tests::client::Client;
-use sluice_tests::lab::{APPLIANCE, DIRECT, MIXED, PROXIED, TRANSLATED};
+use sluice_tests::figure;
+use sluice_tests::lab::{APPLIANCE, DIRECT, MIXED, TRANSLATED};
 use sluice_tests::process::eventually;
 use sluice_tests::rig::{Rig, at};
 use sluice_tests::server::Server;
-use sluice_tests::service::{Service, direct, nat, snat};
+use sluice_tests::service::{Service, direct, nat};
 
 sluice_tests::cases! {
     two_thousand_checks_a_second_take_less_than_a_tenth_of_the_control_core,
@@ -24,31 +24,12 @@ sluice_tests::cases! {
 }
 
 /// How many servers are asked every second.
-const SERVERS: u32 = 2000;
+const SERVERS: u16 = 2000;
 
-/// Puts a figure into the log of the tests; what a test prints is only shown when it fails.
-macro_rules! figure {
-    ($($text:tt)*) => {
-        // A log that nobody reads any more is no reason to fail.
-        let _ = writeln!(std::io::stderr(), $($text)*);
-    };
-}
-
-/// One machine stands for two thousand servers, behind the router: it has all their addresses.
+/// A service that asks two thousand servers every second.
 fn many_servers(rig: &Rig) -> Value {
-    let [first, ..] = rig.direct();
-    first.namespace.ip("route replace local 10.6.0.0/21 dev lo\n");
-    rig.lab.router.ip(&format!("route replace 10.6.0.0/21 via {}\n", first.address));
-    // What comes in for so many addresses is no reason to doubt who sends it.
-    first.namespace.sysctl("net.ipv4.conf.all.rp_filter", "0");
-    let server = |number: u32| {
-        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 6, 0, 1)) + number);
-        json!({ "name": format!("many{number}"), "address": address })
-    };
-    let mut service = snat("many", PROXIED, "80").json();
-    service["server"] = (0..SERVERS).map(server).collect();
-    service["check"] = json!({ "type": "connect", "interval": "1s", "timeout": "900ms" });
-    service
+    let check = json!({ "type": "connect", "interval": "1s", "timeout": "900ms" });
+    rig.many(SERVERS).with("check", check).json()
 }
 
 fn wait_until_all_are_up(rig: &Rig) {
