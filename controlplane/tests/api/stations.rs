@@ -2,6 +2,7 @@
 //! the node says to them need not be (RFC 4861 section 7.3.1, which does for ARP as well).
 
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,15 +16,35 @@ use controlplane::store::Store;
 use dataplane::moment::Moment;
 use dataplane::punt::Copied;
 use dataplane::snapshot::InterfaceId;
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::{
+    ArpEthIpv4Packet, ArpOperation, ArpPacket, IpHeaders, NetSlice, PacketBuilder,
+    PacketBuilderStep, SlicedPacket, TransportSlice,
+};
 use tempfile::TempDir;
 
 use crate::rig::{self, CONFIGURATION, Worker};
 
-/// A server on the node's own subnet, which no configuration gives a hardware address.
-const SERVER: [u8; 4] = [10, 0, 0, 12];
+/// Servers on the node's own subnets, which no configuration gives a hardware address.
+const SERVERS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, 12)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x12)),
+];
+/// They are one station.
 const ITS_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x12];
+/// Of neighbour discovery (RFC 4861 section 4).
+const HOP_LIMIT: u8 = 255;
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
 const TURN: Duration = Duration::from_millis(50);
+
+fn configuration() -> String {
+    let [_, server] = SERVERS;
+    let both = "addresses = [\"10.0.0.2/24\", \"2001:db8::2/64\"]";
+    let configuration = CONFIGURATION.replacen("addresses = [\"10.0.0.2/24\"]", both, 1);
+    let address = "address = \"2001:db8::100\"\nports = \"80\"";
+    let server = format!("server = [{{ name = \"web1\", address = \"{server}\" }}]");
+    format!("{configuration}\n[[service]]\nname = \"six\"\n{address}\n{server}\n")
+}
 
 /// What the node says to the server, every second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +62,7 @@ struct Bench {
     node: Arc<Node>,
     worker: Worker,
     nanos: Arc<AtomicU64>,
+    server: IpAddr,
     talk: Talk,
     /// Requests for the server's hardware address that went to that address itself.
     asked_itself: usize,
@@ -48,9 +70,9 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(talk: Talk) -> Self {
+    fn new(server: IpAddr, talk: Talk) -> Self {
         let directory = TempDir::new().unwrap();
-        rig::write(&directory, CONFIGURATION);
+        rig::write(&directory, &configuration());
         let (store, config) =
             Store::open(&directory.path().join("state"), &directory.path().join("sluice.toml"))
                 .unwrap();
@@ -60,7 +82,7 @@ impl Bench {
         plumbing.clock = Box::new(move || Moment::from_nanos(clock.load(Ordering::Relaxed)));
         let node = Node::start(Start { store, config, plumbing });
         let worker = workers.remove(0);
-        Self { node, worker, nanos, talk, asked_itself: 0, _directory: directory }
+        Self { node, worker, nanos, server, talk, asked_itself: 0, _directory: directory }
     }
 
     /// A moment passes, and what the node says in it is answered.
@@ -78,25 +100,33 @@ impl Bench {
     }
 
     fn answer(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
-        if frame[12..14] == [8, 6] {
-            if frame[20..22] != [0, 1] || frame[38..42] != SERVER {
-                return None;
-            }
-            self.asked_itself += usize::from(frame[..6] == ITS_MAC);
-            let (asker, rest) = (&frame[22..32], [0, 1, 8, 0, 6, 4, 0, 2]);
-            let head = [&asker[..6], &ITS_MAC, &[8, 6][..], &rest[..]].concat();
-            return Some([&head[..], &ITS_MAC, &SERVER, asker].concat());
-        }
         let packet = SlicedPacket::from_ethernet(frame).ok()?;
-        let Some(NetSlice::Ipv4(ip)) = packet.net else { return None };
-        let own = ip.header().source();
-        if ip.header().destination() != SERVER || self.talk == Talk::InVain {
+        let asker = frame[6..12].try_into().unwrap();
+        let back = PacketBuilder::ethernet2(ITS_MAC, asker);
+        let (back, to) = match (packet.net?, self.server) {
+            (NetSlice::Arp(arp), _) => return self.answer_arp(&arp.to_packet(), frame),
+            (NetSlice::Ipv4(ip), IpAddr::V4(server)) => {
+                let (source, to) = (ip.header().source(), ip.header().destination_addr());
+                (back.ipv4(server.octets(), source, 64), IpAddr::from(to))
+            }
+            (NetSlice::Ipv6(ip), IpAddr::V6(server)) => {
+                let (source, to) = (ip.header().source(), ip.header().destination_addr());
+                (back.ipv6(server.octets(), source, HOP_LIMIT), IpAddr::from(to))
+            }
+            _ => return None,
+        };
+        let transport = packet.transport?;
+        if let TransportSlice::Icmpv6(icmp) = &transport
+            && icmp.type_u8() == SOLICITATION
+        {
+            return self.answer_solicitation(icmp.payload(), frame, back);
+        }
+        if to != self.server || self.talk == Talk::InVain {
             return None;
         }
-        let back = PacketBuilder::ethernet2(ITS_MAC, frame[6..12].try_into().unwrap())
-            .ipv4(SERVER, own, 64);
         let mut answer = Vec::new();
-        match packet.transport? {
+        let echo = |[a, b, c, d]: [u8; 4]| (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        match transport {
             TransportSlice::Tcp(tcp) => back
                 .tcp(tcp.destination_port(), tcp.source_port(), 0, 0)
                 .rst()
@@ -106,14 +136,56 @@ impl Bench {
                 back.udp(udp.destination_port(), udp.source_port()).write(&mut answer, b"answer")
             }
             TransportSlice::Icmpv4(icmp) => {
-                let [a, b, c, d] = icmp.bytes5to8();
-                let numbers = [a, b, c, d].map(u16::from);
-                back.icmpv4_echo_reply(numbers[0] << 8 | numbers[1], numbers[2] << 8 | numbers[3])
-                    .write(&mut answer, icmp.payload())
+                let (id, number) = echo(icmp.bytes5to8());
+                back.icmpv4_echo_reply(id, number).write(&mut answer, icmp.payload())
+            }
+            TransportSlice::Icmpv6(icmp) => {
+                let (id, number) = echo(icmp.bytes5to8());
+                back.icmpv6_echo_reply(id, number).write(&mut answer, icmp.payload())
             }
             _ => return None,
         }
         .unwrap();
+        Some(answer)
+    }
+
+    fn answer_arp(&mut self, question: &ArpPacket, frame: &[u8]) -> Option<Vec<u8>> {
+        let question = question.try_eth_ipv4().ok()?;
+        let asked = IpAddr::from(question.target_ipv4) == self.server;
+        if question.operation != ArpOperation::REQUEST || !asked {
+            return None;
+        }
+        self.asked_itself += usize::from(frame[..6] == ITS_MAC);
+        let answer = ArpPacket::from(ArpEthIpv4Packet {
+            operation: ArpOperation::REPLY,
+            sender_mac: ITS_MAC,
+            sender_ipv4: question.target_ipv4,
+            target_mac: question.sender_mac,
+            target_ipv4: question.sender_ipv4,
+        });
+        let back = PacketBuilder::ethernet2(ITS_MAC, question.sender_mac).arp(answer);
+        let mut answer = Vec::new();
+        back.write(&mut answer).unwrap();
+        Some(answer)
+    }
+
+    /// With an advertisement (RFC 4861 section 4.4).
+    fn answer_solicitation(
+        &mut self,
+        question: &[u8],
+        frame: &[u8],
+        back: PacketBuilderStep<IpHeaders>,
+    ) -> Option<Vec<u8>> {
+        let target: [u8; 16] = *question.first_chunk()?;
+        if IpAddr::from(target) != self.server {
+            return None;
+        }
+        self.asked_itself += usize::from(frame[..6] == ITS_MAC);
+        let options = [&target[..], &[2, 1], &ITS_MAC].concat();
+        let solicited_overrides = [0x60, 0, 0, 0];
+        let mut answer = Vec::new();
+        let back = back.icmpv6_raw(ADVERTISEMENT, 0, solicited_overrides);
+        back.write(&mut answer, &options).unwrap();
         Some(answer)
     }
 
@@ -133,7 +205,7 @@ impl Bench {
     }
 
     fn converse(&mut self, net: &InBand) {
-        let at = (SERVER, 80).into();
+        let at = (self.server, 80).into();
         let answered = match self.talk {
             Talk::Nothing => self.within_a_second(std::future::pending::<()>()).is_none(),
             Talk::InVain => self.within_a_second(net.connect(at, Way::Routed)).is_none(),
@@ -152,25 +224,27 @@ impl Bench {
                 self.within_a_second(asking).is_some_and(|it| it.is_ok_and(|length| length == 6))
             }
         };
-        assert!(answered, "{:?}", self.talk);
+        assert!(answered, "{} {:?}", self.server, self.talk);
     }
 }
 
 /// Ten times as long as an answer is good.
 #[test]
 fn a_server_that_answers_what_it_is_asked_need_not_be_asked_for_its_hardware_address() {
-    let asked_itself = |talk| {
-        let mut bench = Bench::new(talk);
+    let asked_itself = |server, talk| {
+        let mut bench = Bench::new(server, talk);
         (0..40).for_each(|_| bench.turn());
         let net = bench.node.net();
         (0..300).for_each(|_| bench.converse(&net));
         bench.asked_itself
     };
-    for talk in [Talk::Nothing, Talk::InVain] {
-        let asked = asked_itself(talk);
-        assert!((8..=40).contains(&asked), "{talk:?}: {asked}");
-    }
-    for talk in [Talk::Connections, Talk::Datagrams, Talk::Pings] {
-        assert_eq!(asked_itself(talk), 0, "{talk:?}");
+    for server in SERVERS {
+        for talk in [Talk::Nothing, Talk::InVain] {
+            let asked = asked_itself(server, talk);
+            assert!((8..=40).contains(&asked), "{server} {talk:?}: {asked}");
+        }
+        for talk in [Talk::Connections, Talk::Datagrams, Talk::Pings] {
+            assert_eq!(asked_itself(server, talk), 0, "{server} {talk:?}");
+        }
     }
 }
