@@ -183,6 +183,7 @@ impl Record {
     /// When they cannot be read.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let lock = lock_file(folder, LOCK)?;
+        lock_file(folder, IN_USE)?; // there for those who may rely on the changes and may not write here
         lock.as_ref()
             .map_or(Ok(()), File::lock)
             .map_err(|why| Error::Record { path: folder.join(LOCK).display().to_string(), why })?;

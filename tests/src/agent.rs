@@ -1,7 +1,9 @@
 //! The agent on a real server, as an operator starts it there.
 
+use std::fs::{self, Permissions};
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -15,6 +17,40 @@ use crate::server::Server;
 
 /// How long the agent may take for anything.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The finished program.
+///
+/// # Panics
+/// If it has not been built.
+pub fn program() -> PathBuf {
+    program_called("sluice-agent", "sluice-agent")
+}
+
+/// A copy of it that everybody may read, which not everybody may do with what has just been built.
+pub struct Copied {
+    /// The copy.
+    pub program: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Copied {
+    /// Makes it.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn of_the_program() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("it is ours");
+        let copy = folder.path().join("sluice-agent");
+        fs::copy(program(), &copy).expect("the program can be copied");
+        Self { program: copy, folder }
+    }
+
+    /// Where it is: others may read there, and not write.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
 
 /// The agent on one server, whose state is kept in a folder of its own.
 pub struct Agent<'s> {
@@ -30,8 +66,11 @@ impl<'s> Agent<'s> {
 
     /// A command line, such as `fix --virtual 10.1.0.100`.
     pub fn command(&self, line: &str) -> Command {
-        let mut command =
-            self.server.namespace.command(program_called("sluice-agent", "sluice-agent"));
+        self.complete(self.server.namespace.command(program()), line)
+    }
+
+    /// The same for a command that gets as far as the program.
+    fn complete(&self, mut command: Command, line: &str) -> Command {
         command.args(line.split_ascii_whitespace());
         if !line.starts_with("once") {
             command.arg("--state").arg(&self.state);
@@ -39,12 +78,27 @@ impl<'s> Agent<'s> {
         command
     }
 
+    /// As whoever `user` says, in the words of setpriv, such as `--groups 27`.
+    pub fn command_as(&self, user: &str, program: &Path, line: &str) -> Command {
+        let mut command = self.server.namespace.command("setpriv");
+        command.args(user.split_ascii_whitespace()).arg(program);
+        self.complete(command, line)
+    }
+
     /// Runs a command to its end: what it printed, and whether its status was 0.
     ///
     /// # Panics
     /// If its status was neither 0 nor 1.
     pub fn run(&self, line: &str) -> (String, bool) {
-        let output = process::output(&mut self.command(line));
+        Self::run_by(self.command(line), line)
+    }
+
+    /// The same, by a command of a test's own.
+    ///
+    /// # Panics
+    /// If its status was neither 0 nor 1.
+    pub fn run_by(mut command: Command, line: &str) -> (String, bool) {
+        let output = process::output(&mut command);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(matches!(output.status.code(), Some(0 | 1)), "{line}: {said}{complaint}");
@@ -53,7 +107,7 @@ impl<'s> Agent<'s> {
 
     /// Starts a command that goes on.
     pub fn start(&self, line: &str) -> Running {
-        Running(Background::start(&mut self.command(line)))
+        Running::by(self.command(line))
     }
 
     /// Everything that it might have changed: addresses of the loopback interface and kernel parameters.
@@ -74,6 +128,11 @@ impl<'s> Agent<'s> {
 pub struct Running(Background);
 
 impl Running {
+    /// By a command of a test's own.
+    pub fn by(mut command: Command) -> Self {
+        Self(Background::start(&mut command))
+    }
+
     /// A line of `/proc/PID/status`, such as `Uid`.
     ///
     /// # Panics

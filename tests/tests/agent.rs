@@ -1,17 +1,14 @@
 //! The companion of a real server, on servers that nobody has prepared.
 
 use std::collections::BTreeSet;
-use std::fs::Permissions;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use sluice_tests::agent::{Agent, said, until_it_says};
-use sluice_tests::appliance::program_called;
+use sluice_tests::agent::{Agent, Copied, Running, program, said, until_it_says};
 use sluice_tests::client::server_behind;
 use sluice_tests::lab::{DIRECT, TUNNELLED, ipv6};
 use sluice_tests::namespace::mac_text;
@@ -27,6 +24,7 @@ sluice_tests::cases! {
     after_the_fix_the_server_serves_over_ipv6,
     what_a_running_agent_fixes_stays_until_it_is_undone_when_nobody_relies_on_it,
     an_agent_that_goes_on_is_nobody,
+    an_agent_that_was_never_root_serves_where_the_server_is_prepared_and_only_there,
     where_kernel_parameters_are_read_only_the_fix_says_so_and_changes_nothing,
     a_server_behind_a_tunnel_needs_the_agent_alone,
     inner_packets_from_others_than_the_balancers_are_not_let_in,
@@ -208,7 +206,8 @@ fn an_agent_that_goes_on_is_nobody(rig: &mut Rig) {
     let agent = agent(rig, server);
     let place = at(server.address, 3333);
     for line in ["", "--virtual 10.1.0.100", "--virtual 10.1.0.100 --decapsulate"] {
-        let running = agent.start(&format!("run --drain-time 0 {line}"));
+        let line = format!("run --drain-time 0 {line}");
+        let running = Running::by(agent.command_as("--groups 27,100", &program(), &line));
         until_it_says(rig.client(), &place, |said| percent(said).is_some());
         for ids in ["Uid", "Gid"] {
             assert_eq!(running.status(ids), ["65534"; 4], "{line}");
@@ -218,6 +217,42 @@ fn an_agent_that_goes_on_is_nobody(rig: &mut Rig) {
             assert_eq!(running.status(kind), ["0000000000000000"], "{line}");
         }
     }
+}
+
+/// Under a unit with a user of its own, say: it can note nothing, and has no need to where all is in order.
+fn an_agent_that_was_never_root_serves_where_the_server_is_prepared_and_only_there(rig: &mut Rig) {
+    let server = &rig.direct()[0];
+    let open = Copied::of_the_program();
+    let agent = Agent::on(server, open.folder());
+    let user = "--reuid 65534 --regid 65534 --clear-groups";
+    let as_nobody = |line: &str| agent.command_as(user, &open.program, line);
+    let place = at(server.address, 3333);
+    let line = format!("run --virtual {DIRECT} --drain-time 0");
+    let served = |meanwhile: &dyn Fn()| {
+        let mut running = Running::by(as_nobody(&line));
+        until_it_says(rig.client(), &place, |said| percent(said).is_some());
+        meanwhile();
+        running.signal(Signal::SIGTERM);
+        assert!(running.end().success());
+    };
+    served(&|| ());
+
+    forget(server, DIRECT);
+    let before = agent.surroundings();
+    for line in [&format!("fix --virtual {DIRECT}"), &line] {
+        let (refusal, worked) = Agent::run_by(as_nobody(line), line);
+        assert!(!worked && refusal.contains("Permission denied"), "{line}: {refusal}");
+    }
+    assert_eq!(agent.surroundings(), before);
+
+    assert!(agent.run(&format!("fix --virtual {DIRECT}")).1);
+    served(&|| {
+        let (refusal, undone) = agent.run("unfix");
+        assert!(!undone && refusal.contains("relies on"), "{refusal}");
+    });
+    assert!(agent.run("unfix").1);
+    assert_eq!(agent.surroundings(), before);
+    prepare(server, DIRECT);
 }
 
 /// As in a container.
@@ -381,7 +416,7 @@ fn the_agent_answers_under_a_socket_unit_and_under_xinetd(rig: &mut Rig) {
     let server = &rig.direct()[1];
     let client = rig.client();
     let place = at(server.address, 3333);
-    let program = program_called("sluice-agent", "sluice-agent");
+    let program = program();
     let mut systemd = server.namespace.command("systemd-socket-activate");
     systemd.args(["--inetd", "--listen=3333"]).arg(&program).args(["run", "--listen", "stdin"]);
     systemd.args(["--drain-time", "0"]);
@@ -394,12 +429,9 @@ fn the_agent_answers_under_a_socket_unit_and_under_xinetd(rig: &mut Rig) {
 
     let shipped = include_str!("../../agent/packaging/lb-feedback.xinetd");
     let file = rig.lab.directory().join("xinetd.conf");
-    // Not everybody may read what has just been built.
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("it is ours");
-    let open = folder.path().join("sluice-agent");
-    std::fs::copy(&program, &open).expect("the program can be copied");
-    let here = shipped.replace("/usr/local/sbin/sluice-agent", &open.display().to_string());
+    let open = Copied::of_the_program();
+    let path = open.program.display().to_string();
+    let here = shipped.replace("/usr/local/sbin/sluice-agent", &path);
     assert!(here.contains("= nobody"), "{here}");
     std::fs::write(&file, here).expect("the laboratory's directory can be written to");
     let mut xinetd = server.namespace.command("xinetd");
@@ -555,7 +587,7 @@ fn clients_notice_nothing_when_systemd_stops_and_starts_a_server(rig: &mut Rig) 
 fn the_units_that_come_with_the_agent_are_in_order(rig: &mut Rig) {
     let packaging = concat!(env!("CARGO_MANIFEST_DIR"), "/../agent/packaging");
     let folder = rig.lab.directory().join("units");
-    let program = program_called("sluice-agent", "sluice-agent").display().to_string();
+    let program = program().display().to_string();
     std::fs::create_dir_all(folder.join("sluice-agent.service.d")).expect("a folder can be made");
     let names =
         ["sluice-agent.service", "sluice-agent-feedback.service", "sluice-agent-feedback.socket"];
