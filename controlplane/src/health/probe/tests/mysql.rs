@@ -8,6 +8,8 @@ use rcgen::{KeyPair, PKCS_RSA_SHA256};
 use super::*;
 
 const SCRAMBLE: &[u8; 20] = b"abcdefghijklmnopqrst";
+/// Of a server that greets with another method.
+const LATER_SCRAMBLE: &[u8; 20] = b"ABCDEFGHIJKLMNOPQRST";
 const PASSWORD: &str = "correct horse battery staple";
 
 /// A key of 512 bits, which anybody can break.
@@ -42,10 +44,10 @@ fn greeting(method: &str) -> Vec<u8> {
 }
 
 /// The proof of a password (caching_sha2_password's "fast authentication").
-fn proof(password: &str) -> Vec<u8> {
+fn proof(password: &str, scramble: &[u8]) -> Vec<u8> {
     let once = digest(&SHA256, password.as_bytes());
     let twice = digest(&SHA256, once.as_ref());
-    let mask = digest(&SHA256, &[twice.as_ref(), SCRAMBLE].concat());
+    let mask = digest(&SHA256, &[twice.as_ref(), scramble].concat());
     once.as_ref().iter().zip(mask.as_ref()).map(|(one, other)| one ^ other).collect()
 }
 
@@ -70,16 +72,19 @@ impl Wire {
     }
 }
 
-/// One login. Whoever does not know [`PASSWORD`] is refused as MySQL does it.
-async fn serve_login(manner: Manner, mut wire: Wire) {
+/// One login. Whoever does not know [`PASSWORD`] is refused as MySQL does it: a proof that is wrong is not the end, since
+/// the cache may be. Says whether the password itself was needed.
+async fn serve_login(manner: Manner, mut wire: Wire) -> bool {
     let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
-    let method =
-        if manner == Manner::Switches { "sha256_password" } else { "caching_sha2_password" };
+    let (method, scramble) = match manner {
+        Manner::Switches => ("sha256_password", LATER_SCRAMBLE),
+        _ => ("caching_sha2_password", SCRAMBLE),
+    };
     wire.say(0, &greeting(method)).await;
     let mut number = 1;
     let response = wire.hear(number).await;
     let given = if manner == Manner::Switches {
-        let switch = [b"\xfecaching_sha2_password\0", &SCRAMBLE[..], &[0]].concat();
+        let switch = [b"\xfecaching_sha2_password\0", &scramble[..], &[0]].concat();
         wire.say(number + 1, &switch).await;
         number += 2;
         wire.hear(number).await
@@ -89,8 +94,9 @@ async fn serve_login(manner: Manner, mut wire: Wire) {
         assert_eq!((user, rest[0]), (&b"check\0"[..], 32));
         rest[1..33].to_vec()
     };
-    let mut is_right = given == proof(PASSWORD);
-    if manner == Manner::Remembers && is_right {
+    let mut is_right = given == proof(PASSWORD, scramble);
+    let needs_password = !(manner == Manner::Remembers && is_right);
+    if !needs_password {
         wire.say(number + 1, &[1, 3]).await;
         number += 2;
     } else {
@@ -104,37 +110,42 @@ async fn serve_login(manner: Manner, mut wire: Wire) {
         wire.say(number + 1, &key_packet).await;
         number += 2;
         if matches!(manner, Manner::Says(_)) {
-            return sleep(Duration::from_secs(5)).await;
+            sleep(Duration::from_secs(5)).await;
+            return needs_password;
         }
         let sealed = wire.hear(number).await;
         let key = PrivateDecryptingKey::from_pkcs8(&key.serialize_der()).unwrap();
         let key = OaepPrivateDecryptingKey::new(key).unwrap();
         let mut plain = vec![0; key.min_output_size()];
         let plain = key.decrypt(&OAEP_SHA1_MGF1SHA1, &sealed, &mut plain, None).unwrap();
-        let masked = plain.iter().zip(SCRAMBLE.iter().cycle());
+        let masked = plain.iter().zip(scramble.iter().cycle());
         let password: Vec<u8> = masked.map(|(byte, mask)| byte ^ mask).collect();
         is_right = password == [PASSWORD.as_bytes(), &[0]].concat();
         number += 1;
     }
     if !is_right {
-        return wire.say(number, b"\xff\x15\x04#28000Access denied").await;
+        wire.say(number, b"\xff\x15\x04#28000Access denied").await;
+        return needs_password;
     }
     wire.say(number, &[0, 0, 0, 2, 0, 0, 0]).await;
     assert_eq!(wire.hear(0).await, [14], "a ping");
     wire.say(1, &[0, 0, 0, 2, 0, 0, 0]).await;
     assert_eq!(wire.hear(0).await, [1], "it takes its leave");
+    needs_password
 }
 
 async fn login(manner: Manner, password: &str) -> Result<(), Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
-    let server = tokio::spawn(async move {
-        serve_login(manner, Wire(listener.accept().await.unwrap().0)).await;
-    });
+    let server =
+        tokio::spawn(
+            async move { serve_login(manner, Wire(listener.accept().await.unwrap().0)).await },
+        );
     let check = check(json!({ "type": "mysql", "user": "check", "password": password }));
     let outcome = ask(&Kernel, &Tools::default(), &target(at), &check, 0).await;
     if outcome.is_ok() {
-        server.await.unwrap();
+        let needs_password = server.await.unwrap();
+        assert_eq!(needs_password, manner != Manner::Remembers, "a proof is enough: {manner:?}");
     }
     outcome
 }
