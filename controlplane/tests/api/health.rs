@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use controlplane::testing::Manner;
-use dataplane::snapshot::{Admission, Protocol, Service};
+use dataplane::snapshot::{Admission, Protocol, ServerId, Service};
 use serde_json::{Value, json};
 
 use crate::rig::{CONFIGURATION, Rig, Worker, wait_until};
@@ -318,6 +318,32 @@ fn the_control_threads_longest_gap_is_told() {
     }
 }
 
+fn identity(rig: &mut Rig, address: &str) -> ServerId {
+    let servers = &rig.worker.reader.current().servers;
+    let found = servers.iter().flatten().find(|it| it.address.to_string() == address);
+    found.unwrap().id
+}
+
+#[test]
+fn how_long_handshakes_take_is_told_of_each_server_and_of_their_service() {
+    let mut rig = Rig::start();
+    let told = |rig: &Rig| {
+        let service = web(rig);
+        [&service["servers"][0], &service["servers"][1], &service]
+            .map(|it| it["handshake_ms"].as_f64())
+    };
+    assert_eq!(candidates(&mut rig), 2);
+    assert_eq!(told(&rig), [None; 3]);
+    for (address, handshakes, milliseconds) in [("10.0.0.11", 3, 10), ("10.0.0.12", 1, 6)] {
+        let id = identity(&mut rig, address);
+        let signals = rig.worker.counters.signals(id);
+        signals.handshakes.add(handshakes);
+        signals.handshake_time.add(milliseconds);
+    }
+    wait_until("they are counted", || told(&rig)[2].is_some());
+    assert_eq!(told(&rig), [Some(3.33), Some(6.0), Some(4.0)]);
+}
+
 /// What connections tell, without a check.
 #[test]
 fn a_server_that_refuses_its_clients_is_left_out_for_a_while() {
@@ -326,11 +352,7 @@ fn a_server_that_refuses_its_clients_is_left_out_for_a_while() {
     let answer = rig.tell("PATCH", WEB, &passive);
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(candidates(&mut rig), 2);
-    let id = {
-        let servers = &rig.worker.reader.current().servers;
-        let found = servers.iter().flatten().find(|it| it.address.to_string() == "10.0.0.11");
-        found.unwrap().id
-    };
+    let id = identity(&mut rig, "10.0.0.11");
     wait_until("one takes new flows", || {
         rig.worker.counters.signals(id).refused.add(1); // the first look knows nothing
         candidates(&mut rig) == 1
