@@ -139,7 +139,8 @@ fn flows_that_come_and_go_begin_with_syn_and_end_with_fin() {
     assert_eq!(counts(&measured), (0, 0, 0));
     let [_, syn, fin] = *seen.lock().expect("nobody panics with it");
     assert!((1000..=2500).contains(&fin), "{fin} ends in about 0.2 s at 10,000 a second");
-    assert_eq!(syn - fin, 100, "those that are alive have begun and not ended");
+    // The last frame of all may have ended one whose successor has not begun.
+    assert!((99..=100).contains(&(syn - fin)), "{syn} began, {fin} ended: the others are alive");
     all_buffers_are_home();
 }
 
