@@ -294,8 +294,10 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let service = Service { ports: vec![port], ..Service::default() };
-        assert_eq!(service.connections(proc), 0);
+        // The kernel may list a connection twice, or not at all, while others come and go.
+        let is_seen = |expected| (0..100).any(|_| service.connections(proc) == expected);
+        assert!(is_seen(0));
         let _client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-        assert_eq!(service.connections(proc), 1);
+        assert!(is_seen(1));
     }
 }
