@@ -183,6 +183,8 @@ struct Generations {
     next: u32,
     /// The place whose flow is the oldest.
     oldest: u32,
+    /// Every place has sent: before that, flows that have not begun could come to be the oldest.
+    all_have_begun: bool,
     /// Ticks between two new flows.
     interval: f64,
     /// When the next flow is due, once the first packet was asked for.
@@ -200,6 +202,7 @@ impl Generations {
             at: vec![0; flows as usize],
             next: 0,
             oldest: 0,
+            all_have_begun: false,
             interval,
             due: None,
             begins: None,
@@ -211,11 +214,12 @@ impl Generations {
             return (flow, Part::Middle);
         }
         let due = *self.due.get_or_insert(now as f64 + self.interval);
-        if now as f64 >= due {
+        if now as f64 >= due && (self.all_have_begun || self.oldest < self.next) {
             return self.replace(due);
         }
         let place = self.next;
         self.next = if place + 1 == self.flows { 0 } else { place + 1 };
+        self.all_have_begun |= self.next == 0;
         (self.flow_at(place), Part::Middle)
     }
 
@@ -312,6 +316,20 @@ mod tests {
                 Ok(Choice::Fresh(rate)) => prop_assert!(rate > 0.0),
                 Ok(_) => prop_assert!(text == "random" || text == "round-robin"),
                 Err(refused) => prop_assert!(refused.to_string().starts_with("expected round-robin")),
+            }
+        }
+
+        #[test]
+        fn no_flow_ends_before_it_has_begun_however_late_the_sender_is(pauses in prop::collection::vec(0u64..20_000, 1..1000)) {
+            let mut chooser = Chooser::new(Choice::Fresh(1e6), 50, 1000, HZ, 1);
+            let (mut now, mut alive) = (0, BTreeSet::new());
+            for pause in pauses {
+                now += pause;
+                let (flow, part) = chooser.next(now);
+                let is_new = alive.insert(flow);
+                if part == Part::Last {
+                    prop_assert!(!is_new && alive.remove(&flow), "{flow}");
+                }
             }
         }
 
