@@ -4,11 +4,9 @@
 
 #[path = "../../src"]
 mod sources {
-    #[allow(dead_code)]
     pub mod echo;
-    #[allow(dead_code)]
     pub mod icmpv6;
-    #[allow(dead_code, unused_imports)]
+    #[expect(dead_code, unused_imports, reason = "what reports need of them")]
     pub mod neighbours;
 }
 
@@ -26,8 +24,6 @@ use crate::sources::{echo, icmpv6, neighbours};
 
 /// Ethernet, and what stands before its payload.
 const ETHERNET: usize = 14;
-/// Ethernet and ARP for IPv4.
-const ARP: usize = ETHERNET + 28;
 /// Stations that the configuration names, and those that workers may ask for in a run.
 const WANTED: [&str; 2] = ["10.0.0.7", "2001:db8:1::7"];
 
@@ -175,6 +171,7 @@ fuzz_target!(|steps: Vec<(u8, u8, Vec<u8>)>| {
                 wanted.insert((interface, station));
                 table.unresolved(now, interface, station);
                 if kind & 8 != 0 {
+                    table.awaited(now, interface, station);
                     table.confirm(now, interface, station);
                 }
             }

@@ -1,6 +1,6 @@
 //! Threads for what may take long. The runtime's helpers take one thing after another, of whatever kind, and may all be
-//! waiting for a disk or a name server: requests get a share of them only ([`helped`]), and what must not wait for
-//! anything else has a thread of its own ([`Lane`]).
+//! waiting for a disk or a name server: requests get a share of them only ([`helped`]). What must not wait for
+//! anything else, or takes memory that no other thread is to take as well, has a thread of its own ([`Lane`]).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
